@@ -1,0 +1,1 @@
+"""What asv lacks: installs by era, and a site that opens without internet."""

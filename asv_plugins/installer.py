@@ -1,0 +1,142 @@
+"""Build and install one commit of TransformerLens into an asv environment, in about a second, whatever came before.
+
+asv calls it with the environment's own Python, in the steps that ``asv.conf.json`` names::
+
+    python installer.py build BUILD_DIR WHEEL_DIR
+    python installer.py install WHEEL COMMIT
+
+The result depends on the commit alone, not on what was installed before: ``uv pip install --exact`` removes whatever the
+commit does not need, every dependency that matters is pinned by *era* (the range of TransformerLens releases that works
+with one major version of transformers), and the package itself is always reinstalled, since every commit calls
+itself version 0.0.0. What was installed is recorded for :mod:`tlbench.provenance` to prove.
+
+Settings (environment variables):
+    TLBENCH_TORCH_BACKEND: which build of torch to install, in uv's words (``cpu``, ``cu130``, ``auto``). Without it, what
+        the machine's own indexes and links offer.
+    PIP_FIND_LINKS: passed on to uv, which does not read it, so that a build that lies on the machine is found.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from email.parser import Parser
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ERAS = HERE / "eras"
+PACKAGE = "transformer-lens"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one step; a failure is one sentence on standard error and exit status 1."""
+    try:
+        if len(arguments) == 3 and arguments[0] == "build":
+            build(Path(arguments[1]), Path(arguments[2]))
+        elif len(arguments) == 3 and arguments[0] == "install":
+            install(Path(arguments[1]), arguments[2])
+        else:
+            raise InstallError("usage: installer.py build BUILD_DIR WHEEL_DIR | install WHEEL COMMIT")
+    except InstallError as error:
+        print(f"tlbench installer: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class InstallError(Exception):
+    """One sentence of what could not be done."""
+
+
+def build(source: Path, wheels: Path) -> None:
+    """Build the checkout ``source`` into a wheel in ``wheels``."""
+    _uv("build", "--wheel", "--quiet", "--out-dir", str(wheels), str(source), doing=f"building {source}")
+
+
+def install(wheel: Path, commit: str) -> None:
+    """Install a wheel with its era's dependencies, and nothing else; then record what was installed."""
+    era = era_of(wheel)
+    pins = [str(ERAS / "common.txt"), str(ERAS / f"{era}.txt")]
+    backend = os.environ.get("TLBENCH_TORCH_BACKEND")
+    _uv(
+        *("pip", "install", "--quiet", "--python", sys.executable, "--upgrade", "--exact"),
+        *(word for file in pins for word in ("--requirements", file, "--overrides", file)),
+        *("--reinstall-package", PACKAGE, str(wheel)),
+        *(("--torch-backend", backend) if backend else ()),
+        doing=f"installing {wheel.name} of commit {commit[:8]} with the pins of {era}",
+    )
+    _record(wheel, commit, era)
+
+
+def era_of(wheel: Path) -> str:
+    """The era of a wheel, from the lower bound that its metadata puts on transformers.
+
+    Below 5: ``era4`` (TransformerLens 1.x to 3.2.1). From 5 and below 5.9: ``era5a`` (3.3 to 3.8, the 4.0 alphas).
+    From 5.9: ``era5``.
+    """
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+
+    lower = Version("0")
+    for line in _metadata(wheel).get_all("Requires-Dist") or []:
+        requirement = Requirement(line)
+        if requirement.name.lower() == "transformers" and (
+            requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        ):
+            bounds = [Version(s.version) for s in requirement.specifier if s.operator in (">=", "==", "~=", ">")]
+            lower = max([lower, *bounds])
+    if lower < Version("5"):
+        return "era4"
+    return "era5a" if lower < Version("5.9") else "era5"
+
+
+def _metadata(wheel: Path):  # type: ignore[no-untyped-def]
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return Parser().parsestr(archive.read(name).decode())
+
+
+def _record(wheel: Path, commit: str, era: str) -> None:
+    """Leave the proof of what is installed, for tlbench.provenance."""
+    sys.path.insert(0, str(HERE.parent))
+    importlib.invalidate_caches()
+    from tlbench.files import write_json
+    from tlbench.provenance import RECORD_NAME, wheel_digest
+
+    with zipfile.ZipFile(wheel) as archive:
+        digest = wheel_digest({name: archive.read(name) for name in archive.namelist()})
+    frozen = _uv("pip", "freeze", "--quiet", "--python", sys.executable, doing="listing what was installed")
+    record = {
+        "commit": commit,
+        "era": era,
+        "package_digest": digest,
+        "packages": sorted(line for line in frozen.splitlines() if "==" in line),
+        "wheel": wheel.name,
+    }
+    write_json(Path(sys.prefix) / RECORD_NAME, record)
+
+
+def _uv(*arguments: str, doing: str) -> str:
+    """Run uv, which is put into the environment first if it is not there."""
+    if importlib.util.find_spec("uv") is None:
+        pin = next(line for line in (ERAS / "common.txt").read_text().splitlines() if line.startswith("uv=="))
+        _run([sys.executable, "-m", "pip", "install", "--quiet", pin], doing="installing uv")
+    environment = dict(os.environ)
+    if "PIP_FIND_LINKS" in environment:
+        environment.setdefault("UV_FIND_LINKS", ",".join(environment["PIP_FIND_LINKS"].split()))
+    return _run([sys.executable, "-m", "uv", *arguments], doing=doing, environment=environment)
+
+
+def _run(command: Sequence[str], *, doing: str, environment: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InstallError(f"{doing} failed:\n{done.stderr.strip()}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,51 @@
+"""The published site: asv-tachyon's pages over asv's data, so that it opens without internet.
+
+asv's own page loads its libraries from three content-delivery networks and shows only an error without them.
+asv calls every ``OutputPublisher`` before it writes ``index.json``, which is when a benchmark can still be told that less of
+it is better; asv-tachyon takes every ``track_`` benchmark for the opposite.
+"""
+
+from __future__ import annotations
+
+import shutil
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from asv.publishing import OutputPublisher
+
+UI_PACKAGE = "asv_tachyon"
+UI_FOLDER = "static"
+
+
+class OfflineSite(OutputPublisher):
+    """Replaces asv's page by asv-tachyon's, and marks errors as lower-is-better."""
+
+    name = "offline"
+    button_label = "Offline pages"
+    description = "Pages that need no internet"
+    order = 100
+
+    @classmethod
+    def publish(cls, conf: Any, repo: Any, benchmarks: Any, graphs: Any, revisions: Any) -> None:
+        """Called by ``asv publish``; see :class:`asv.publishing.OutputPublisher`."""
+        for benchmark in benchmarks.values():
+            if benchmark["type"] == "track":
+                benchmark["less_is_better"] = True
+        install_pages(Path(conf.html_dir))
+
+
+def install_pages(html: Path) -> None:
+    """Put asv-tachyon's pages in place of asv's, leaving the data."""
+    with as_file(files(UI_PACKAGE) / UI_FOLDER) as pages:
+        for entry in pages.iterdir():
+            target = html / entry.name
+            if entry.is_dir():
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(entry, target)
+            else:
+                shutil.copy2(entry, target)
+    # asv's own scripts and styles serve only the page that was replaced.
+    for leftover in (*html.glob("*.js"), *html.glob("*.css")):
+        leftover.unlink()
+    shutil.rmtree(html / "vendor", ignore_errors=True)

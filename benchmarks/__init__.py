@@ -1,0 +1,18 @@
+"""What is measured: one module a question. How it is measured is tlbench's business.
+
+asv imports this package in the environment of the TransformerLens under test, where tlbench is not installed: it is
+found in the repository. No hub is ever asked from there.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from tlbench.preload import preload  # noqa: E402
+
+preload()

@@ -1,0 +1,93 @@
+"""How far is TransformerLens from HuggingFace? The max, mean, median and std of the error, in three spaces."""
+
+from tlbench import Space
+
+from benchmarks.cell import GridOfCells
+
+
+class Origin(GridOfCells):
+    """TransformerLens issue 496 to the letter: softmax in the model's dtype, four prompts of four tokens."""
+
+    unit = "probability"
+    version = "1"
+
+    def setup(self, *cell):
+        super().setup(*cell)
+        self.error = self.measurement.space(Space.ORIGIN)
+
+    def track_max(self, *cell):
+        return self.error.max
+
+    def track_mean(self, *cell):
+        return self.error.mean
+
+    def track_median(self, *cell):
+        return self.error.median
+
+    def track_std(self, *cell):
+        return self.error.std
+
+
+class Probability(GridOfCells):
+    """Error of the probabilities: softmax in float64, natural text."""
+
+    unit = "probability"
+    version = "1"
+
+    def setup(self, *cell):
+        super().setup(*cell)
+        self.error = self.measurement.space(Space.PROBABILITY)
+
+    def track_max(self, *cell):
+        return self.error.max
+
+    def track_mean(self, *cell):
+        return self.error.mean
+
+    def track_median(self, *cell):
+        return self.error.median
+
+    def track_std(self, *cell):
+        return self.error.std
+
+
+class Logit(GridOfCells):
+    """Error of the logits, centred at each position, natural text."""
+
+    unit = "nats"
+    version = "1"
+
+    def setup(self, *cell):
+        super().setup(*cell)
+        self.error = self.measurement.space(Space.LOGIT)
+
+    def track_max(self, *cell):
+        return self.error.max
+
+    def track_mean(self, *cell):
+        return self.error.mean
+
+    def track_median(self, *cell):
+        return self.error.median
+
+    def track_std(self, *cell):
+        return self.error.std
+
+
+class Processing(GridOfCells):
+    """What weight processing did: tensors changed (0: a no-op), and the shift of the logits, which nobody reads."""
+
+    version = "1"
+
+    def track_changed_weights(self, *cell):
+        return self.measurement.changed_weights
+
+    def track_removed_shift(self, *cell):
+        return self.measurement.shift.max_abs
+
+    def track_raw_max(self, *cell):
+        return self.measurement.shift.raw_max
+
+    track_changed_weights.unit = "tensors"
+    track_removed_shift.unit = "nats"
+    track_raw_max.unit = "nats"

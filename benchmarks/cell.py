@@ -1,0 +1,38 @@
+"""The grid that every question is asked of, and the one measurement of each cell that all tracks read."""
+
+import os
+from pathlib import Path
+
+from tlbench import Cell, Dtype, NotApplicable, Option, Wrapper
+from tlbench.catalogue import load
+from tlbench.memo import shared_measurement
+
+COMMIT_VARIABLE = "ASV_COMMIT"
+
+
+class GridOfCells:
+    """A benchmark over model x dtype x option x wrapper.
+
+    ``setup_cache`` is empty on purpose: benchmarks that share it run in one folder that lives as long as the run, and the
+    first of them to meet a cell leaves its measurement there.
+    """
+
+    params = [load().names(), [*map(str, Dtype)], [*map(str, Option)], [*map(str, Wrapper)]]
+    param_names = ["model", "dtype", "option", "wrapper"]
+    timeout = 1800
+
+    def setup_cache(self):
+        pass
+
+    def setup(self, model, dtype, option, wrapper):
+        try:
+            self.measurement = shared_measurement(Cell(model, dtype, option, wrapper), Path.cwd(), _log_folder())
+        except NotApplicable as reason:
+            # asv's word for a cell that cannot exist; any other exception is a failed cell.
+            raise NotImplementedError(str(reason)) from None
+
+
+def _log_folder():
+    """Where the reasons of failed and skipped cells are kept, beside asv's environments."""
+    commit = os.environ.get(COMMIT_VARIABLE)
+    return Path(os.environ["ASV_CONF_DIR"]) / ".asv" / "outcomes" / commit if commit else None

@@ -1,0 +1,35 @@
+"""Fixtures that many tests share. Checkpoints go to the machine's own cache unless a test takes one of its own."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture()
+def own_cache(tmp_path, monkeypatch):
+    """An empty cache folder, for this test alone."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("TLBENCH_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture()
+def write_catalogue(tmp_path, monkeypatch):
+    """Write a catalogue's text to a file of its own, make it the one in use, and load it."""
+    from tlbench import catalogue
+
+    def write(text):
+        path = tmp_path / "models.toml"
+        path.write_text(text)
+        catalogue._load.cache_clear()
+        monkeypatch.setenv("TLBENCH_CATALOGUE", str(path))
+        return catalogue.load()
+
+    yield write
+    catalogue._load.cache_clear()

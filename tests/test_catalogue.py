@@ -1,0 +1,50 @@
+"""One entry adds a model; a malformed one says which field."""
+
+import pytest
+
+from tlbench import BadInput, catalogue
+from tlbench.catalogue import Source
+
+GOOD = '[[model]]\nname = "mine"\nsource = "local"\npath = "models/mine"\n'
+
+
+def test_the_embedded_catalogue_has_the_zoo_smollm2_and_hub_models():
+    models = catalogue.load(catalogue.package_dir() / "catalogue.toml").models
+    assert sum(model.source is Source.ZOO for model in models) >= 14
+    assert {"smollm2-135m", "gpt2", "mistral-7b"} <= {model.name for model in models}
+
+
+def test_a_local_path_is_taken_from_the_catalogue_s_folder(write_catalogue, tmp_path):
+    assert write_catalogue(GOOD).get("mine").path == str(tmp_path / "models" / "mine")
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones(write_catalogue):
+    with pytest.raises(BadInput, match=r"unknown model 'yours'.* has mine"):
+        write_catalogue(GOOD).get("yours")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('[[model]]\nsource = "zoo"\nfamily = "gpt2"\n', "entry 1 .*'name' is missing"),
+        ('[[model]]\nname = "a"\nfamily = "gpt2"\n', "'source' is missing"),
+        ('[[model]]\nname = "a"\nsource = "zoo"\n', "'family' is missing, which source 'zoo' needs"),
+        ('[[model]]\nname = "a"\nsource = "pypi"\npackage = "p"\n', "'version' is missing"),
+        ('[[model]]\nname = "a"\nsource = "ftp"\n', "source 'ftp' is not one of zoo, pypi, hub, local"),
+        (GOOD + "threads = 0\n", "'threads' is 0"),
+        (GOOD + 'threads = "two"\n', "'threads' is 'two' and must be of type int"),
+        (GOOD + "thread = 2\n", "unknown field 'thread'"),
+        (GOOD + GOOD, "two entries are called 'mine'"),
+        (GOOD.replace("mine", "a/b", 1), "a name may hold letters"),
+        ("", "no \\[\\[model\\]\\] entry"),
+        ("[[model", "not TOML"),
+    ],
+)
+def test_a_malformed_entry_is_refused_naming_entry_and_field(write_catalogue, text, named):
+    with pytest.raises(BadInput, match=named):
+        write_catalogue(text)
+
+
+def test_a_missing_catalogue_is_refused_naming_the_variable(tmp_path):
+    with pytest.raises(BadInput, match="TLBENCH_CATALOGUE"):
+        catalogue.load(tmp_path / "none.toml")

@@ -1,0 +1,244 @@
+"""Checkpoints never change, and what is not a whole safetensors checkpoint is refused."""
+
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tlbench import BadInput, catalogue
+from tlbench.catalogue import Source
+from tlbench.checkpoints import ensure, locate, making, store, zoo
+from tlbench.exceptions import CheckpointUnavailable
+
+ZOO_ONE = '[[model]]\nname = "one"\nsource = "zoo"\nfamily = "gpt2"\n'
+
+
+@pytest.fixture()
+def one(own_cache, write_catalogue):
+    """A catalogue of one zoo model, made and pinned in a cache of its own."""
+    models = write_catalogue(ZOO_ONE)
+    checkpoint = ensure(models.get("one"), models)
+    return models, checkpoint
+
+
+def zoo_models():
+    return [m for m in catalogue.load().models if m.source is Source.ZOO]
+
+
+@pytest.mark.parametrize("family", zoo.families())
+def test_zoo_bytes_are_the_pinned_ones(own_cache, family):
+    models = catalogue.load()
+    model = next(m for m in zoo_models() if m.family == family)
+    checkpoint = ensure(model, models)
+    pinned = json.loads(models.lock_path.read_text())[model.name]
+    assert store.hashes(model, checkpoint.folder, checkpoint.folder / "prompts.json") == pinned
+
+
+@pytest.mark.parametrize("family", zoo.families())
+def test_huggingface_loads_every_zoo_parameter_and_no_other_and_its_logits_are_a_trained_model_s(own_cache, family):
+    from transformers import AutoModelForCausalLM
+
+    models = catalogue.load()
+    checkpoint = ensure(next(m for m in zoo_models() if m.family == family), models)
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        checkpoint.folder, output_loading_info=True, attn_implementation="eager", dtype=torch.float32
+    )
+    assert not {name for names in loading.values() for name in names} - {"lm_head.weight"}
+    with torch.inference_mode():
+        logits = model.eval()(torch.tensor(checkpoint.prompts.natural)).logits.double()
+    at_a_position = logits.std(dim=-1)
+    assert 1 < at_a_position.mean() < 12
+    offset = logits.mean(dim=-1)
+    if "softcap" not in str(checkpoint.folder.joinpath("config.json").read_text().replace("null", "")):
+        assert offset.std() > 0.5
+
+
+def test_making_twice_makes_nothing_the_second_time(one):
+    models, checkpoint = one
+    said = []
+    before = (checkpoint.folder / "model.safetensors").stat().st_mtime_ns
+    assert ensure(models.get("one"), models, said.append).sha256 == checkpoint.sha256
+    assert said == ["verifying"]
+    assert (checkpoint.folder / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_flipped_bit_is_found_and_mended(one):
+    models, checkpoint = one
+    path = checkpoint.folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BadInput, match=r"model.safetensors has SHA-256 .* truncated or altered"):
+        locate(models.get("one"), models)
+    assert ensure(models.get("one"), models).sha256 == checkpoint.sha256
+
+
+def test_a_truncated_file_is_found(one):
+    models, checkpoint = one
+    path = checkpoint.folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadInput, match="truncated or altered"):
+        locate(models.get("one"), models)
+
+
+def test_moved_token_ids_are_found(one):
+    models, checkpoint = one
+    path = checkpoint.folder / "prompts.json"
+    path.write_text(path.read_text().replace("1", "2", 1))
+    with pytest.raises(BadInput, match=r"prompts.json has SHA-256"):
+        locate(models.get("one"), models)
+
+
+def test_a_recipe_that_drifts_from_its_pin_is_refused(one, monkeypatch):
+    models, checkpoint = one
+    shutil.rmtree(checkpoint.folder)
+    monkeypatch.setattr(making, "ZOO_SEED", "another seed")
+    with pytest.raises(BadInput, match=r"differs from its pin in model.safetensors"):
+        ensure(models.get("one"), models)
+    assert not list(checkpoint.folder.parent.glob("one-*"))
+
+
+def test_a_checkpoint_that_was_never_made_says_how_to_make_it(one, monkeypatch, tmp_path):
+    models, _ = one
+    monkeypatch.setenv("TLBENCH_CACHE", str(tmp_path / "other"))
+    with pytest.raises(BadInput, match="run `tlbench checkpoints one`"):
+        locate(models.get("one"), models)
+
+
+def local(write_catalogue, folder):
+    models = write_catalogue(f'[[model]]\nname = "mine"\nsource = "local"\npath = "{folder}"\n')
+    return models, models.get("mine")
+
+
+def test_a_local_folder_is_pinned_once_and_then_must_not_change(own_cache, write_catalogue, tmp_path, one):
+    folder = shutil.copytree(one[1].folder, tmp_path / "mine")
+    models, model = local(write_catalogue, folder)
+    assert ensure(model, models).folder == folder
+    (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+    with pytest.raises(BadInput, match=r"config.json has SHA-256"):
+        ensure(model, models)
+
+
+def test_a_local_folder_without_prompts_is_tokenized_with_its_own_tokenizer(own_cache, write_catalogue, tmp_path, one):
+    folder = shutil.copytree(one[1].folder, tmp_path / "mine")
+    (folder / "prompts.json").unlink()
+    models, model = local(write_catalogue, folder)
+    assert ensure(model, models).prompts == one[1].prompts
+    assert not (folder / "prompts.json").exists()
+
+
+def test_a_pickle_is_refused(own_cache, write_catalogue, tmp_path, one):
+    folder = shutil.copytree(one[1].folder, tmp_path / "mine")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    models, model = local(write_catalogue, folder)
+    with pytest.raises(BadInput, match=r"only the pickle pytorch_model.bin: tlbench reads safetensors only"):
+        ensure(model, models)
+
+
+def test_a_folder_without_a_config_is_refused(own_cache, write_catalogue, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "model.safetensors").touch()
+    models, model = local(write_catalogue, folder)
+    with pytest.raises(BadInput, match=r"has no config.json"):
+        ensure(model, models)
+
+
+def test_a_folder_that_is_not_there_is_refused(own_cache, write_catalogue, tmp_path):
+    models, model = local(write_catalogue, tmp_path / "nowhere")
+    with pytest.raises(BadInput, match="there is no folder"):
+        ensure(model, models)
+
+
+def test_an_unknown_family_is_refused(own_cache, write_catalogue):
+    models = write_catalogue(ZOO_ONE.replace("gpt2", "gpt5"))
+    with pytest.raises(BadInput, match="unknown family 'gpt5': choose one of gpt2"):
+        ensure(models.get("one"), models)
+
+
+def test_without_the_hub_a_hub_model_is_skipped_within_a_second(own_cache, write_catalogue, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    models = write_catalogue('[[model]]\nname = "far"\nsource = "hub"\nrepo = "organisation/model"\n')
+    started = time.monotonic()
+    with pytest.raises(CheckpointUnavailable, match="hub cannot be reached"):
+        ensure(models.get("far"), models)
+    assert time.monotonic() - started < 1
+
+
+def test_a_hub_model_in_huggingface_s_cache_is_used_without_the_hub(
+    own_cache, write_catalogue, monkeypatch, tmp_path, one
+):
+    revision = "0" * 40
+    repo = tmp_path / "hub" / "models--organisation--model"
+    shutil.copytree(one[1].folder, repo / "snapshots" / revision)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(revision)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    models = write_catalogue('[[model]]\nname = "near"\nsource = "hub"\nrepo = "organisation/model"\n')
+    assert ensure(models.get("near"), models).prompts == one[1].prompts
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_cache_is_told(write_catalogue, monkeypatch, tmp_path):
+    folder = tmp_path / "sealed"
+    folder.mkdir(mode=0o500)
+    monkeypatch.setenv("TLBENCH_CACHE", str(folder))
+    models = write_catalogue(ZOO_ONE)
+    with pytest.raises(BadInput, match="set TLBENCH_CACHE"):
+        ensure(models.get("one"), models)
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [(errno.ENOSPC, "no space left to write"), (errno.EROFS, "cannot write"), (errno.EACCES, "cannot write")],
+)
+def test_a_disk_that_refuses_is_told_and_leaves_nothing(own_cache, write_catalogue, monkeypatch, code, named):
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    models = write_catalogue(ZOO_ONE)
+    monkeypatch.setattr("safetensors.numpy.save_file", refuse)
+    with pytest.raises(BadInput, match=named):
+        ensure(models.get("one"), models)
+    assert not [path for path in (own_cache / "checkpoints").rglob("*") if path.is_file()]
+
+
+def test_an_interrupted_making_leaves_nothing_and_is_made_again(own_cache, write_catalogue, monkeypatch):
+    models = write_catalogue(ZOO_ONE)
+    with monkeypatch.context() as patch:
+
+        def interrupt(*_, **__):
+            raise KeyboardInterrupt
+
+        patch.setattr("safetensors.numpy.save_file", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ensure(models.get("one"), models)
+    assert not list((own_cache / "checkpoints").iterdir())
+    assert ensure(models.get("one"), models).folder.is_dir()
+
+
+def _ensure_one(_):
+    models = catalogue.load()
+    return ensure(models.get("one"), models).sha256
+
+
+def test_two_makings_at_once_make_one_checkpoint(own_cache, write_catalogue):
+    write_catalogue(ZOO_ONE)
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert len(set(pool.map(_ensure_one, range(4)))) == 1
+    assert len(list((own_cache / "checkpoints").iterdir())) == 1
+
+
+def test_a_damaged_lock_file_is_told(own_cache, write_catalogue, tmp_path):
+    models = write_catalogue(ZOO_ONE)
+    Path(models.lock_path).write_text("{")
+    with pytest.raises(BadInput, match="restore it from version control"):
+        ensure(models.get("one"), models)

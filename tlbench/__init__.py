@@ -1,0 +1,26 @@
+"""Measure how far TransformerLens's numbers are from HuggingFace's.
+
+>>> from tlbench import Cell
+>>> from tlbench.measure import measure
+>>> measure(Cell("zoo-gpt2", "float16", "all_options", "TransformerBridge")).logit.max
+
+The library runs in the environment of the TransformerLens under test and knows nothing of asv; the direction of
+dependence is catalogue, checkpoint, model, logits, errors, record. Importing this package imports no torch.
+"""
+
+from tlbench.cells import Attention, Cell, Dtype, Option, Space, Statistic, Wrapper
+from tlbench.exceptions import BadInput, CellFailed, NotApplicable, TlbenchError
+
+__all__ = [
+    "Attention",
+    "BadInput",
+    "Cell",
+    "CellFailed",
+    "Dtype",
+    "NotApplicable",
+    "Option",
+    "Space",
+    "Statistic",
+    "TlbenchError",
+    "Wrapper",
+]

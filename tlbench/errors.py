@@ -1,0 +1,131 @@
+"""The formulas: how two models' logits are compared.
+
+Every function takes ``t`` (TransformerLens) and ``h`` (the reference), both ``[batch, pos, d_vocab]``,
+and knows tensors only. All arithmetic is float64 except in :func:`origin_error`, which repeats TransformerLens
+issue 496's figures to the letter. Statistics run over every entry of the tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tlbench.cells import Statistic
+from tlbench.exceptions import CellFailed, NonFiniteLogits
+
+
+@dataclass(frozen=True)
+class ErrorStatistics:
+    """Four statistics of one tensor of absolute errors, in the unit of the space they were taken in."""
+
+    max: float
+    mean: float
+    median: float
+    std: float
+
+    def get(self, statistic: Statistic) -> float:
+        """The statistic of that name."""
+        return float(getattr(self, statistic.value))
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What centring removes: the difference of the two models' logits, as one constant a position.
+
+    Attributes:
+        max_abs: the largest absolute constant over all positions, in logits (nats).
+        raw_max: max |z_t - z_h| with nothing removed, in logits (nats).
+    """
+
+    max_abs: float
+    raw_max: float
+
+
+def statistics(error: Tensor) -> ErrorStatistics:
+    """torch's max, mean, median (the lower of two middles) and unbiased std of ``error``, in its own dtype."""
+    return ErrorStatistics(
+        max=torch.max(error).item(),
+        mean=torch.mean(error).item(),
+        median=torch.median(error).item(),
+        std=torch.std(error).item(),
+    )
+
+
+def origin_error(t: Tensor, h: Tensor) -> ErrorStatistics:
+    """|softmax(t) - softmax(h)| with the softmax in the model's own dtype. Unit: probability.
+
+    This is ``calculate_error`` of TransformerLens pull request 521 (the successor of issue 496's code), kept so
+    that figures can stand beside that issue's tables. Its float16 median of 0 is underflow, not agreement.
+
+    Raises:
+        NonFiniteLogits: if either side holds a NaN or an infinity.
+        CellFailed: if the shapes differ.
+    """
+    _require_comparable(t, h)
+    return statistics((torch.softmax(h, dim=-1) - torch.softmax(t, dim=-1)).abs())
+
+
+def probability_error(t: Tensor, h: Tensor) -> ErrorStatistics:
+    """|softmax(t) - softmax(h)| with the softmax in float64. Unit: probability.
+
+    Raises:
+        NonFiniteLogits: if either side holds a NaN or an infinity.
+        CellFailed: if the shapes differ.
+    """
+    _require_comparable(t, h)
+    return statistics((torch.softmax(t.double(), -1) - torch.softmax(h.double(), -1)).abs())
+
+
+def centred(logits: Tensor) -> Tensor:
+    """Logits less their mean over the vocabulary at each position, in float64.
+
+    Softmax is invariant to one constant a position, and ``center_unembed`` moves logits by just that, so only
+    centred logits may be compared.
+    """
+    z = logits.double()
+    return z - z.mean(dim=-1, keepdim=True)
+
+
+def logit_error(t: Tensor, h: Tensor) -> ErrorStatistics:
+    """|centred(t) - centred(h)|, in float64. Unit: logits (nats).
+
+    Raises:
+        NonFiniteLogits: if either side holds a NaN or an infinity.
+        CellFailed: if the shapes differ.
+    """
+    _require_comparable(t, h)
+    return statistics((centred(t) - centred(h)).abs())
+
+
+def removed_shift(t: Tensor, h: Tensor) -> Shift:
+    """The per-position constant that :func:`logit_error` does not see, and the raw error that does see it.
+
+    A model with a final soft cap is not invariant to the constant: there ``raw_max`` is the figure to read.
+
+    Raises:
+        NonFiniteLogits: if either side holds a NaN or an infinity.
+        CellFailed: if the shapes differ.
+    """
+    _require_comparable(t, h)
+    difference = t.double() - h.double()
+    return Shift(
+        max_abs=difference.mean(dim=-1).abs().max().item(),
+        raw_max=difference.abs().max().item(),
+    )
+
+
+def _require_comparable(t: Tensor, h: Tensor) -> None:
+    if t.shape != h.shape:
+        raise CellFailed(
+            f"TransformerLens returned logits of shape {list(t.shape)} where HuggingFace returned {list(h.shape)}: "
+            "the two models do not have the same positions or vocabulary"
+        )
+    for name, logits in (("TransformerLens", t), ("HuggingFace", h)):
+        bad = int((~torch.isfinite(logits)).sum())
+        if bad:
+            raise NonFiniteLogits(
+                f"{name} returned {bad} non-finite logits of {logits.numel()}: the model overflowed or is broken at "
+                "this dtype, and no error can be stated"
+            )

@@ -1,0 +1,193 @@
+"""HookedTransformer, TransformerLens 1.x to 3.x.
+
+It accepts official names only, never a folder. So it is asked for the name that the catalogue gives
+(``hooked_name``), while ``AutoConfig`` answers with the checkpoint's own configuration and the weights come from the
+checkpoint's HuggingFace model. TransformerLens's translation of configuration and weights runs unchanged, flags and all:
+that code is under test. Only sizes are replaced in what it returns, since some architectures' are hard-coded
+(Llama 2, Gemma), and the constants that the catalogue names.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from tlbench.catalogue import Source
+from tlbench.cells import Dtype, Option
+from tlbench.checkpoints import Checkpoint
+from tlbench.exceptions import CellFailed, NotApplicable
+from tlbench.lens import weights
+from tlbench.lens.interface import Lens
+
+LONGEST_MASK = 2048
+"""HookedTransformer keeps a causal mask of n_ctx x n_ctx for every layer; TransformerLens caps its own models here too."""
+
+
+def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option) -> Lens:
+    """Load through ``HookedTransformer.from_pretrained``.
+
+    Raises:
+        NotApplicable: if this TransformerLens has no HookedTransformer, or it has no such architecture or dtype.
+        CellFailed: if loading raised.
+    """
+    try:
+        from transformer_lens import HookedTransformer
+    except ImportError:
+        raise NotApplicable("this TransformerLens has no HookedTransformer (it was removed in 4.0)") from None
+    _require_known_name(checkpoint)
+    torch_dtype = getattr(torch, dtype)
+    offered = inspect.signature(HookedTransformer.from_pretrained).parameters
+    arguments: dict[str, Any] = {
+        "device": "cpu",
+        # `dtype` from 1.8.1; before it `torch_dtype`, from 1.3.
+        "dtype" if "dtype" in offered else "torch_dtype": torch_dtype,
+        **{flag: value for flag, value in option.flags().items() if flag in offered},
+    }
+    readback = _WeightReadback(HookedTransformer, torch_dtype, option)
+    with _loading_errors(), redirect_stdout(StringIO()), readback.watching():
+        if checkpoint.model.source is Source.HUB:
+            model = HookedTransformer.from_pretrained(checkpoint.model.hooked_name, **arguments)
+        else:
+            from tlbench.reference.huggingface import load_model
+
+            hf_model = load_model(checkpoint.folder, dtype)
+            with _standing_in(checkpoint, hf_model.config):
+                model = HookedTransformer.from_pretrained(
+                    checkpoint.model.hooked_name, hf_model=hf_model, tokenizer=None, **arguments
+                )
+            del hf_model
+    model.eval()
+    found = {parameter.dtype for parameter in model.parameters()}
+    # A mixture's router stays float32 at any dtype, by TransformerLens's own choice.
+    if torch_dtype not in found:
+        names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found))
+        raise NotApplicable(f"this HookedTransformer cannot hold {dtype}: its parameters came out as {names}")
+
+    def logits(tokens: Tensor) -> Tensor:
+        output: Tensor = model(tokens, return_type="logits")
+        return output
+
+    return Lens(logits, readback.changed_weights(model.state_dict()))
+
+
+class _WeightReadback:
+    """Takes the weights' fingerprints as ``load_and_process_state_dict`` receives them, to compare with the model's.
+
+    Serves one more purpose: TransformerLens 1.3 has ``fold_value_biases`` there, on by default, but
+    ``from_pretrained`` offers it only from 1.4; so it is set here.
+    """
+
+    def __init__(self, hooked_transformer: Any, dtype: torch.dtype, option: Option) -> None:
+        self._class = hooked_transformer
+        self._dtype = dtype
+        self._fold_value_biases = option.flags()["fold_value_biases"]
+        self._before: weights.Fingerprints = {}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        original = self._class.load_and_process_state_dict
+
+        def load_and_process_state_dict(model: Any, state: Mapping[str, Tensor], **flags: Any) -> Any:
+            self._before = weights.fingerprints(state, self._dtype)
+            flags.setdefault("fold_value_biases", self._fold_value_biases)
+            return original(model, state, **flags)
+
+        with patch.object(self._class, "load_and_process_state_dict", load_and_process_state_dict):
+            yield
+
+    def changed_weights(self, after: Mapping[str, Tensor]) -> int:
+        return weights.changed(self._before, weights.fingerprints(after, self._dtype))
+
+
+def _require_known_name(checkpoint: Checkpoint) -> None:
+    from transformer_lens import loading_from_pretrained as loading
+
+    name = checkpoint.model.hooked_name
+    if not name:
+        raise NotApplicable(f"HookedTransformer has no architecture for {checkpoint.model.name}")
+    try:
+        loading.get_official_model_name(name)
+    except ValueError:
+        raise NotApplicable(f"this TransformerLens does not know {name}, whose architecture is needed") from None
+
+
+@contextmanager
+def _loading_errors() -> Iterator[None]:
+    """What HookedTransformer raises for an architecture it lacks is `n/a`; everything else is a failure."""
+    try:
+        yield
+    except NotApplicable:
+        raise
+    except NotImplementedError as error:
+        raise NotApplicable(f"this HookedTransformer lacks the architecture: {error}") from error
+    except Exception as error:
+        raise CellFailed(f"HookedTransformer.from_pretrained raised {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _standing_in(checkpoint: Checkpoint, hf_config: Any) -> Iterator[None]:
+    """Have TransformerLens find ``hf_config`` wherever it asks the hub for a configuration."""
+    from transformer_lens import loading_from_pretrained as loading
+
+    class LocalAutoConfig:
+        @staticmethod
+        def from_pretrained(*_: Any, **__: Any) -> Any:
+            return hf_config
+
+    translate: Callable[..., dict[str, Any]] = loading.convert_hf_model_config
+
+    def convert_hf_model_config(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return _resized(translate(*args, **kwargs), hf_config, checkpoint.model.replace)
+
+    with (
+        patch.object(loading, "AutoConfig", LocalAutoConfig),
+        patch.object(loading, "convert_hf_model_config", convert_hf_model_config),
+    ):
+        yield
+
+
+def _resized(translated: dict[str, Any], hf_config: Any, replace: Mapping[str, Any]) -> dict[str, Any]:
+    """TransformerLens's translation of a configuration, with the checkpoint's sizes in place of hard-coded ones.
+
+    Raises:
+        NotApplicable: if the checkpoint has grouped-query attention and this translation has no place for it.
+    """
+    n_heads = hf_config.num_attention_heads
+    d_head = getattr(hf_config, "head_dim", None) or hf_config.hidden_size // n_heads
+    sizes: dict[str, Any] = {
+        "d_model": hf_config.hidden_size,
+        "n_layers": hf_config.num_hidden_layers,
+        "n_heads": n_heads,
+        "d_head": d_head,
+        "d_vocab": hf_config.vocab_size,
+        "d_mlp": _d_mlp(hf_config),
+    }
+    n_kv = getattr(hf_config, "num_key_value_heads", None) or n_heads
+    if n_kv != n_heads and "n_key_value_heads" not in translated:
+        raise NotApplicable(
+            "this TransformerLens's translation of the architecture has no grouped-query attention, and the checkpoint "
+            f"has {n_kv} key-value heads for {n_heads}"
+        )
+    if translated.get("n_key_value_heads") is not None:
+        sizes["n_key_value_heads"] = n_kv
+    if translated.get("rotary_dim") == translated["d_head"]:
+        sizes["rotary_dim"] = d_head
+    longest = getattr(hf_config, "max_position_embeddings", None) or LONGEST_MASK
+    sizes["n_ctx"] = min(translated["n_ctx"], longest, LONGEST_MASK)
+    if translated.get("attn_types"):
+        sizes["attn_types"] = translated["attn_types"][: hf_config.num_hidden_layers]
+    return {**translated, **sizes, "tokenizer_name": None, **replace}
+
+
+def _d_mlp(hf_config: Any) -> int:
+    for name in ("intermediate_size", "ffn_dim", "n_inner"):
+        if value := getattr(hf_config, name, None):
+            return int(value)
+    return int(4 * hf_config.hidden_size)

@@ -1,0 +1,36 @@
+"""Import once, in the process that all cells are forked from, what each of them would import again.
+
+No thread is started and no tensor computed here: a fork after torch has run threads may deadlock.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from contextlib import suppress
+
+MODEL_TYPES = (
+    *("bloom", "gemma", "gemma2", "gemma3", "gpt2", "gpt_neo", "gpt_neox", "gptj", "llama", "mistral", "mixtral"),
+    *("olmo2", "opt", "phi", "phi3", "qwen2", "qwen3", "stablelm"),
+)
+MODULES = (
+    "torch",
+    "safetensors.torch",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.generation.utils",
+    "transformer_lens",
+    "transformer_lens.loading_from_pretrained",
+    "transformer_lens.model_bridge",
+    "tlbench.measure",
+    *(f"transformers.models.{name}.modeling_{name}" for name in MODEL_TYPES),
+)
+
+
+def preload() -> None:
+    """Import what exists; what this version lacks or fails to import is met again, and told, by the cell that needs it."""
+    for name in MODULES:
+        with suppress(Exception):
+            importlib.import_module(name)
+    # Objects that are never collected are never written to, and so never copied by a fork.
+    gc.freeze()

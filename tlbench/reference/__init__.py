@@ -1,0 +1,1 @@
+"""Reference logits: what TransformerLens is compared with, never made by the code under test."""

@@ -1,0 +1,162 @@
+"""HuggingFace's own logits, computed in a process that never imports TransformerLens.
+
+They are computed once for each (checkpoint, prompts, dtype, transformers version, torch version, attention, threads) and kept;
+``python -m tlbench.reference.huggingface`` is the process that computes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tlbench import catalogue as catalogues
+from tlbench.catalogue import Source
+from tlbench.cells import Attention, Dtype
+from tlbench.checkpoints import Checkpoint, locate
+from tlbench.exceptions import BadInput, CellFailed, CheckpointUnavailable
+from tlbench.files import canonical_json, locked, sha256_of, written_whole
+from tlbench.paths import cache_dir, package_dir
+
+PROMPT_SETS = ("natural", "origin")
+Logits = dict[str, Tensor]
+"""Prompt set to logits ``[batch, pos, d_vocab]``."""
+
+
+def load_model(folder: Path, dtype: Dtype, attention: Attention = Attention.EAGER) -> Any:
+    """HuggingFace's model from a local folder, on the CPU, in evaluation mode."""
+    from transformers import AutoModelForCausalLM
+
+    implementation = {} if attention is Attention.DEFAULT else {"attn_implementation": attention.value}
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True, **implementation
+    )
+    return model.eval()
+
+
+def tokens(checkpoint: Checkpoint, prompt_set: str) -> Tensor:
+    """The token ids ``[batch, pos]`` of a prompt set."""
+    return torch.tensor(getattr(checkpoint.prompts, prompt_set), dtype=torch.long)
+
+
+def reference_logits(checkpoint: Checkpoint, dtype: Dtype, attention: Attention = Attention.EAGER) -> Logits:
+    """HuggingFace's logits for a checkpoint, from the store, computed first where they are missing.
+
+    A whole zoo is computed by one process, since importing transformers costs more than all its forwards.
+
+    Raises:
+        CellFailed: if HuggingFace itself cannot run this checkpoint.
+    """
+    path = store_path(checkpoint, dtype, attention)
+    stored = _read(path)
+    if stored is not None:
+        return stored
+    with locked(cache_dir() / "locks" / f"references-{attention}.lock"):
+        stored = _read(path)
+        if stored is None:
+            _compute_in_own_process(checkpoint, dtype, attention)
+            stored = _read(path)
+    if stored is None:
+        raise CellFailed(f"HuggingFace's logits of {checkpoint.model.name} in {dtype} were not stored at {path}")
+    return stored
+
+
+def store_path(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> Path:
+    """Where the logits lie: a file named by everything that decides them."""
+    key = {
+        "checkpoint": checkpoint.sha256,
+        "dtype": dtype.value,
+        "attention": attention.value,
+        "threads": checkpoint.model.threads,
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+    name = hashlib.sha256(canonical_json(key).encode()).hexdigest()[:24]
+    return cache_dir() / "references" / f"{checkpoint.model.name}-{name}.safetensors"
+
+
+def compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> None:
+    """Compute and store the logits of every prompt set in this process.
+
+    Raises:
+        CellFailed: if TransformerLens is imported here: a reference is never made beside the code under test.
+    """
+    from safetensors.torch import save_file
+
+    if "transformer_lens" in sys.modules:
+        raise CellFailed("a reference was about to be computed in a process that has TransformerLens imported")
+    path = store_path(checkpoint, dtype, attention)
+    if _read(path) is not None:
+        return
+    torch.set_num_threads(checkpoint.model.threads)
+    model = load_model(checkpoint.folder, dtype, attention)
+    with torch.inference_mode():
+        logits = {
+            name: model(tokens(checkpoint, name), use_cache=False).logits.contiguous() for name in PROMPT_SETS
+        }
+    with written_whole(path) as temporary:
+        save_file(logits, temporary)
+    with written_whole(_hash_path(path)) as temporary:
+        temporary.write_text(sha256_of(path))
+
+
+def _read(path: Path) -> Logits | None:
+    """The stored logits; None where they are missing or damaged, in which case they are computed again."""
+    from safetensors.torch import load_file
+
+    hash_path = _hash_path(path)
+    if not path.exists() or not hash_path.exists() or sha256_of(path) != hash_path.read_text():
+        return None
+    return load_file(path)
+
+
+def _hash_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _compute_in_own_process(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> None:
+    catalogue = catalogues.load()
+    if checkpoint.model.source is Source.ZOO:
+        names = [model.name for model in catalogue.models if model.source is Source.ZOO]
+        dtypes = list(Dtype)
+    else:
+        names, dtypes = [checkpoint.model.name], [dtype]
+    environment = {**os.environ, "PYTHONPATH": str(package_dir().parent), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "tlbench.reference.huggingface", attention, ",".join(dtypes), *names]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise CellFailed(f"computing HuggingFace's logits of {checkpoint.model.name} failed: {last[0]}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``ATTENTION DTYPE[,DTYPE...] MODEL...``: compute what is missing; a model that fails does not stop the others."""
+    attention, dtypes, names = Attention(arguments[0]), arguments[1].split(","), arguments[2:]
+    catalogue = catalogues.load()
+    failures = []
+    for name in names:
+        try:
+            checkpoint = locate(catalogue.get(name), catalogue)
+            for dtype in dtypes:
+                compute(checkpoint, Dtype(dtype), attention)
+        except (BadInput, CheckpointUnavailable) as error:
+            failures.append(str(error))
+        except Exception as error:
+            failures.append(f"{name}: {type(error).__name__}: {error}".replace("\n", " "))
+    if failures and len(names) == 1:
+        print(failures[0], file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What people read: tables of what asv has stored. The only part of tlbench that knows asv's files."""

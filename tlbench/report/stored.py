@@ -1,0 +1,203 @@
+"""asv's stored results as typed rows, read through asv's own library."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tlbench.cells import Cell, Space, Statistic
+from tlbench.exceptions import BadInput
+
+BENCHMARKS: dict[Space, str] = {
+    Space.ORIGIN: "accuracy.Origin",
+    Space.PROBABILITY: "accuracy.Probability",
+    Space.LOGIT: "accuracy.Logit",
+}
+CHANGED_WEIGHTS = "accuracy.Processing.track_changed_weights"
+
+
+class State(StrEnum):
+    """How a cell stands in asv's results; asv stores null for a failure and NaN for what was skipped or not run."""
+
+    MEASURED = "measured"
+    FAILED = "failed"
+    SKIPPED = "n/a"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell in one space at one commit.
+
+    Attributes:
+        commit: the full hash.
+        tag: the release's name, or "".
+        cell: which cell.
+        space: which space the errors are in.
+        state: whether there is a figure.
+        values: the figure of each statistic; empty unless measured.
+        no_op: whether the option was found to change no weight; None where that was not measured.
+    """
+
+    commit: str
+    tag: str
+    cell: Cell
+    space: Space
+    state: State
+    values: dict[Statistic, float] = field(default_factory=dict)
+    no_op: bool | None = None
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit that has results: its hash, the time in ms since 1970, and its tag or ""."""
+
+    hash: str
+    date_ms: int
+    tag: str
+
+    def __str__(self) -> str:
+        return self.tag or self.hash[:8]
+
+
+class StoredResults:
+    """The results that a configuration of asv points to.
+
+    Args:
+        config: the configuration file; by default asv's own choice in the current folder.
+
+    Raises:
+        BadInput: if there is no configuration, or no results.
+    """
+
+    def __init__(self, config: Path | None = None) -> None:
+        from asv.config import Config
+        from asv.util import UserError
+
+        try:
+            self._conf = Config.load(str(config) if config else None)
+        except UserError as error:
+            raise BadInput(
+                f"{str(error).strip()} Run this in a folder with asv.conf.json, or name one with --config."
+            ) from error
+        self._folder = (config.resolve().parent if config else Path.cwd()).resolve()
+
+    @cached_property
+    def _results(self) -> list[Any]:
+        from asv.results import iter_results
+
+        folder = self._folder / self._conf.results_dir
+        with _inside(self._folder):
+            found = list(iter_results(str(folder))) if folder.is_dir() else []
+        if not found:
+            raise BadInput(f"there are no results under {folder}: run `asv run` or `make bench` first")
+        return found
+
+    @cached_property
+    def _benchmarks(self) -> dict[str, Any]:
+        from asv.benchmarks import Benchmarks
+        from asv.util import UserError
+
+        try:
+            with _inside(self._folder):
+                return dict(Benchmarks.load(self._conf))
+        except UserError as error:
+            raise BadInput(f"{str(error).strip()} Run `asv run` first.") from error
+
+    @cached_property
+    def commits(self) -> list[Commit]:
+        """The commits that have results, oldest first."""
+        tags = self._tags()
+        unique = {result.commit_hash: int(result.date) for result in self._results}
+        commits = [Commit(hash_, date, tags.get(hash_, "")) for hash_, date in unique.items()]
+        return sorted(commits, key=lambda commit: (commit.date_ms, commit.hash))
+
+    def commit(self, name: str | None) -> Commit:
+        """The commit of that tag or hash prefix; without a name, the newest.
+
+        Raises:
+            BadInput: if there is none, or more than one.
+        """
+        if name is None:
+            return self.commits[-1]
+        found = [c for c in self.commits if c.tag == name or (len(name) >= 4 and c.hash.startswith(name.lower()))]
+        if len(found) != 1:
+            known = ", ".join(map(str, self.commits))
+            many = "no results" if not found else "more than one commit with results"
+            raise BadInput(f"{name!r} names {many}: choose one of {known}")
+        return found[0]
+
+    def rows(self, commit: Commit, space: Space) -> list[Row]:
+        """Every cell of a commit in one space, in the grid's order."""
+        names = {statistic: f"{BENCHMARKS[space]}.track_{statistic}" for statistic in Statistic}
+        values: dict[Statistic, dict[Cell, float | None]] = {
+            statistic: self._values(commit, name) for statistic, name in names.items()
+        }
+        changed = self._values(commit, CHANGED_WEIGHTS)
+        rows = []
+        for cell in values[Statistic.MAX]:
+            figures = {statistic: found.get(cell, math.nan) for statistic, found in values.items()}
+            count = changed.get(cell)
+            no_op = None if count is None or math.isnan(count) else count == 0 and any(cell.option.flags().values())
+            rows.append(_row(commit, cell, space, figures, no_op))
+        return rows
+
+    def _values(self, commit: Commit, name: str) -> dict[Cell, float | None]:
+        benchmark = self._benchmarks.get(name)
+        if benchmark is None:
+            return {}
+        cells = [Cell(*(value.strip("'\"") for value in point)) for point in itertools.product(*benchmark["params"])]
+        found: dict[Cell, float | None] = {}
+        for result in self._results:
+            if result.commit_hash != commit.hash or name not in result.get_all_result_keys():
+                continue
+            for cell, value in zip(cells, result.get_result_value(name, benchmark["params"]), strict=True):
+                if cell not in found or _is_nan(found[cell]):
+                    found[cell] = value
+        return found
+
+    def _tags(self) -> dict[str, str]:
+        """Commit hash to tag, from the clone that asv keeps or the repository itself if it is local."""
+        for candidate in (self._folder / self._conf.repo, self._folder / self._conf.project):
+            if candidate.is_dir():
+                command = ["git", "-C", str(candidate), "for-each-ref", "refs/tags"]
+                wanted = "--format=%(refname:strip=2) %(objectname) %(*objectname)"
+                done = subprocess.run([*command, wanted], capture_output=True, text=True, check=False)
+                pairs = [line.split() for line in done.stdout.splitlines()]
+                return {words[-1]: words[0] for words in pairs}
+        return {}
+
+
+def _row(
+    commit: Commit, cell: Cell, space: Space, figures: dict[Statistic, float | None], no_op: bool | None
+) -> Row:
+    state = State.MEASURED
+    if any(value is None for value in figures.values()):
+        state = State.FAILED
+    elif any(_is_nan(value) for value in figures.values()):
+        state = State.SKIPPED
+    values = {s: float(v) for s, v in figures.items() if v is not None} if state is State.MEASURED else {}
+    return Row(commit.hash, commit.tag, cell, space, state, values, no_op)
+
+
+def _is_nan(value: float | None) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """asv reads its paths relative to the current folder, which its own commands change to."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

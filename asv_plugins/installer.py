@@ -19,12 +19,12 @@ Settings (environment variables):
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
+from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def era_of(wheel: Path) -> str:
     return "era5a" if lower < Version("5.9") else "era5"
 
 
-def _metadata(wheel: Path):  # type: ignore[no-untyped-def]
+def _metadata(wheel: Path) -> Message:
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         return Parser().parsestr(archive.read(name).decode())

@@ -18,7 +18,7 @@ UI_PACKAGE = "asv_tachyon"
 UI_FOLDER = "static"
 
 
-class OfflineSite(OutputPublisher):
+class OfflineSite(OutputPublisher):  # type: ignore[misc]  # asv has no types
     """Replaces asv's page by asv-tachyon's, and marks errors as lower-is-better."""
 
     name = "offline"

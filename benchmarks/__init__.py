@@ -13,6 +13,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from tlbench.preload import preload  # noqa: E402
+from tlbench.preload import preload
 
 preload()

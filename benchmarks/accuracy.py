@@ -1,8 +1,7 @@
 """How far is TransformerLens from HuggingFace? The max, mean, median and std of the error, in three spaces."""
 
-from tlbench import Space
-
 from benchmarks.cell import GridOfCells
+from tlbench import Space
 
 
 class Origin(GridOfCells):

@@ -11,7 +11,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture()
+@pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """An empty cache folder, for this test alone."""
     folder = tmp_path / "cache"
@@ -19,7 +19,7 @@ def own_cache(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def write_catalogue(tmp_path, monkeypatch):
     """Write a catalogue's text to a file of its own, make it the one in use, and load it."""
     from tlbench import catalogue

@@ -19,7 +19,7 @@ from tlbench.exceptions import CheckpointUnavailable
 ZOO_ONE = '[[model]]\nname = "one"\nsource = "zoo"\nfamily = "gpt2"\n'
 
 
-@pytest.fixture()
+@pytest.fixture
 def one(own_cache, write_catalogue):
     """A catalogue of one zoo model, made and pinned in a cache of its own."""
     models = write_catalogue(ZOO_ONE)
@@ -173,9 +173,7 @@ def test_without_the_hub_a_hub_model_is_skipped_within_a_second(own_cache, write
     assert time.monotonic() - started < 1
 
 
-def test_a_hub_model_in_huggingface_s_cache_is_used_without_the_hub(
-    own_cache, write_catalogue, monkeypatch, tmp_path, one
-):
+def test_a_hub_model_in_huggingface_s_cache_is_used_without_the_hub(own_cache, write_catalogue, monkeypatch, tmp_path, one):
     revision = "0" * 40
     repo = tmp_path / "hub" / "models--organisation--model"
     shutil.copytree(one[1].folder, repo / "snapshots" / revision)

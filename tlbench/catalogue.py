@@ -96,9 +96,7 @@ class Catalogue:
         for model in self.models:
             if model.name == name:
                 return model
-        raise BadInput(
-            f"unknown model {name!r}: {self.path} has {', '.join(self.names())}; add an entry there for another"
-        )
+        raise BadInput(f"unknown model {name!r}: {self.path} has {', '.join(self.names())}; add an entry there for another")
 
 
 def catalogue_path() -> Path:

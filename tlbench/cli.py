@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from tlbench import catalogue as catalogues
 from tlbench.cells import Dtype, Option, Space, Wrapper, parse
@@ -30,6 +32,9 @@ def checkpoints(names: Words = None) -> None:
     """Make or fetch the checkpoints, verify and pin them. Safe to interrupt, and to run twice at once."""
     from tlbench.checkpoints import ensure
 
+    # One progress bar is ours; transformers and gguf would draw theirs across it.
+    os.environ["TQDM_DISABLE"] = "1"
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     catalogue = catalogues.load()
     models = [catalogue.get(name) for name in names] if names else list(catalogue.models)
     console = Console()
@@ -39,9 +44,7 @@ def checkpoints(names: Words = None) -> None:
         for model in models:
             progress.update(task, description=model.name)
             try:
-                found = ensure(
-                    model, catalogue, lambda what, name=model.name: progress.update(task, description=f"{name}: {what}")
-                )
+                found = ensure(model, catalogue, partial(_show, progress, task, model.name))
                 console.print(f"{model.name:<16} {found.sha256[:12]}  {found.folder}", soft_wrap=True, highlight=False)
             except CheckpointUnavailable as reason:
                 skipped.append(str(reason))
@@ -84,6 +87,7 @@ def table(
     option: Annotated[str, typer.Option(help="Only this processing option.")] = "",
     wrapper: Annotated[str, typer.Option(help="Only this wrapper.")] = "",
     space: Annotated[str, typer.Option(help="origin, probability or logit; default: origin, and in CSV all.")] = "",
+    machine: Annotated[str, typer.Option(help="Whose results; default: the machine that measured last here.")] = "",
     format: Annotated[str, typer.Option("--format", help="rich, markdown or csv.")] = "rich",
     config: Config = None,
 ) -> None:
@@ -99,7 +103,7 @@ def table(
         parse(Wrapper, wrapper) if wrapper else "",
     )
     spaces = [parse(Space, space)] if space else list(Space) if style is tables.Format.CSV else [Space.ORIGIN]
-    stored = StoredResults(config)
+    stored = StoredResults(config, machine)
     if commit and len(commit) > 2:
         _fail(f"--commit was given {len(commit)} times: once or twice makes a table")
     commits = [stored.commit(name) for name in commit] if commit else [stored.commit(None)]
@@ -135,6 +139,10 @@ def outcomes(
     kinds = [Kind.FAILED] if failed else [Kind.FAILED, Kind.NOT_APPLICABLE]
     folder = (config.resolve().parent if config else Path.cwd()).resolve()
     print(logs.write_markdown(logs.reasons(folder, commits, kinds), commits))
+
+
+def _show(progress: Progress, task: TaskID, name: str, what: str) -> None:
+    progress.update(task, description=f"{name}: {what}")
 
 
 def _progress(console: Console) -> Progress:

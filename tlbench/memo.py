@@ -124,13 +124,13 @@ def kept_path(cell: Cell) -> Path:
         WrongTransformerLens: if the imported TransformerLens is not the commit asked for, so that no figure may be kept.
         CellFailed: if TransformerLens does not import.
     """
-    key = {"cell": str(cell), **_setting(), "checkpoint": _pinned(cell.model)}
+    key = {"cell": str(cell), **setting(), "checkpoint": _pinned(cell.model)}
     name = hashlib.sha256(canonical_json(key).encode()).hexdigest()
     return cache_dir() / "cells" / name[:2] / f"{name}.json"
 
 
 @lru_cache
-def _setting() -> dict[str, str]:
+def setting() -> dict[str, str]:
     """What decides every cell alike: the code under test, the libraries, the machine's arithmetic, and tlbench."""
     from importlib.metadata import version
 

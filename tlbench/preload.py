@@ -1,4 +1,4 @@
-"""Import once, in the process that all cells are forked from, what each of them would import again.
+"""Do once, in the process that all cells are forked from, what each of them would do again: imports and the proof of origin.
 
 No thread is started and no tensor computed here: a fork after torch has run threads may deadlock.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import importlib
 from contextlib import suppress
+
+from tlbench import memo
 
 MODEL_TYPES = (
     *("bloom", "gemma", "gemma2", "gemma3", "gpt2", "gpt_neo", "gpt_neox", "gptj", "llama", "mistral", "mixtral"),
@@ -32,5 +34,7 @@ def preload() -> None:
     for name in MODULES:
         with suppress(Exception):
             importlib.import_module(name)
+    with suppress(Exception):
+        memo.setting()
     # Objects that are never collected are never written to, and so never copied by a fork.
     gc.freeze()

@@ -61,8 +61,7 @@ def prove() -> Provenance:
     record = json.loads(record_path.read_text())
     if asked and record["commit"] != asked:
         raise WrongTransformerLens(
-            f"commit {asked[:8]} was asked for and {record['commit'][:8]} is installed: delete the environment and "
-            "run again"
+            f"commit {asked[:8]} was asked for and {record['commit'][:8]} is installed: delete the environment and run again"
         )
     if record["package_digest"] != digest:
         raise WrongTransformerLens(

@@ -23,9 +23,7 @@ def index(tmp_path: Path) -> FakeIndex:
 def build(tmp_path: Path, index: FakeIndex) -> Callable[..., History]:
     """Build ``repository`` (a name) from the fake index; every folder lies in ``tmp_path``."""
 
-    def building(
-        repository: str = "tl.git", downloads: str = "sdists", versions: Sequence[str] | None = None
-    ) -> History:
+    def building(repository: str = "tl.git", downloads: str = "sdists", versions: Sequence[str] | None = None) -> History:
         return build_history(tmp_path / repository, downloads=tmp_path / downloads, versions=versions, index=index)
 
     return building

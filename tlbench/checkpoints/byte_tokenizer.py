@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 SPECIALS = ("<bos>", "<eos>", "<pad>")
 N_BYTES = 256
@@ -31,7 +32,7 @@ def files() -> dict[str, str]:
         for index, token in enumerate(SPECIALS)
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    tokenizer = {
+    tokenizer: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,

@@ -66,7 +66,8 @@ def normal(key: str, count: int) -> NDArray[np.float64]:
     words = _raw(key, WORDS_PER_NORMAL * count)
     halves = words.astype("<u8").view("<u2").reshape(count, UNIFORMS_PER_NORMAL)
     centred = halves.astype(np.int64).sum(axis=1) * 2 - UNIFORMS_PER_NORMAL * (UINT16_RANGE - 1)
-    return centred.astype(np.float64) / (2 * UINT16_RANGE)
+    values: NDArray[np.float64] = centred / np.float64(2 * UINT16_RANGE)
+    return values
 
 
 def uniform(key: str, count: int) -> NDArray[np.float64]:

@@ -279,9 +279,7 @@ def _fetch(model: Model) -> Path:
         _require_hub(model)
     try:
         patterns = ["config.json", f"*{WEIGHT_SUFFIX}", "*.safetensors.index.json", *TOKENIZER_NAMES]
-        return Path(
-            huggingface_hub.snapshot_download(model.repo, revision=model.revision, allow_patterns=patterns)
-        )
+        return Path(huggingface_hub.snapshot_download(model.repo, revision=model.revision, allow_patterns=patterns))
     except (GatedRepoError, RepositoryNotFoundError) as error:
         raise CheckpointUnavailable(
             f"{model.name}: the hub does not give {model.repo} to this account: accept its licence there and set HF_TOKEN"

@@ -473,9 +473,7 @@ def llama_draws(
     for i in range(N_LAYERS):
         block = f"model.layers.{i}"
         yield gain(f"{block}.input_layernorm.weight")
-        yield from separate_attention(
-            f"{block}.self_attn", n_kv=n_kv, qkv_bias=qkv_bias, out="o_proj", out_bias=False
-        )
+        yield from separate_attention(f"{block}.self_attn", n_kv=n_kv, qkv_bias=qkv_bias, out="o_proj", out_bias=False)
         if qk_norm:
             yield gain(f"{block}.self_attn.q_norm.weight", D_HEAD, scale=ATTENTION_SCALE, damped=False)
             yield gain(f"{block}.self_attn.k_norm.weight", D_HEAD, scale=ATTENTION_SCALE, damped=False)
@@ -667,9 +665,7 @@ def olmo2() -> Family:
         yield embedding("model.embed_tokens.weight")
         for i in range(N_LAYERS):
             block = f"model.layers.{i}"
-            yield from separate_attention(
-                f"{block}.self_attn", n_kv=N_HEADS, qkv_bias=False, out="o_proj", out_bias=False
-            )
+            yield from separate_attention(f"{block}.self_attn", n_kv=N_HEADS, qkv_bias=False, out="o_proj", out_bias=False)
             yield gain(f"{block}.self_attn.q_norm.weight", D_MODEL, scale=ATTENTION_SCALE, damped=False)
             yield gain(f"{block}.self_attn.k_norm.weight", D_MODEL, scale=ATTENTION_SCALE, damped=False)
             yield gain(f"{block}.post_attention_layernorm.weight", scale=RESIDUAL_SCALE)
@@ -678,7 +674,5 @@ def olmo2() -> Family:
         yield gain("model.norm.weight")
         yield unembedding("lm_head.weight")
 
-    values = llama_like(
-        "Olmo2ForCausalLM", "olmo2", num_key_value_heads=N_HEADS, rms_norm_eps=1e-6, rope_theta=500000.0
-    )
+    values = llama_like("Olmo2ForCausalLM", "olmo2", num_key_value_heads=N_HEADS, rms_norm_eps=1e-6, rope_theta=500000.0)
     return Family(values, tuple(draws()))

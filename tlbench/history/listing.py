@@ -122,7 +122,5 @@ def _write(record: Path, listing: Listing) -> None:
 def _read(record: Path) -> Listing:
     """What :func:`_write` wrote; for anything else ``OSError``, ``ValueError``, ``KeyError`` or ``TypeError``."""
     written = json.loads(record.read_text())
-    releases = (
-        Release(**{**entry, "uploaded": datetime.fromisoformat(entry["uploaded"])}) for entry in written["releases"]
-    )
+    releases = (Release(**{**entry, "uploaded": datetime.fromisoformat(entry["uploaded"])}) for entry in written["releases"])
     return Listing(tuple(releases), written["skipped"], offline=True)

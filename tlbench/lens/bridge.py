@@ -75,9 +75,7 @@ class _WeightReadback:
         stacks = weights.fingerprints(self._expert_stacks(bridge), self._dtype)
         with patch.object(ProcessWeights, "process_weights", staticmethod(process_weights)):
             yield
-        self.changed_weights += weights.changed(
-            stacks, weights.fingerprints(self._expert_stacks(bridge), self._dtype)
-        )
+        self.changed_weights += weights.changed(stacks, weights.fingerprints(self._expert_stacks(bridge), self._dtype))
 
     @staticmethod
     def _expert_stacks(bridge: Any) -> dict[str, Tensor]:

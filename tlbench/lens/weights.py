@@ -32,4 +32,4 @@ def changed(before: Fingerprints, after: Fingerprints) -> int:
 
 def _fingerprint(tensor: Tensor) -> str:
     raw = tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.sha1(memoryview(raw), usedforsecurity=False).hexdigest()
+    return hashlib.sha1(raw.data, usedforsecurity=False).hexdigest()

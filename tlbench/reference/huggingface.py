@@ -1,7 +1,7 @@
 """HuggingFace's own logits, computed in a process that never imports TransformerLens.
 
-They are computed once for each (checkpoint, prompts, dtype, transformers version, torch version, attention, threads) and kept;
-``python -m tlbench.reference.huggingface`` is the process that computes them.
+They are computed once for each (checkpoint, prompts, dtype, transformers version, torch version, attention, threads)
+and kept; ``python -m tlbench.reference.huggingface`` is the process that computes them.
 """
 
 from __future__ import annotations
@@ -100,9 +100,7 @@ def compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> None:
     torch.set_num_threads(checkpoint.model.threads)
     model = load_model(checkpoint.folder, dtype, attention)
     with torch.inference_mode():
-        logits = {
-            name: model(tokens(checkpoint, name), use_cache=False).logits.contiguous() for name in PROMPT_SETS
-        }
+        logits = {name: model(tokens(checkpoint, name), use_cache=False).logits.contiguous() for name in PROMPT_SETS}
     with written_whole(path) as temporary:
         save_file(logits, temporary)
     with written_whole(_hash_path(path)) as temporary:

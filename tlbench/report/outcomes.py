@@ -58,4 +58,5 @@ def write_markdown(found: dict[Reason, dict[str, set[str]]], commits: Sequence[C
             by_models[tuple(sorted(where[commit]))].append(commit)
         for models, names in by_models.items():
             lines.append([reason.kind, reason.wrapper, ", ".join(models), ", ".join(names), reason.reason])
-    return tabulate(lines, headers=["", "wrapper", "models", "TransformerLens", "reason"], tablefmt="pipe") + "\n"
+    table: str = tabulate(lines, headers=["", "wrapper", "models", "TransformerLens", "reason"], tablefmt="pipe")
+    return f"{table}\n"

@@ -73,12 +73,13 @@ class StoredResults:
 
     Args:
         config: the configuration file; by default asv's own choice in the current folder.
+        machine: whose results; by default, at each commit, those of the machine that measured it last here.
 
     Raises:
         BadInput: if there is no configuration, or no results.
     """
 
-    def __init__(self, config: Path | None = None) -> None:
+    def __init__(self, config: Path | None = None, machine: str = "") -> None:
         from asv.config import Config
         from asv.util import UserError
 
@@ -89,6 +90,7 @@ class StoredResults:
                 f"{str(error).strip()} Run this in a folder with asv.conf.json, or name one with --config."
             ) from error
         self._folder = (config.resolve().parent if config else Path.cwd()).resolve()
+        self._machine = machine
 
     @cached_property
     def _results(self) -> list[Any]:
@@ -99,7 +101,13 @@ class StoredResults:
             found = list(iter_results(str(folder))) if folder.is_dir() else []
         if not found:
             raise BadInput(f"there are no results under {folder}: run `asv run` or `make bench` first")
-        return found
+        if not self._machine:
+            return found
+        of_machine = [result for result in found if result.params["machine"] == self._machine]
+        if not of_machine:
+            known = ", ".join(sorted({result.params["machine"] for result in found}))
+            raise BadInput(f"there are no results of machine {self._machine!r}: choose one of {known}")
+        return of_machine
 
     @cached_property
     def _benchmarks(self) -> dict[str, Any]:
@@ -135,6 +143,17 @@ class StoredResults:
             raise BadInput(f"{name!r} names {many}: choose one of {known}")
         return found[0]
 
+    def machine(self, commit: Commit) -> str:
+        """The machine whose results are read at a commit."""
+        folder = self._folder / self._conf.results_dir
+
+        def written(machine: str) -> float:
+            files = (folder / machine).glob(f"{commit.hash[:8]}-*.json")
+            return max((path.stat().st_mtime for path in files), default=0.0)
+
+        machines: set[str] = {r.params["machine"] for r in self._results if r.commit_hash == commit.hash}
+        return max(sorted(machines), key=written)
+
     def rows(self, commit: Commit, space: Space) -> list[Row]:
         """Every cell of a commit in one space, in the grid's order."""
         names = {statistic: f"{BENCHMARKS[space]}.track_{statistic}" for statistic in Statistic}
@@ -156,8 +175,12 @@ class StoredResults:
             return {}
         cells = [Cell(*(value.strip("'\"") for value in point)) for point in itertools.product(*benchmark["params"])]
         found: dict[Cell, float | None] = {}
+        machine = self.machine(commit)
         for result in self._results:
-            if result.commit_hash != commit.hash or name not in result.get_all_result_keys():
+            if (result.commit_hash, result.params["machine"]) != (
+                commit.hash,
+                machine,
+            ) or name not in result.get_all_result_keys():
                 continue
             for cell, value in zip(cells, result.get_result_value(name, benchmark["params"]), strict=True):
                 if cell not in found or _is_nan(found[cell]):
@@ -176,9 +199,7 @@ class StoredResults:
         return {}
 
 
-def _row(
-    commit: Commit, cell: Cell, space: Space, figures: dict[Statistic, float | None], no_op: bool | None
-) -> Row:
+def _row(commit: Commit, cell: Cell, space: Space, figures: dict[Statistic, float | None], no_op: bool | None) -> Row:
     state = State.MEASURED
     if any(value is None for value in figures.values()):
         state = State.FAILED

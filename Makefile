@@ -1,0 +1,61 @@
+# Two commands: `make bench` measures, `make test` tests. Both set up what they need; both may be run twice.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+MACHINE ?= local
+
+# uv does not read pip's own setting for packages that lie on the machine.
+export UV_FIND_LINKS ?= $(subst $(space),$(comma),$(PIP_FIND_LINKS))
+comma := ,
+empty :=
+space := $(empty) $(empty)
+
+# A process with few large pages is forked in a third of the time: asv forks one for every cell and track.
+FAST_FORK := PYTHONMALLOC=malloc GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_TOP_PAD_=67108864
+
+# What `make bench` measures: four releases, one for each way that TransformerLens loads models, over the zoo and SmolLM2.
+BENCH_TAGS ?= v1.19.0 v2.18.0 v3.5.1 v4.3.0
+BENCH_ZOO := ('zoo-
+BENCH_SMOLLM2 := ('smollm2-135m', ('float32'|.*('unprocessed'|'all_options'))
+BENCH ?= accuracy\.(Logit|Processing\.track_changed_weights).*($(BENCH_ZOO)|$(BENCH_SMOLLM2))
+
+.PHONY: bench test perf clean
+
+bench: $(BIN)/tlbench
+	$(BIN)/tlbench checkpoints
+	$(BIN)/tlbench history
+	$(BIN)/python -m asv_plugins.machine $(MACHINE)
+	for tag in $(BENCH_TAGS); do git -C releases/TransformerLens.git rev-parse "$$tag^{commit}" || exit 1; done \
+		> releases/.bench-commits
+	@# asv's exit status 2 says that some cells failed, which is a result.
+	cd releases && PATH="$(CURDIR)/$(BIN):$$PATH" $(FAST_FORK) asv run --machine $(MACHINE) --skip-existing \
+		--bench "$(BENCH)" HASHFILE:.bench-commits || test $$? -eq 2
+	cd releases && PATH="$(CURDIR)/$(BIN):$$PATH" asv publish
+	$(BIN)/tlbench table --config releases/asv.conf.json --machine $(MACHINE) --space logit --option all_options \
+		--commit $(word 2,$(BENCH_TAGS)) --commit $(lastword $(BENCH_TAGS))
+	$(BIN)/tlbench table --config releases/asv.conf.json --machine $(MACHINE) --space logit --model smollm2-135m \
+		--commit $(lastword $(BENCH_TAGS))
+	@echo "The site is releases/html/index.html; to open it: cd releases && ../$(BIN)/asv preview --browser"
+	@echo "More tables: cd releases && ../$(BIN)/tlbench table --help"
+
+test: $(BIN)/tlbench
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+perf: $(BIN)/tlbench
+	@$(FAST_FORK) $(BIN)/python -m tests.perf
+
+clean:
+	rm -rf $(VENV) .asv releases/.asv html releases/html releases/TransformerLens.git transformer-lens
+
+$(BIN)/tlbench: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep '^uv==' requirements.lock)"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirements requirements.lock \
+		$${TLBENCH_TORCH_BACKEND:+--torch-backend "$$TLBENCH_TORCH_BACKEND"}
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@

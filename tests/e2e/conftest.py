@@ -1,0 +1,131 @@
+"""A small history of TransformerLens, measured by asv as a user would: plain commands in a folder with a configuration.
+
+The commits are made from the 2.18.0 source release: as it is, a change of documentation, a fault in one weight, another
+change of documentation, then one that yields NaN, one that does not import and one that does not build.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tlbench import catalogue
+from tlbench.checkpoints import ensure
+from tlbench.history import SourceCommit, SourceFile, build_from_trees, build_history, read_sdist
+from tlbench.paths import cache_dir
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+RELEASE = "2.18.0"
+CONVERSION = "transformer_lens/pretrained/weight_conversions/gpt2.py"
+WEIGHT = 'state_dict["blocks.0.mlp.W_in"]'
+RETURN = b"    return state_dict"
+MODELS = ("zoo-gpt2", "zoo-llama")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder in which asv's commands work, and the commits of its history by name."""
+
+    folder: Path
+    commits: dict[str, str]
+
+    def asv(self, *words, expect=0, **environment):
+        done = subprocess.run(
+            [BIN / "asv", *words],
+            cwd=self.folder,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == expect, done.stdout + done.stderr
+        return done.stdout
+
+    def results(self, commit):
+        """asv's stored values, by benchmark and cell."""
+        (path,) = self.folder.glob(f"results/*/{self.commits[commit][:8]}-*.json")
+        return json.loads(path.read_text())
+
+
+def asv_configuration(repository):
+    """The releases' own configuration, pointed at another repository; everything else is what users run."""
+    from asv.util import load_json
+
+    configuration = load_json(str(ROOT / "releases" / "asv.conf.json"), js_comments=True)
+    text = json.dumps({**configuration, "repo": str(repository)})
+    text = text.replace("{conf_dir}/../asv_plugins", str(ROOT / "asv_plugins"))
+    return text.replace("../benchmarks", str(ROOT / "benchmarks"))
+
+
+def source_of(version, folder):
+    """The files of a release's source archive."""
+    build_history(folder / "one.git", downloads=cache_dir() / "downloads", versions=[version])
+    return read_sdist(cache_dir() / "downloads" / f"transformer_lens-{version}.tar.gz")[0]
+
+
+def planted(files, statement):
+    """The same files with a statement about one weight added where GPT-2's weights are converted."""
+    file = files[CONVERSION]
+    assert file.content.count(RETURN) == 1
+    code = file.content.replace(RETURN, f"    {statement}\n".encode() + RETURN)
+    return {**files, CONVERSION: replace_content(file, code)}
+
+
+def replace_content(file, content):
+    return SourceFile(content, file.executable)
+
+
+def history_of(files):
+    documented = {**files, "CHANGES": SourceFile(b"words\n")}
+    faulty = planted(documented, f"{WEIGHT} = {WEIGHT} * (1 + 1e-3)")
+    trees = {
+        "good": files,
+        "documented": documented,
+        "faulty": faulty,
+        "documented again": {**faulty, "CHANGES": SourceFile(b"more words\n")},
+        "not a number": planted(documented, f"{WEIGHT} = {WEIGHT} * float('nan')"),
+        "no import": {**documented, "transformer_lens/__init__.py": SourceFile(b"import nothing_like_it\n")},
+        "no build": {**documented, "pyproject.toml": SourceFile(b"[build-system]\n")},
+    }
+    start = datetime(2025, 1, 1, tzinfo=UTC)
+    return [
+        SourceCommit(f"v{number}", start + timedelta(days=number), name, tree)
+        for number, (name, tree) in enumerate(trees.items())
+    ]
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    """Every commit of the small history, measured; exit status 2 is asv's word for "some cells failed"."""
+    models = catalogue.load()
+    for name in MODELS:
+        ensure(models.get(name), models)
+    folder = tmp_path_factory.mktemp("project")
+    commits = history_of(source_of(RELEASE, folder))
+    hashes = build_from_trees(folder / "history.git", commits)
+    (folder / "asv.conf.json").write_text(asv_configuration(folder / "history.git"))
+    home = folder / "home"
+    home.mkdir()
+    made = Project(folder, {commit.message: hashes[commit.tag] for commit in commits})
+    with pytest.MonkeyPatch.context() as patch:
+        uv_cache = subprocess.run([BIN / "uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout
+        patch.setenv("TLBENCH_CACHE", str(cache_dir()))
+        patch.setenv("UV_CACHE_DIR", uv_cache.strip())
+        patch.setenv("HOME", str(home))
+        subprocess.run([sys.executable, "-m", "asv_plugins.machine", "e2e"], check=True, cwd=ROOT)
+        made.asv("run", "--machine", "e2e", "-b", cells("float32"), "ALL", expect=2)
+        yield made
+    shutil.rmtree(folder / ".asv", ignore_errors=True)
+
+
+def cells(dtype):
+    """asv's pattern for the cells of this test's models at a dtype."""
+    names = "|".join(MODELS)
+    return rf"accuracy\.(Logit|Processing).*\('({names})', '{dtype}', .*HookedTransformer"

@@ -1,0 +1,110 @@
+"""An environment holds what the commit needs and can prove it."""
+
+import json
+import sys
+import zipfile
+
+import pytest
+
+from asv_plugins import installer
+from tlbench import provenance
+from tlbench.exceptions import WrongTransformerLens
+
+
+def wheel(folder, requirements=(), files=()):
+    path = folder / "transformer_lens-0.0.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        lines = ["Metadata-Version: 2.1", "Name: transformer-lens", "Version: 0.0.0"]
+        lines += [f"Requires-Dist: {requirement}" for requirement in requirements]
+        archive.writestr("transformer_lens-0.0.0.dist-info/METADATA", "\n".join(lines) + "\n")
+        for name, text in files:
+            archive.writestr(name, text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("requirements", "era"),
+    [
+        (["transformers (>=4.25.1)"], "era4"),
+        (["transformers (<4.51) ; python_version < '3.9'", "transformers (>=4.57) ; python_version >= '3.9'"], "era4"),
+        (["transformers>=4.56"], "era4"),
+        (["transformers>=5.4.0"], "era5a"),
+        (["transformers>=5.9.0", "transformers-stream-generator>=0.0.5"], "era5"),
+        (["transformers>=5.9.0; extra == 'dev'", "transformers>=4.40"], "era4"),
+        ([], "era4"),
+    ],
+)
+def test_the_era_follows_the_lower_bound_on_transformers(tmp_path, requirements, era):
+    assert installer.era_of(wheel(tmp_path, requirements)) == era
+
+
+def test_every_era_pins_transformers_and_torch_once():
+    common = (installer.ERAS / "common.txt").read_text()
+    assert "torch==" in common
+    for era in ("era4", "era5a", "era5"):
+        assert (installer.ERAS / f"{era}.txt").read_text().count("\ntransformers==") == 1
+
+
+def test_bad_use_is_one_sentence(capsys):
+    assert installer.main(["install"]) == 1
+    assert "usage" in capsys.readouterr().err
+
+
+def test_a_checkout_that_does_not_build_is_told(tmp_path, capsys, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text("[build-system]\nrequires = []\nbuild-backend = 'none.here'\n")
+    assert installer.main(["build", str(tmp_path), str(tmp_path / "wheels")]) == 1
+    assert f"building {tmp_path} failed" in capsys.readouterr().err
+
+
+FILES = [("transformer_lens/__init__.py", "x = 1\n"), ("transformer_lens/data/a.json", "{}"), ("other/b.py", "")]
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A package of two files that is imported, and a record of the wheel that it came from."""
+    for name, text in FILES[:2]:
+        path = tmp_path / "site" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "transformer_lens", type(sys)("transformer_lens"))
+    sys.modules["transformer_lens"].__path__ = [str(tmp_path / "site" / "transformer_lens")]
+    record = {"commit": "c" * 40, "package_digest": provenance.wheel_digest({n: t.encode() for n, t in FILES})}
+    (tmp_path / provenance.RECORD_NAME).write_text(json.dumps(record))
+    provenance.prove.cache_clear()
+    yield tmp_path
+    provenance.prove.cache_clear()
+
+
+def test_the_wheel_that_was_asked_for_is_proved(installed, monkeypatch):
+    monkeypatch.setenv("ASV_COMMIT", "c" * 40)
+    assert provenance.prove().commit == "c" * 40
+
+
+def test_compiled_files_do_not_disturb_the_proof(installed):
+    cache = installed / "site" / "transformer_lens" / "__pycache__"
+    cache.mkdir()
+    (cache / "a.pyc").touch()
+    assert provenance.prove().commit == "c" * 40
+
+
+@pytest.mark.parametrize("name", ["__init__.py", "data/a.json"])
+def test_a_package_that_differs_from_its_wheel_is_refused(installed, name):
+    (installed / "site" / "transformer_lens" / name).write_text("x = 2\n")
+    with pytest.raises(WrongTransformerLens, match="not those of the wheel built from cccccccc"):
+        provenance.prove()
+
+
+def test_another_commit_than_the_one_asked_for_is_refused(installed, monkeypatch):
+    monkeypatch.setenv("ASV_COMMIT", "d" * 40)
+    with pytest.raises(WrongTransformerLens, match="dddddddd was asked for and cccccccc is installed"):
+        provenance.prove()
+
+
+def test_a_commit_asked_for_without_a_record_is_refused(installed, monkeypatch):
+    (installed / provenance.RECORD_NAME).unlink()
+    assert provenance.prove().commit == ""
+    provenance.prove.cache_clear()
+    monkeypatch.setenv("ASV_COMMIT", "d" * 40)
+    with pytest.raises(WrongTransformerLens, match="nothing proves what is installed"):
+        provenance.prove()

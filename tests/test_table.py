@@ -1,0 +1,215 @@
+"""The table says what asv's result files say."""
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+
+from tlbench import BadInput, Space, Statistic
+from tlbench.history import SourceCommit, SourceFile, build_from_trees
+from tlbench.report import table as tables
+from tlbench.report.stored import State, StoredResults
+
+MODELS, DTYPES, OPTIONS, WRAPPERS = (
+    ["zoo-gpt2", "zoo-llama"],
+    ["float32", "float16"],
+    ["unprocessed", "fold_ln"],
+    ["HookedTransformer", "TransformerBridge"],
+)
+GRID = [[*map(repr, words)] for words in (MODELS, DTYPES, OPTIONS, WRAPPERS)]
+CELLS = [(m, d, o, w) for m in MODELS for d in DTYPES for o in OPTIONS for w in WRAPPERS]
+FAILED = ("zoo-llama", "float16", "fold_ln", "HookedTransformer")
+
+
+def figure(cell, statistic, release):
+    """A number of its own for every cell, statistic and release; bridges do not exist before 3."""
+    if cell[3] == "TransformerBridge" and release == "v2.0.0":
+        return math.nan
+    if cell == FAILED:
+        return None
+    return (CELLS.index(cell) + 1) * 10.0 ** -list(Statistic).index(statistic) / (3 if release == "v2.0.0" else 7)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a configuration, a repository of two releases, and results of asv's own making."""
+    from asv.results import Results
+    from asv.runner import BenchmarkResult
+
+    commits = build_from_trees(
+        tmp_path / "history.git",
+        [
+            SourceCommit(tag, datetime(2024, month, 1, tzinfo=UTC), tag, {"a": SourceFile(tag.encode())})
+            for month, tag in enumerate(("v2.0.0", "v3.0.0"), 1)
+        ],
+    )
+    conf = {"version": 1, "project": "p", "repo": "history.git", "results_dir": "results", "branches": ["main"]}
+    (tmp_path / "asv.conf.json").write_text(json.dumps(conf))
+    benchmarks = {
+        f"accuracy.{space.value.capitalize()}.track_{statistic}": {
+            "name": f"accuracy.{space.value.capitalize()}.track_{statistic}",
+            "params": GRID,
+            "param_names": ["model", "dtype", "option", "wrapper"],
+            "version": "1",
+            "type": "track",
+        }
+        for space in Space
+        for statistic in Statistic
+    }
+    changed = "accuracy.Processing.track_changed_weights"
+    benchmarks[changed] = {**next(iter(benchmarks.values())), "name": changed}
+    results = tmp_path / "results"
+    for month, (tag, commit) in enumerate(commits.items(), 1):
+        stored = Results({"machine": "m"}, {}, commit, month, "3.11", "env", {})
+        for name, benchmark in benchmarks.items():
+            statistic = name.rsplit("_", 1)[-1]
+            values = (
+                [0.0 if cell[2] == "fold_ln" and cell[0] == "zoo-llama" else 5.0 for cell in CELLS]
+                if name == changed
+                else [figure(cell, Statistic(statistic), tag) for cell in CELLS]
+            )
+            n = len(values)
+            result = BenchmarkResult(values, [None] * n, [None] * n, 0, "", None)
+            stored.add_result(benchmark, result, started_at=datetime.now(UTC), duration=1.0)
+        stored.save(str(results))
+    (results / "benchmarks.json").write_text(json.dumps({**benchmarks, "version": 2}))
+    (results / "m" / "machine.json").write_text(json.dumps({"machine": "m", "version": 1}))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path, commits
+
+
+def test_commits_are_found_by_tag_and_by_hash_and_the_newest_is_the_default(project):
+    _, commits = project
+    stored = StoredResults()
+    assert [str(commit) for commit in stored.commits] == ["v2.0.0", "v3.0.0"]
+    assert stored.commit(None).hash == commits["v3.0.0"]
+    assert stored.commit("v2.0.0").hash == stored.commit(commits["v2.0.0"][:8]).hash == commits["v2.0.0"]
+    with pytest.raises(BadInput, match=r"'v9' names no results: choose one of v2.0.0, v3.0.0"):
+        stored.commit("v9")
+
+
+def test_every_figure_stands_in_its_own_cell_and_failed_and_skipped_never_look_alike(project):
+    stored = StoredResults()
+    for row in stored.rows(stored.commit("v2.0.0"), Space.LOGIT):
+        words = (row.cell.model, row.cell.dtype.value, row.cell.option.value, row.cell.wrapper.value)
+        if words == FAILED:
+            assert row.state is State.FAILED
+        elif words[3] == "TransformerBridge":
+            assert row.state is State.SKIPPED
+        else:
+            assert row.values == {statistic: figure(words, statistic, "v2.0.0") for statistic in Statistic}
+
+
+def test_an_option_that_changed_no_weight_is_a_no_op_and_unprocessed_never_is(project):
+    stored = StoredResults()
+    found = {(row.cell.model, row.cell.option.value): row.no_op for row in stored.rows(stored.commit(None), Space.ORIGIN)}
+    assert found == {
+        ("zoo-llama", "fold_ln"): True,
+        ("zoo-llama", "unprocessed"): False,
+        ("zoo-gpt2", "fold_ln"): False,
+        ("zoo-gpt2", "unprocessed"): False,
+    }
+
+
+def run(*words):
+    command = [sys.executable, "-m", "tlbench.cli", "table", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_csv_has_the_agreed_columns_and_every_digit(project):
+    _, commits = project
+    done = run("--commit", "v3.0.0", "--format", "csv", "--model", "zoo-gpt2")
+    assert done.returncode == 0, done.stderr
+    lines = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert ",".join(lines[0]) == "commit,tag,model,dtype,options,wrapper,space,max,mean,median,std"
+    assert len(lines) == 8 * len(Space)
+    for line in lines:
+        cell = (line["model"], line["dtype"], line["options"], line["wrapper"])
+        assert float(line["median"]) == figure(cell, Statistic.MEDIAN, "v3.0.0")
+        assert (line["commit"], line["tag"]) == (commits["v3.0.0"], "v3.0.0")
+
+
+def test_two_commits_stand_side_by_side_in_issue_496_s_table(project):
+    done = run("--commit", "v2.0.0", "--commit", "v3.0.0", "--format", "markdown", "--wrapper", "HookedTransformer")
+    assert done.returncode == 0, done.stderr
+    header, _, first, *_ = done.stdout.splitlines()[2:]
+    columns = [word.strip() for word in header.strip("|").split("|")]
+    assert columns[:7] == ["", "model", "dtype", "options", "wrapper", "max v2.0.0", "max v3.0.0"]
+    assert [word.strip() for word in first.strip("|").split("|")][:7] == [
+        *("0", "zoo-gpt2", "float32", "unprocessed", "HookedTransformer"),
+        *("0.333333", "0.142857"),
+    ]
+    assert "failed" in done.stdout
+    assert "no-op" in done.stdout
+
+
+def test_the_terminal_s_table_holds_the_same_figures(project):
+    done = run("--space", "logit", "--dtype", "float16")
+    assert done.returncode == 0, done.stderr
+    assert "TransformerLens v3.0.0 against HuggingFace" in done.stdout
+    assert (
+        f"{figure(('zoo-gpt2', 'float16', 'unprocessed', 'HookedTransformer'), Statistic.MAX, 'v3.0.0'):.6g}" in done.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--model", "zoo-gpt9"), "unknown model 'zoo-gpt9'"),
+        (("--dtype", "float8"), "unknown dtype 'float8'"),
+        (("--option", "fold"), "unknown option 'fold'"),
+        (("--space", "outer"), "unknown space 'outer'"),
+        (("--format", "pdf"), "unknown format 'pdf'"),
+        (("--commit", "v9"), "'v9' names no results"),
+        (("--commit", "v2.0.0") * 3, "3 times"),
+        (("--config", "nowhere.json"), "not found"),
+        (("--model", "zoo-opt"), "no cell"),
+        (("--machine", "yours"), "no results of machine 'yours': choose one of m"),
+    ],
+)
+def test_bad_use_is_one_sentence_and_exit_status_2(project, words, named):
+    done = run(*words)
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_folder_without_results_is_told(project):
+    folder, _ = project
+    (folder / "results" / "m").rename(folder / "elsewhere")
+    done = run()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "run `asv run`" in done.stderr
+
+
+def test_the_machine_that_measured_last_is_the_default(project):
+    folder, commits = project
+    shutil.copytree(folder / "results" / "m", folder / "results" / "other")
+    for path in (folder / "results" / "other").glob("*.json"):
+        text = path.read_text().replace("0.14285714285714285", "0.5")
+        path.write_text(re.sub(r'"machine": *"m"', '"machine": "other"', text))
+        os.utime(path, (0, 0))
+    stored = StoredResults()
+    newest = stored.commit(None)
+    assert stored.machine(newest) == "m"
+    rows = {machine: StoredResults(machine=machine).rows(newest, Space.ORIGIN)[0] for machine in ("m", "other")}
+    assert rows["m"].values[Statistic.MAX] == 1 / 7
+    assert rows["other"].values[Statistic.MAX] == 0.5
+    (changed,) = (folder / "results" / "other").glob(f"{commits['v3.0.0'][:8]}-*.json")
+    os.utime(changed)
+    assert StoredResults().machine(newest) == "other"
+
+
+def test_csv_of_a_failed_cell_says_failed(project):
+    stored = StoredResults()
+    rows = [row for row in stored.rows(stored.commit(None), Space.ORIGIN) if row.state is State.FAILED]
+    assert tables.write_csv(rows).splitlines()[1].endswith("origin,failed,failed,failed,failed")

@@ -16,8 +16,8 @@ FAST_FORK := PYTHONMALLOC=malloc GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_TO
 
 # What `make bench` measures: four releases, one for each way that TransformerLens loads models, over the zoo and SmolLM2.
 BENCH_TAGS ?= v1.19.0 v2.18.0 v3.5.1 v4.3.0
-BENCH_ZOO := ('zoo-
-BENCH_SMOLLM2 := ('smollm2-135m', ('float32'|.*('unprocessed'|'all_options'))
+BENCH_ZOO := \('zoo-
+BENCH_SMOLLM2 := \('smollm2-135m', ('float32'|'float16', ('unprocessed'|'all_options')|'bfloat16', ('unprocessed'|'all_options'))
 BENCH ?= accuracy\.(Logit|Processing\.track_changed_weights).*($(BENCH_ZOO)|$(BENCH_SMOLLM2))
 
 .PHONY: bench test perf clean

@@ -34,7 +34,23 @@ class OfflineSite(OutputPublisher):  # type: ignore[misc]  # asv has no types
         for benchmark in benchmarks.values():
             if benchmark["type"] == "track":
                 benchmark["less_is_better"] = True
-        install_pages(Path(conf.html_dir))
+        html = Path(conf.html_dir)
+        measured = {graph.benchmark_name for _, graph in graphs}
+        for name in [name for name in benchmarks if name not in measured]:
+            del benchmarks[name]  # asv writes no graph of it, and the pages would ask for one
+        install_pages(html)
+        write_sidecars(html)
+
+
+def write_sidecars(html: Path) -> None:
+    """Write the optional files that asv-tachyon asks for, empty: without them a browser reports failed requests."""
+    (html / "commits.json").write_text("{}")
+    (html / "profiles.json").write_text('{"paths": {}}')
+    (html / "regressions-ignore.json").write_text("[]")
+    for graph in (html / "graphs").rglob("*.json"):
+        samples = html / "samples" / graph.relative_to(html / "graphs")
+        samples.parent.mkdir(parents=True, exist_ok=True)
+        samples.write_text("{}")
 
 
 def install_pages(html: Path) -> None:

@@ -177,10 +177,8 @@ class StoredResults:
         found: dict[Cell, float | None] = {}
         machine = self.machine(commit)
         for result in self._results:
-            if (result.commit_hash, result.params["machine"]) != (
-                commit.hash,
-                machine,
-            ) or name not in result.get_all_result_keys():
+            here = (result.commit_hash, result.params["machine"]) == (commit.hash, machine)
+            if not here or name not in result.get_all_result_keys():
                 continue
             for cell, value in zip(cells, result.get_result_value(name, benchmark["params"]), strict=True):
                 if cell not in found or _is_nan(found[cell]):

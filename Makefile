@@ -14,16 +14,18 @@ space := $(empty) $(empty)
 # asv forks a process for every cell and track, and a process on few large pages is forked sooner.
 FAST_FORK := PYTHONMALLOC=malloc GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_TOP_PAD_=67108864
 
-# What `make bench` measures: four releases, one for each way that TransformerLens loads models, over the zoo and SmolLM2;
-# every option in float32, and all of them together in 16 bits, which are slow on a CPU without 16-bit arithmetic.
+# What `make bench` measures: four releases, one for each way that TransformerLens loads models. Of the zoo every option
+# in float32, and all of them together in 16 bits; of SmolLM2, whose forwards take longest, fewer.
 BENCH_TAGS ?= v1.19.0 v2.18.0 v3.5.1 v4.3.0
-BENCH_CELLS := \('(zoo-[^']*|smollm2-135m)', ('float32'|'b?float16', 'all_options')
-BENCH ?= accuracy\.(Logit|Processing\.track_changed_weights).*$(BENCH_CELLS)
+BENCH_ZOO := '(zoo-[^']*)', ('float32'|'b?float16', 'all_options')
+BENCH_SMOLLM2 := 'smollm2-135m', ('float32', 'unprocessed'|'b?float(16|32)', 'all_options')
+BENCH ?= (accuracy\.(Logit|Processing\.track_changed_weights)|truth\.TransformerLens).*\(($(BENCH_ZOO)|$(BENCH_SMOLLM2))
 
 .PHONY: bench test perf clean
 
 bench: $(BIN)/tlbench
 	$(BIN)/tlbench checkpoints
+	$(BIN)/tlbench golden
 	$(BIN)/tlbench history
 	$(BIN)/python -m asv_plugins.machine $(MACHINE)
 	for tag in $(BENCH_TAGS); do git -C releases/TransformerLens.git rev-parse "$$tag^{commit}" || exit 1; done \

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from tlbench import Cell, Dtype, NotApplicable, Option, Wrapper
+from tlbench import Attention, Cell, Dtype, NotApplicable, Option, ReferenceCell, Wrapper
 from tlbench.catalogue import load
-from tlbench.memo import shared_measurement
+from tlbench.memo import ACCURACY, REFERENCE, shared
 
 COMMIT_VARIABLE = "ASV_COMMIT"
 
@@ -14,9 +14,11 @@ class GridOfCells:
     """A benchmark over model x dtype x option x wrapper.
 
     ``setup_cache`` is empty on purpose: benchmarks that share it run in one folder that lives as long as the run, and the
-    first of them to meet a cell leaves its measurement there.
+    first of them to meet a cell leaves its measurement there. A benchmark of another question than the error of the
+    logits names it in ``question``.
     """
 
+    question = ACCURACY
     params = [load().names(), [*map(str, Dtype)], [*map(str, Option)], [*map(str, Wrapper)]]
     param_names = ["model", "dtype", "option", "wrapper"]
     timeout = 1800
@@ -25,11 +27,29 @@ class GridOfCells:
         pass
 
     def setup(self, model, dtype, option, wrapper):
-        try:
-            self.measurement = shared_measurement(Cell(model, dtype, option, wrapper), Path.cwd(), _log_folder())
-        except NotApplicable as reason:
-            # asv's word for a cell that cannot exist; any other exception is a failed cell.
-            raise NotImplementedError(str(reason)) from None
+        self.measurement = _answer(self.question, Cell(model, dtype, option, wrapper))
+
+
+class GridOfReferences:
+    """A benchmark of HuggingFace itself, over model x dtype x attention."""
+
+    params = [load().names(), [*map(str, Dtype)], [*map(str, Attention)]]
+    param_names = ["model", "dtype", "attention"]
+    timeout = 1800
+
+    def setup_cache(self):
+        pass
+
+    def setup(self, model, dtype, attention):
+        self.measurement = _answer(REFERENCE, ReferenceCell(model, dtype, attention))
+
+
+def _answer(question, cell):
+    """The shared answer; asv's word for a cell that cannot exist, where it cannot; any other exception is a failure."""
+    try:
+        return shared(question, cell, Path.cwd(), _log_folder())
+    except NotApplicable as reason:
+        raise NotImplementedError(str(reason)) from None
 
 
 def _log_folder():

@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from asv_plugins import installer
 from tlbench import provenance
+from tlbench.environments import installer
 from tlbench.exceptions import WrongTransformerLens
 
 

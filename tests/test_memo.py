@@ -5,17 +5,22 @@ import pytest
 from tlbench import Cell, memo
 from tlbench.errors import ErrorStatistics, Shift
 from tlbench.exceptions import BadInput, CellFailed, CheckpointUnavailable, NonFiniteLogits, NotApplicable
-from tlbench.memo import Kind, Outcome, attempt, shared_measurement
-from tlbench.record import Measurement
+from tlbench.memo import ACCURACY, Kind, Outcome, attempt, shared
+from tlbench.record import Accuracy, Measurement
 
 CELL = Cell("zoo-gpt2", "float32", "fold_ln", "TransformerBridge")
 FIGURES = Measurement(
     cell=CELL,
-    origin=ErrorStatistics(0.1, 0.2, 0.3, 0.4),
-    probability=ErrorStatistics(1e-9, 1.0000000000000002e-300, 0.0, 0.1 + 0.2),
-    logit=ErrorStatistics(1.0, 2.0, 3.0, 4.0),
-    shift=Shift(17.25, 18.5),
     changed_weights=3,
+    nonfinite=0,
+    vocabulary=(512, 512),
+    accuracy=Accuracy(
+        origin=ErrorStatistics(0.1, 0.2, 0.3, 0.4),
+        probability=ErrorStatistics(1e-9, 1.0000000000000002e-300, 0.0, 0.1 + 0.2),
+        logit=ErrorStatistics(1.0, 2.0, 3.0, 4.0),
+        shift=Shift(17.25, 18.5),
+    ),
+    no_truth="no golden",
 )
 
 
@@ -41,21 +46,21 @@ def measured(monkeypatch, tmp_path):
         monkeypatch.setattr("tlbench.measure.measure", measurer)
         return measurer
 
-    monkeypatch.setattr(memo, "kept_path", lambda cell: tmp_path / "kept" / memo.file_name(cell))
+    monkeypatch.setattr(memo, "kept_path", lambda question, cell: tmp_path / "kept" / memo.file_name(question, cell))
     return put
 
 
 def test_json_keeps_every_bit_of_a_measurement():
     assert Measurement.from_json(FIGURES.to_json()) == FIGURES
     outcome = Outcome(Kind.MEASURED, FIGURES)
-    assert Outcome.from_json(outcome.to_json()) == outcome
+    assert Outcome.from_json(outcome.to_json(), Measurement) == outcome
 
 
 def test_many_readers_of_one_run_measure_once(measured, tmp_path):
     measurer = measured(FIGURES)
     (tmp_path / "run").mkdir()
     for _ in range(12):
-        assert shared_measurement(CELL, tmp_path / "run") == FIGURES
+        assert shared(ACCURACY, CELL, tmp_path / "run") == FIGURES
     assert measurer.calls == 1
 
 
@@ -64,30 +69,30 @@ def test_a_failure_is_met_once_a_run_and_raised_to_every_reader(measured, tmp_pa
     (tmp_path / "run").mkdir()
     for _ in range(3):
         with pytest.raises(CellFailed, match="it broke"):
-            shared_measurement(CELL, tmp_path / "run", tmp_path / "log")
+            shared(ACCURACY, CELL, tmp_path / "run", tmp_path / "log")
     assert measurer.calls == 1
-    assert "it broke" in (tmp_path / "log" / memo.file_name(CELL)).read_text()
+    assert "it broke" in (tmp_path / "log" / memo.file_name(ACCURACY, CELL)).read_text()
 
 
 def test_a_figure_outlives_an_interrupted_run_and_a_failure_does_not(measured, tmp_path):
     measurer = measured(FIGURES)
     for run in ("first", "second"):
         (tmp_path / run).mkdir()
-        assert shared_measurement(CELL, tmp_path / run) == FIGURES
+        assert shared(ACCURACY, CELL, tmp_path / run) == FIGURES
     assert measurer.calls == 1
 
     other = Cell("zoo-gpt2", "float16", "fold_ln", "TransformerBridge")
     measurer = measured(CellFailed("out of memory"))
-    assert attempt(other).kind is Kind.FAILED
-    assert attempt(other).kind is Kind.FAILED
+    assert attempt(ACCURACY, other).kind is Kind.FAILED
+    assert attempt(ACCURACY, other).kind is Kind.FAILED
     assert measurer.calls == 2
 
 
 def test_remeasure_measures_again(measured, monkeypatch):
     measurer = measured(FIGURES)
-    attempt(CELL)
+    attempt(ACCURACY, CELL)
     monkeypatch.setenv("TLBENCH_REMEASURE", "1")
-    attempt(CELL)
+    attempt(ACCURACY, CELL)
     assert measurer.calls == 2
 
 
@@ -103,7 +108,7 @@ def test_remeasure_measures_again(measured, monkeypatch):
 )
 def test_what_cannot_exist_is_skipped_and_what_raises_is_failed(measured, error, kind):
     measured(error)
-    outcome = attempt(CELL)
+    outcome = attempt(ACCURACY, CELL)
     assert outcome.kind is kind
     assert str(error) in outcome.reason
     with pytest.raises(NotApplicable if kind is Kind.NOT_APPLICABLE else CellFailed):
@@ -112,8 +117,8 @@ def test_what_cannot_exist_is_skipped_and_what_raises_is_failed(measured, error,
 
 def test_the_name_of_a_kept_figure_follows_everything_that_decides_it(own_cache, monkeypatch):
     monkeypatch.setattr(memo, "setting", lambda: {"transformer_lens": "a"})
-    first = memo.kept_path(CELL)
-    assert memo.kept_path(CELL) == first
-    assert memo.kept_path(Cell("zoo-gpt2", "float16", "fold_ln", "TransformerBridge")) != first
+    first = memo.kept_path(ACCURACY, CELL)
+    assert memo.kept_path(ACCURACY, CELL) == first
+    assert memo.kept_path(ACCURACY, Cell("zoo-gpt2", "float16", "fold_ln", "TransformerBridge")) != first
     monkeypatch.setattr(memo, "setting", lambda: {"transformer_lens": "b"})
-    assert memo.kept_path(CELL) != first
+    assert memo.kept_path(ACCURACY, CELL) != first

@@ -2,13 +2,13 @@
 
 >>> from tlbench import Cell
 >>> from tlbench.measure import measure
->>> measure(Cell("zoo-gpt2", "float16", "all_options", "TransformerBridge")).logit.max
+>>> measure(Cell("zoo-gpt2", "float16", "all_options", "TransformerBridge")).require_accuracy().logit.max
 
 The library runs in the environment of the TransformerLens under test and knows nothing of asv; the direction of
 dependence is catalogue, checkpoint, model, logits, errors, record. Importing this package imports no torch.
 """
 
-from tlbench.cells import Attention, Cell, Dtype, Option, Space, Statistic, Wrapper
+from tlbench.cells import Attention, Cell, Dtype, Option, ReferenceCell, Space, Statistic, Wrapper
 from tlbench.exceptions import BadInput, CellFailed, NotApplicable, TlbenchError
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Dtype",
     "NotApplicable",
     "Option",
+    "ReferenceCell",
     "Space",
     "Statistic",
     "TlbenchError",

@@ -108,3 +108,28 @@ class Cell:
 
     def __str__(self) -> str:
         return f"{self.model} {self.dtype} {self.option} {self.wrapper}"
+
+
+@dataclass(frozen=True, order=True)
+class ReferenceCell:
+    """One point of HuggingFace's own grid. Plain strings are accepted and checked.
+
+    Attributes:
+        model: a name of the catalogue.
+        dtype: the type of weights and arithmetic.
+        attention: HuggingFace's attention implementation.
+
+    Raises:
+        BadInput: for a dtype or attention that does not exist.
+    """
+
+    model: str
+    dtype: Dtype
+    attention: Attention
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", parse(Dtype, self.dtype))
+        object.__setattr__(self, "attention", parse(Attention, self.attention))
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.dtype} {self.attention}"

@@ -56,6 +56,34 @@ def checkpoints(names: Words = None) -> None:
 
 
 @app.command()
+def golden(names: Words = None) -> None:
+    """Compute the exact answers of the checkpoints that are on this machine. Safe to interrupt, and to run twice at once."""
+    from tlbench.checkpoints import locate
+    from tlbench.exceptions import BadInput, NoGolden
+    from tlbench.reference.golden import Weights
+    from tlbench.reference.golden import golden as golden_of
+
+    catalogue = catalogues.load()
+    models = [catalogue.get(name) for name in names] if names else list(catalogue.models)
+    console = Console()
+    without = []
+    with _progress(console) as progress:
+        task = progress.add_task("", total=len(models))
+        for model in models:
+            progress.update(task, description=f"{model.name}: computing")
+            try:
+                found = golden_of(locate(model, catalogue), Weights.ORIGINAL)
+                console.print(f"{model.name:<16} {found.precision}", highlight=False)
+            except (NoGolden, CheckpointUnavailable, BadInput) as reason:
+                without.append(str(reason))
+                console.print(f"{model.name:<16} none: {reason}", soft_wrap=True, highlight=False)
+            progress.advance(task)
+        progress.update(task, description="done")
+    if without and names:
+        _fail("; ".join(without))
+
+
+@app.command()
 def history(
     repository: Annotated[
         Path | None, typer.Option(help="Where the bare git repository is made; by default under releases/.")

@@ -116,6 +116,19 @@ def removed_shift(t: Tensor, h: Tensor) -> Shift:
     )
 
 
+def over_common_vocabulary(t: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Both logits over the tokens that both have: one side may pad its vocabulary, or leave the padding out."""
+    if t.shape[:-1] != h.shape[:-1]:
+        return t, h
+    d_vocab = min(t.shape[-1], h.shape[-1])
+    return t[..., :d_vocab], h[..., :d_vocab]
+
+
+def count_nonfinite(logits: Tensor) -> int:
+    """How many logits are NaN or infinite."""
+    return int((~torch.isfinite(logits)).sum())
+
+
 def _require_comparable(t: Tensor, h: Tensor) -> None:
     if t.shape != h.shape:
         raise CellFailed(
@@ -123,7 +136,7 @@ def _require_comparable(t: Tensor, h: Tensor) -> None:
             "the two models do not have the same positions or vocabulary"
         )
     for name, logits in (("TransformerLens", t), ("HuggingFace", h)):
-        bad = int((~torch.isfinite(logits)).sum())
+        bad = count_nonfinite(logits)
         if bad:
             raise NonFiniteLogits(
                 f"{name} returned {bad} non-finite logits of {logits.numel()}: the model overflowed or is broken at "

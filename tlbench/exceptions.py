@@ -30,3 +30,11 @@ class NonFiniteLogits(CellFailed):
 
 class WrongTransformerLens(CellFailed):
     """The imported TransformerLens is not the commit that was asked for."""
+
+
+class NotGolden(TlbenchError):
+    """A reference that was to be exact is not float64 all the way."""
+
+
+class NoGolden(TlbenchError):
+    """There is no exact answer to measure against, and the message says why."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+from torch import Tensor
 
 from tlbench import catalogue as catalogues
 from tlbench import checkpoints, errors, lens
-from tlbench.cells import Attention, Cell
-from tlbench.exceptions import CellFailed, TlbenchError
-from tlbench.record import Measurement
-from tlbench.reference import huggingface
+from tlbench.cells import Attention, Cell, Dtype, ReferenceCell
+from tlbench.checkpoints import Checkpoint
+from tlbench.exceptions import CellFailed, NoGolden, NonFiniteLogits, TlbenchError
+from tlbench.record import Accuracy, Measurement, ReferenceMeasurement
+from tlbench.reference import golden, huggingface
+from tlbench.reference.golden import Precision, Weights
+from tlbench.truth import Truth, against_truth
 
 
 def measure(cell: Cell) -> Measurement:
@@ -19,26 +25,76 @@ def measure(cell: Cell) -> Measurement:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
         CheckpointUnavailable: if it is a hub model that is not on this machine.
         NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
-        CellFailed: if loading or running raised, or an output was not finite.
+        CellFailed: if loading or running raised.
     """
-    catalogue = catalogues.load()
-    checkpoint = checkpoints.locate(catalogue.get(cell.model), catalogue)
-    _make_deterministic(checkpoint.model.threads)
-    # The lens comes first: where it does not apply, no reference is needed.
-    model = lens.load(cell, checkpoint)
+    checkpoint, model = load_cell(cell)
     reference = huggingface.reference_logits(checkpoint, cell.dtype, Attention.EAGER)
-    t = {name: _forward(model, huggingface.tokens(checkpoint, name)) for name in huggingface.PROMPT_SETS}
-    return Measurement(
+    t = {name: forward(model, huggingface.tokens(checkpoint, name)) for name in huggingface.PROMPT_SETS}
+    vocabulary = (t["natural"].shape[-1], reference["natural"].shape[-1])
+    for name, logits in t.items():
+        t[name], reference[name] = errors.over_common_vocabulary(logits, reference[name])
+    measured = Measurement(
         cell=cell,
-        origin=errors.origin_error(t["origin"], reference["origin"]),
-        probability=errors.probability_error(t["natural"], reference["natural"]),
-        logit=errors.logit_error(t["natural"], reference["natural"]),
-        shift=errors.removed_shift(t["natural"], reference["natural"]),
         changed_weights=model.changed_weights,
+        nonfinite=sum(errors.count_nonfinite(logits) for logits in t.values()),
+        vocabulary=vocabulary,
     )
+    try:
+        accuracy = Accuracy(
+            origin=errors.origin_error(t["origin"], reference["origin"]),
+            probability=errors.probability_error(t["natural"], reference["natural"]),
+            logit=errors.logit_error(t["natural"], reference["natural"]),
+            shift=errors.removed_shift(t["natural"], reference["natural"]),
+        )
+    except NonFiniteLogits as error:
+        return replace(measured, no_accuracy=str(error), no_truth=str(error))
+    try:
+        truth = _truth(checkpoint, cell.dtype, t["natural"], reference["natural"])
+    except NoGolden as error:
+        return replace(measured, accuracy=accuracy, no_truth=str(error))
+    return replace(measured, accuracy=accuracy, truth=truth)
 
 
-def _forward(model: lens.Lens, ids: torch.Tensor) -> torch.Tensor:
+def measure_reference(cell: ReferenceCell) -> ReferenceMeasurement:
+    """HuggingFace's own distance from the exact answer, with one of its attention implementations.
+
+    Raises:
+        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
+        CheckpointUnavailable: if it is a hub model that is not on this machine.
+        CellFailed: if HuggingFace cannot run it.
+    """
+    checkpoint = _checkpoint(cell.model)
+    h = huggingface.reference_logits(checkpoint, cell.dtype, cell.attention)["natural"]
+    eager = huggingface.reference_logits(checkpoint, cell.dtype, Attention.EAGER)["natural"]
+    nonfinite = errors.count_nonfinite(h)
+    if nonfinite or errors.count_nonfinite(eager):
+        return ReferenceMeasurement(cell, nonfinite, no_truth=f"HuggingFace returned {nonfinite} non-finite logits")
+    try:
+        return ReferenceMeasurement(cell, nonfinite, _truth(checkpoint, cell.dtype, h, eager))
+    except NoGolden as error:
+        return ReferenceMeasurement(cell, nonfinite, no_truth=str(error))
+
+
+def load_cell(cell: Cell) -> tuple[Checkpoint, lens.Lens]:
+    """The cell's checkpoint, verified, and its model in TransformerLens, ready to run deterministically.
+
+    Raises:
+        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
+        CheckpointUnavailable: if it is a hub model that is not on this machine.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
+        CellFailed: if loading raised.
+    """
+    checkpoint = _checkpoint(cell.model)
+    make_deterministic(checkpoint.model.threads)
+    return checkpoint, lens.load(cell, checkpoint)
+
+
+def forward(model: lens.Lens, ids: Tensor) -> Tensor:
+    """TransformerLens's logits ``[batch, pos, d_vocab]``.
+
+    Raises:
+        CellFailed: if the forward pass raised.
+    """
     try:
         with torch.inference_mode():
             return model.logits(ids)
@@ -48,9 +104,27 @@ def _forward(model: lens.Lens, ids: torch.Tensor) -> torch.Tensor:
         raise CellFailed(f"the forward pass raised {type(error).__name__}: {error}") from error
 
 
-def _make_deterministic(threads: int) -> None:
+def make_deterministic(threads: int) -> None:
+    """Fix everything that two runs of a cell could differ in."""
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def _checkpoint(name: str) -> Checkpoint:
+    catalogue = catalogues.load()
+    return checkpoints.locate(catalogue.get(name), catalogue)
+
+
+def _truth(checkpoint: Checkpoint, dtype: Dtype, t: Tensor, h: Tensor) -> Truth:
+    g = golden.golden(checkpoint, Weights(dtype))
+    if g.precision is Precision.FLOAT32 and dtype is Dtype.FLOAT32:
+        raise NoGolden(
+            f"{checkpoint.model.name} is too large for a float64 golden on this machine, and a float32 one says nothing of "
+            "float32 cells: measure it in 16 bits, or where there is more memory"
+        )
+    original = golden.golden(checkpoint, Weights.ORIGINAL)
+    d_vocab = t.shape[-1]
+    return against_truth(t, h, g.logits[..., :d_vocab], original.logits[..., :d_vocab], dtype, g.precision.value)

@@ -1,4 +1,4 @@
-"""One cell is measured once, however many statistics are read from it.
+"""One thing is measured once, however many statistics are read from it.
 
 Within a run the first reader of a cell measures it and leaves the outcome in the run's folder, failures included; the
 others read it. Between runs a figure is kept under a hash of everything that decides it (a cell is deterministic), so
@@ -9,6 +9,7 @@ Set ``TLBENCH_REMEASURE=1`` to measure again.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 from collections.abc import Callable
@@ -16,15 +17,60 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, Self, TypeVar
 
-from tlbench.cells import Cell
-from tlbench.exceptions import CellFailed, CheckpointUnavailable, NotApplicable, TlbenchError
+from tlbench.cells import Cell, ReferenceCell
+from tlbench.exceptions import CellFailed, CheckpointUnavailable, NoGolden, NotApplicable, TlbenchError
 from tlbench.files import canonical_json, locked, sha256_of, tree_digest, write_json
 from tlbench.paths import cache_dir, package_dir
-from tlbench.record import Measurement
+from tlbench.record import ErrorBudget, Measurement, NoiseFloor, ReferenceMeasurement
 
 REMEASURE_VARIABLE = "TLBENCH_REMEASURE"
+MEASURING_MODULES = ("errors", "truth", "measure", "noise_floor", "error_budget", "record", "cells", "prompts")
+
+
+class Record(Protocol):
+    """What can be kept."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """What :meth:`to_json` wrote."""
+
+
+R = TypeVar("R", bound=Record)
+S = TypeVar("S", Cell, ReferenceCell)
+
+
+@dataclass(frozen=True)
+class Question(Generic[S, R]):
+    """Something that can be asked of every cell.
+
+    Attributes:
+        name: how its files are called.
+        measurer: ``module:function`` that answers it; imported only where something is measured.
+        record: the kind of answer.
+    """
+
+    name: str
+    measurer: str
+    record: type[R]
+
+    def measure(self, cell: S) -> R:
+        """Answer it, by measuring."""
+        module, function = self.measurer.split(":")
+        answer: R = getattr(importlib.import_module(module), function)(cell)
+        return answer
+
+
+ACCURACY = Question[Cell, Measurement]("accuracy", "tlbench.measure:measure", Measurement)
+REFERENCE = Question[ReferenceCell, ReferenceMeasurement](
+    "reference", "tlbench.measure:measure_reference", ReferenceMeasurement
+)
+NOISE_FLOOR = Question[Cell, NoiseFloor]("noise-floor", "tlbench.noise_floor:measure_floor", NoiseFloor)
+ERROR_BUDGET = Question[Cell, ErrorBudget]("error-budget", "tlbench.error_budget:measure_budget", ErrorBudget)
 
 
 class Kind(StrEnum):
@@ -36,48 +82,47 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A measurement, or the reason why there is none."""
+class Outcome(Generic[R]):
+    """A record, or the reason why there is none."""
 
     kind: Kind
-    measurement: Measurement | None = None
+    record: R | None = None
     reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
-        measurement = self.measurement.to_json() if self.measurement else None
-        return {"kind": self.kind.value, "measurement": measurement, "reason": self.reason}
+        return {"kind": self.kind.value, "record": self.record.to_json() if self.record else None, "reason": self.reason}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Outcome:
+    def from_json(cls, data: dict[str, Any], record: type[R]) -> Outcome[R]:
         """The outcome that :meth:`to_json` wrote."""
-        measurement = Measurement.from_json(data["measurement"]) if data["measurement"] else None
-        return cls(Kind(data["kind"]), measurement, data["reason"])
+        return cls(Kind(data["kind"]), record.from_json(data["record"]) if data["record"] else None, data["reason"])
 
-    def require(self) -> Measurement:
-        """The measurement.
+    def require(self) -> R:
+        """The record.
 
         Raises:
             NotApplicable: if the cell cannot exist.
             CellFailed: if it could and raised.
         """
-        if self.measurement is not None:
-            return self.measurement
+        if self.record is not None:
+            return self.record
         if self.kind is Kind.NOT_APPLICABLE:
             raise NotApplicable(self.reason)
         raise CellFailed(self.reason)
 
 
-def file_name(cell: Cell) -> str:
-    """The name of a cell's outcome in a folder of outcomes."""
-    return f"{cell.model}-{cell.dtype}-{cell.option}-{cell.wrapper}.json"
+def file_name(question: Question[S, R], cell: S) -> str:
+    """The name of an outcome in a folder of outcomes."""
+    return f"{question.name}-{str(cell).replace(' ', '-')}.json"
 
 
-def shared_measurement(cell: Cell, run_folder: Path, log_folder: Path | None = None) -> Measurement:
-    """The cell's measurement, made now if no other process of this run has made it.
+def shared(question: Question[S, R], cell: S, run_folder: Path, log_folder: Path | None = None) -> R:
+    """The answer, measured now if no other process of this run has done so.
 
     Args:
-        cell: which cell.
+        question: what is asked.
+        cell: of which cell.
         run_folder: a folder that lives as long as the run.
         log_folder: where outcomes are kept for those who ask later why a cell failed or was skipped.
 
@@ -85,31 +130,27 @@ def shared_measurement(cell: Cell, run_folder: Path, log_folder: Path | None = N
         NotApplicable: if the cell cannot exist, or its hub model cannot be had here.
         CellFailed: if it could and raised.
     """
-    path = run_folder / file_name(cell)
+    path = run_folder / file_name(question, cell)
     if not path.exists():
         with locked(path.with_suffix(".lock")):
             if not path.exists():
-                outcome = attempt(cell)
+                outcome = attempt(question, cell)
                 write_json(path, outcome.to_json())
                 if log_folder is not None:
-                    write_json(log_folder / file_name(cell), outcome.to_json())
-    return Outcome.from_json(json.loads(path.read_text())).require()
+                    write_json(log_folder / path.name, outcome.to_json())
+    return Outcome.from_json(json.loads(path.read_text()), question.record).require()
 
 
-def attempt(cell: Cell, measure: Callable[[Cell], Measurement] | None = None) -> Outcome:
+def attempt(question: Question[S, R], cell: S, measure: Callable[[S], R] | None = None) -> Outcome[R]:
     """Measure a cell, or take the figure that was kept; whatever goes wrong becomes a reason."""
-    if measure is None:
-        from tlbench.measure import measure as measure_cell
-
-        measure = measure_cell
     try:
-        path = kept_path(cell)
+        path = kept_path(question, cell)
         if path.exists() and not os.environ.get(REMEASURE_VARIABLE):
-            return Outcome(Kind.MEASURED, Measurement.from_json(json.loads(path.read_text())))
-        measurement = measure(cell)
-        write_json(path, measurement.to_json())
-        return Outcome(Kind.MEASURED, measurement)
-    except (NotApplicable, CheckpointUnavailable) as error:
+            return Outcome(Kind.MEASURED, question.record.from_json(json.loads(path.read_text())))
+        record = (measure or question.measure)(cell)
+        write_json(path, record.to_json())
+        return Outcome(Kind.MEASURED, record)
+    except (NotApplicable, CheckpointUnavailable, NoGolden) as error:
         return Outcome(Kind.NOT_APPLICABLE, reason=str(error))
     except TlbenchError as error:
         return Outcome(Kind.FAILED, reason=str(error))
@@ -117,14 +158,14 @@ def attempt(cell: Cell, measure: Callable[[Cell], Measurement] | None = None) ->
         return Outcome(Kind.FAILED, reason=f"{type(error).__name__}: {error}")
 
 
-def kept_path(cell: Cell) -> Path:
+def kept_path(question: Question[S, R], cell: S) -> Path:
     """Where a cell's figure is kept: a name made of everything that decides it.
 
     Raises:
         WrongTransformerLens: if the imported TransformerLens is not the commit asked for, so that no figure may be kept.
         CellFailed: if TransformerLens does not import.
     """
-    key = {"cell": str(cell), **setting(), "checkpoint": _pinned(cell.model)}
+    key = {"question": question.name, "cell": str(cell), **setting(), "checkpoint": _pinned(cell.model)}
     name = hashlib.sha256(canonical_json(key).encode()).hexdigest()
     return cache_dir() / "cells" / name[:2] / f"{name}.json"
 
@@ -151,7 +192,7 @@ def setting() -> dict[str, str]:
 def _code_digest() -> str:
     """A hash of the code that makes figures."""
     folder = package_dir()
-    parts = ("lens/*.py", "reference/*.py", "errors.py", "measure.py", "record.py", "cells.py", "prompts.py")
+    parts = ("lens/*.py", "reference/*.py", *(f"{name}.py" for name in MEASURING_MODULES))
     files = sorted(path for part in parts for path in folder.glob(part))
     return tree_digest({path.relative_to(folder).as_posix(): sha256_of(path) for path in files})
 

@@ -1,7 +1,7 @@
 """Proof of which TransformerLens a process has imported.
 
 Every commit installs as version 0.0.0, so an installer that trusts version numbers keeps the previous commit's code and
-every commit then measures the same. The installer (``asv_plugins/installer.py``) therefore leaves a record of the
+every commit then measures the same. The installer (``tlbench/environments/installer.py``) therefore leaves a record of the
 commit and of a hash of the wheel's files in the environment, and before a figure is recorded the files that were really
 imported are hashed and compared with it.
 """

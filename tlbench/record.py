@@ -1,12 +1,44 @@
-"""What is kept of one cell: a frozen value that turns into JSON and back without loss."""
+"""What is kept of a measurement: frozen values that turn into JSON and back without loss."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tlbench.cells import Cell, Space
+from tlbench.cells import Cell, ReferenceCell, Space
 from tlbench.errors import ErrorStatistics, Shift
+from tlbench.exceptions import NoGolden, NonFiniteLogits
+from tlbench.truth import Truth
+from tlbench.verdict import Verdict, judge
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The error against HuggingFace.
+
+    Attributes:
+        origin: TransformerLens issue 496's statistics, on its own prompts, in the model's dtype.
+        probability: statistics of the probabilities' error on natural text.
+        logit: statistics of the centred logits' error on natural text.
+        shift: what centring removed.
+    """
+
+    origin: ErrorStatistics
+    probability: ErrorStatistics
+    logit: ErrorStatistics
+    shift: Shift
+
+    def space(self, space: Space) -> ErrorStatistics:
+        """The statistics of one space."""
+        statistics: ErrorStatistics = getattr(self, space.value)
+        return statistics
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Accuracy:
+        """What ``asdict`` made."""
+        spaces = {space.value: ErrorStatistics(**data[space.value]) for space in Space}
+        return cls(**spaces, shift=Shift(**data["shift"]))
 
 
 @dataclass(frozen=True)
@@ -15,24 +47,55 @@ class Measurement:
 
     Attributes:
         cell: which cell it is.
-        origin: TransformerLens issue 496's statistics, on its own prompts, in the model's dtype.
-        probability: statistics of the probabilities' error on natural text.
-        logit: statistics of the centred logits' error on natural text.
-        shift: what centring removed.
         changed_weights: weight tensors that processing changed; 0 under any option but ``unprocessed`` is a no-op.
+        nonfinite: TransformerLens's logits that are NaN or infinite.
+        vocabulary: logits a position of TransformerLens and of HuggingFace; the smaller number of them is compared.
+        accuracy: the error against HuggingFace; None where a logit of either is not finite.
+        no_accuracy: the reason then.
+        truth: the distance from the exact answer; None where there is none, or no accuracy.
+        no_truth: the reason then.
     """
 
     cell: Cell
-    origin: ErrorStatistics
-    probability: ErrorStatistics
-    logit: ErrorStatistics
-    shift: Shift
     changed_weights: int
+    nonfinite: int
+    vocabulary: tuple[int, int]
+    accuracy: Accuracy | None = None
+    no_accuracy: str = ""
+    truth: Truth | None = None
+    no_truth: str = ""
 
-    def space(self, space: Space) -> ErrorStatistics:
-        """The statistics of one space."""
-        statistics: ErrorStatistics = getattr(self, space.value)
-        return statistics
+    @property
+    def is_no_op(self) -> bool:
+        """Whether the option was to change weights and changed none."""
+        return self.changed_weights == 0 and any(self.cell.option.flags().values())
+
+    @property
+    def verdict(self) -> Verdict:
+        """One word for it."""
+        return judge(self.cell.dtype, nonfinite=self.nonfinite, no_op=self.is_no_op, truth=self.truth)
+
+    def require_accuracy(self) -> Accuracy:
+        """The error against HuggingFace.
+
+        Raises:
+            NonFiniteLogits: if there is none.
+        """
+        if self.accuracy is None:
+            raise NonFiniteLogits(self.no_accuracy)
+        return self.accuracy
+
+    def require_truth(self) -> Truth:
+        """The distance from the exact answer.
+
+        Raises:
+            NonFiniteLogits: if a logit is not finite.
+            NoGolden: if there is no exact answer.
+        """
+        self.require_accuracy()
+        if self.truth is None:
+            raise NoGolden(self.no_truth)
+        return self.truth
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; floats keep every bit."""
@@ -42,10 +105,127 @@ class Measurement:
     def from_json(cls, data: dict[str, Any]) -> Measurement:
         """The measurement that :meth:`to_json` wrote."""
         return cls(
-            cell=Cell(**data["cell"]),
-            origin=ErrorStatistics(**data["origin"]),
-            probability=ErrorStatistics(**data["probability"]),
-            logit=ErrorStatistics(**data["logit"]),
-            shift=Shift(**data["shift"]),
-            changed_weights=data["changed_weights"],
+            **{
+                **data,
+                "cell": Cell(**data["cell"]),
+                "vocabulary": tuple(data["vocabulary"]),
+                "accuracy": Accuracy.from_json(data["accuracy"]) if data["accuracy"] else None,
+                "truth": Truth(**data["truth"]) if data["truth"] else None,
+            }
         )
+
+
+@dataclass(frozen=True)
+class ReferenceMeasurement:
+    """HuggingFace itself against the truth: what shows whether a step is its own or TransformerLens's.
+
+    Attributes:
+        cell: which model, dtype and attention.
+        nonfinite: its logits that are NaN or infinite.
+        truth: the figures, relative to ``eager`` attention; None where there are none.
+        no_truth: the reason then.
+    """
+
+    cell: ReferenceCell
+    nonfinite: int
+    truth: Truth | None = None
+    no_truth: str = ""
+
+    def require_truth(self) -> Truth:
+        """The distance from the exact answer.
+
+        Raises:
+            NonFiniteLogits: if a logit is not finite.
+            NoGolden: if there is no exact answer.
+        """
+        if self.truth is None:
+            raise (NonFiniteLogits if self.nonfinite else NoGolden)(self.no_truth)
+        return self.truth
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; floats keep every bit."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ReferenceMeasurement:
+        """The measurement that :meth:`to_json` wrote."""
+        truth = Truth(**data["truth"]) if data["truth"] else None
+        return cls(ReferenceCell(**data["cell"]), data["nonfinite"], truth, data["no_truth"])
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """What one cell's logits differ by between runs that should agree. All in nats, the largest over every entry.
+
+    Attributes:
+        cell: which cell.
+        repeat: the same forward again, in the same process.
+        threads: one thread against two.
+        batch: each sequence alone against all in one batch.
+        attention: HuggingFace's eager against its default attention, at the cell's dtype.
+    """
+
+    cell: Cell
+    repeat: float
+    threads: float
+    batch: float
+    attention: float
+
+    @property
+    def largest(self) -> float:
+        """The largest of TransformerLens's own three."""
+        return max(self.repeat, self.threads, self.batch)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; floats keep every bit."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> NoiseFloor:
+        """The floor that :meth:`to_json` wrote."""
+        return cls(**{**data, "cell": Cell(**data["cell"])})
+
+
+@dataclass(frozen=True)
+class ErrorBudget:
+    """One cell's total error, split by switching one source of rounding on at a time. All rms, in nats.
+
+    The four parts and ``unexplained`` add up, entry by entry, to the total: so their root sum of squares is near
+    ``total_rms`` where they are independent.
+
+    Attributes:
+        cell: which cell.
+        total: TransformerLens's logits against the exact function of the weights as they are in the file.
+        weight_rounding: the exact function of the weights rounded to the dtype, against that of those in the file.
+        weight_processing: the function that TransformerLens's processed weights and tables define, in float64,
+            against the former.
+        forward_arithmetic: what computing the residual stream at the dtype adds, with the unembedding in float64.
+        final_rounding: what rounding these logits to the dtype adds.
+        unexplained: the rest: the arithmetic of the unembedding itself.
+        rotary_tables: what of the exact function's rotary frequencies float32 loses; a part of HuggingFace's and
+            TransformerLens's error alike.
+    """
+
+    cell: Cell
+    total: float
+    weight_rounding: float
+    weight_processing: float
+    forward_arithmetic: float
+    final_rounding: float
+    unexplained: float
+    rotary_tables: float
+
+    @property
+    def root_sum_of_squares(self) -> float:
+        """What the total would be if the parts were independent."""
+        weights = (self.weight_rounding, self.weight_processing)
+        return math.hypot(*weights, self.forward_arithmetic, self.final_rounding, self.unexplained)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; floats keep every bit."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ErrorBudget:
+        """The budget that :meth:`to_json` wrote."""
+        return cls(**{**data, "cell": Cell(**data["cell"])})

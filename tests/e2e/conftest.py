@@ -60,7 +60,7 @@ def asv_configuration(repository):
 
     configuration = load_json(str(ROOT / "releases" / "asv.conf.json"), js_comments=True)
     text = json.dumps({**configuration, "repo": str(repository)})
-    text = text.replace("{conf_dir}/../asv_plugins", str(ROOT / "asv_plugins"))
+    text = text.replace("{conf_dir}/../tlbench", str(ROOT / "tlbench"))
     return text.replace("../benchmarks", str(ROOT / "benchmarks"))
 
 

@@ -166,7 +166,9 @@ def versions_beside_a_bare_fork_server(folder, bench, commits):
     changes, started = [], time.monotonic()
     for commit, wheel in zip(commits, wheels(folder, commits), strict=True):
         before = time.monotonic()
-        subprocess.run([python, ROOT / "asv_plugins" / "installer.py", "install", wheel, commit], check=True, cwd=folder)
+        subprocess.run(
+            [python, ROOT / "tlbench" / "environments" / "installer.py", "install", wheel, commit], check=True, cwd=folder
+        )
         changes.append(time.monotonic() - before)
         subprocess.run([python, "-c", code], check=True, cwd=folder, capture_output=True)
     bare_seconds = time.monotonic() - started

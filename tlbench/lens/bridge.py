@@ -47,7 +47,7 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option) -> Lens:
         output: Tensor = bridge(tokens, return_type="logits")
         return output
 
-    return Lens(logits, readback.changed_weights)
+    return Lens(logits, readback.changed_weights, bridge)
 
 
 class _WeightReadback:

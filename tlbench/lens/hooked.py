@@ -74,7 +74,7 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
         output: Tensor = model(tokens, return_type="logits")
         return output
 
-    return Lens(logits, readback.changed_weights(model.state_dict()))
+    return Lens(logits, readback.changed_weights(model.state_dict()), model)
 
 
 class _WeightReadback:

@@ -6,9 +6,6 @@ and kept; ``python -m tlbench.reference.huggingface`` is the process that comput
 
 from __future__ import annotations
 
-import hashlib
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -23,8 +20,9 @@ from tlbench.catalogue import Source
 from tlbench.cells import Attention, Dtype
 from tlbench.checkpoints import Checkpoint, locate
 from tlbench.exceptions import BadInput, CellFailed, CheckpointUnavailable
-from tlbench.files import canonical_json, locked, sha256_of, written_whole
-from tlbench.paths import cache_dir, package_dir
+from tlbench.files import locked
+from tlbench.paths import cache_dir
+from tlbench.reference import store
 
 PROMPT_SETS = ("natural", "origin")
 Logits = dict[str, Tensor]
@@ -56,17 +54,16 @@ def reference_logits(checkpoint: Checkpoint, dtype: Dtype, attention: Attention 
         CellFailed: if HuggingFace itself cannot run this checkpoint.
     """
     path = store_path(checkpoint, dtype, attention)
-    stored = _read(path)
-    if stored is not None:
-        return stored
-    with locked(cache_dir() / "locks" / f"references-{attention}.lock"):
-        stored = _read(path)
-        if stored is None:
-            _compute_in_own_process(checkpoint, dtype, attention)
-            stored = _read(path)
-    if stored is None:
+    kept = store.read(path)
+    if kept is None:
+        with locked(cache_dir() / "locks" / f"references-{attention}.lock"):
+            kept = store.read(path)
+            if kept is None:
+                _compute_in_own_process(checkpoint, dtype, attention)
+                kept = store.read(path)
+    if kept is None:
         raise CellFailed(f"HuggingFace's logits of {checkpoint.model.name} in {dtype} were not stored at {path}")
-    return stored
+    return kept.tensors
 
 
 def store_path(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> Path:
@@ -76,12 +73,9 @@ def store_path(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> Pa
         "dtype": dtype.value,
         "attention": attention.value,
         "threads": checkpoint.model.threads,
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
+        **_versions(),
     }
-    name = hashlib.sha256(canonical_json(key).encode()).hexdigest()[:24]
-    return cache_dir() / "references" / f"{checkpoint.model.name}-{name}.safetensors"
+    return store.path_of("references", checkpoint.model.name, key)
 
 
 def compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> None:
@@ -90,35 +84,24 @@ def compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> None:
     Raises:
         CellFailed: if TransformerLens is imported here: a reference is never made beside the code under test.
     """
-    from safetensors.torch import save_file
-
     if "transformer_lens" in sys.modules:
         raise CellFailed("a reference was about to be computed in a process that has TransformerLens imported")
     path = store_path(checkpoint, dtype, attention)
-    if _read(path) is not None:
+    if store.read(path) is not None:
         return
     torch.set_num_threads(checkpoint.model.threads)
     model = load_model(checkpoint.folder, dtype, attention)
     with torch.inference_mode():
         logits = {name: model(tokens(checkpoint, name), use_cache=False).logits.contiguous() for name in PROMPT_SETS}
-    with written_whole(path) as temporary:
-        save_file(logits, temporary)
-    with written_whole(_hash_path(path)) as temporary:
-        temporary.write_text(sha256_of(path))
+    store.write(path, logits, _versions())
 
 
-def _read(path: Path) -> Logits | None:
-    """The stored logits; None where they are missing or damaged, in which case they are computed again."""
-    from safetensors.torch import load_file
-
-    hash_path = _hash_path(path)
-    if not path.exists() or not hash_path.exists() or sha256_of(path) != hash_path.read_text():
-        return None
-    return load_file(path)
-
-
-def _hash_path(path: Path) -> Path:
-    return path.with_suffix(".sha256")
+def _versions() -> dict[str, str]:
+    return {
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def _compute_in_own_process(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> None:
@@ -128,12 +111,9 @@ def _compute_in_own_process(checkpoint: Checkpoint, dtype: Dtype, attention: Att
         dtypes = list(Dtype)
     else:
         names, dtypes = [checkpoint.model.name], [dtype]
-    environment = {**os.environ, "PYTHONPATH": str(package_dir().parent), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "tlbench.reference.huggingface", attention, ",".join(dtypes), *names]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise CellFailed(f"computing HuggingFace's logits of {checkpoint.model.name} failed: {last[0]}")
+    arguments = [attention.value, ",".join(dtypes), *names]
+    doing = f"computing HuggingFace's logits of {checkpoint.model.name}"
+    store.run_apart(sys.executable, "tlbench.reference.huggingface", arguments, doing)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,7 +12,8 @@ from tabulate import tabulate
 
 from tlbench.cells import Wrapper
 from tlbench.exceptions import BadInput
-from tlbench.memo import Kind
+from tlbench.memo import ACCURACY, Kind, Outcome
+from tlbench.record import Measurement
 from tlbench.report.stored import Commit
 
 FOLDER = Path(".asv") / "outcomes"
@@ -38,14 +39,21 @@ def reasons(folder: Path, commits: Sequence[Commit], kinds: Iterable[Kind]) -> d
     wanted = set(kinds)
     found: dict[Reason, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for commit in commits:
-        for path in sorted((folder / FOLDER / commit.hash).glob("*.json")):
-            outcome = json.loads(path.read_text())
-            if outcome["kind"] in wanted:
-                # file_name() writes MODEL-DTYPE-OPTION-WRAPPER, and a model's name may hold dashes.
-                model, _dtype, _option, wrapper = path.stem.rsplit("-", 3)
-                reason = Reason(Kind(outcome["kind"]), Wrapper(wrapper), outcome["reason"].split("\n")[0])
+        for path in sorted((folder / FOLDER / commit.hash).glob(f"{ACCURACY.name}-*.json")):
+            kind, why = _ending(Outcome.from_json(json.loads(path.read_text()), ACCURACY.record))
+            if kind in wanted:
+                # file_name() writes QUESTION-MODEL-DTYPE-OPTION-WRAPPER, and a model's name may hold dashes.
+                model, _dtype, _option, wrapper = path.stem.removeprefix(f"{ACCURACY.name}-").rsplit("-", 3)
+                reason = Reason(kind, Wrapper(wrapper), why.split("\n")[0])
                 found[reason][str(commit)].add(model)
     return found
+
+
+def _ending(outcome: Outcome[Measurement]) -> tuple[Kind, str]:
+    """How a cell ended and why. One with a non-finite logit was measured, and has no error to show."""
+    if outcome.record is not None and outcome.record.accuracy is None:
+        return Kind.FAILED, outcome.record.no_accuracy
+    return outcome.kind, outcome.reason
 
 
 def write_markdown(found: dict[Reason, dict[str, set[str]]], commits: Sequence[Commit]) -> str:

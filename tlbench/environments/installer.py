@@ -1,6 +1,6 @@
-"""Build and install one commit of TransformerLens into an asv environment, in about a second, whatever came before.
+"""Build and install one commit of TransformerLens into an environment, in about a second, whatever came before.
 
-asv calls it with the environment's own Python, in the steps that ``asv.conf.json`` names::
+asv calls it with the environment's own Python, in the steps that ``asv.conf.json`` names, and needs nothing installed::
 
     python installer.py build BUILD_DIR WHEEL_DIR
     python installer.py install WHEEL COMMIT
@@ -54,22 +54,28 @@ class InstallError(Exception):
 
 def build(source: Path, wheels: Path) -> None:
     """Build the checkout ``source`` into a wheel in ``wheels``."""
-    _uv("build", "--wheel", "--quiet", "--out-dir", str(wheels), str(source), doing=f"building {source}")
+    run_uv("build", "--wheel", "--quiet", "--out-dir", str(wheels), str(source), doing=f"building {source}")
 
 
-def install(wheel: Path, commit: str) -> None:
-    """Install a wheel with its era's dependencies, and nothing else; then record what was installed."""
+def install(wheel: Path, commit: str, python: str = sys.executable) -> None:
+    """Install a wheel with its era's dependencies, and nothing else; then record what was installed.
+
+    Args:
+        wheel: the built TransformerLens.
+        commit: what the record says it was built from.
+        python: the interpreter of the environment to install into.
+    """
     era = era_of(wheel)
     pins = [str(ERAS / "common.txt"), str(ERAS / f"{era}.txt")]
     backend = os.environ.get("TLBENCH_TORCH_BACKEND")
-    _uv(
-        *("pip", "install", "--quiet", "--python", sys.executable, "--upgrade", "--exact"),
+    run_uv(
+        *("pip", "install", "--quiet", "--python", python, "--upgrade", "--exact"),
         *(word for file in pins for word in ("--requirements", file, "--overrides", file)),
         *("--reinstall-package", PACKAGE, str(wheel)),
         *(("--torch-backend", backend) if backend else ()),
         doing=f"installing {wheel.name} of commit {commit[:8]} with the pins of {era}",
     )
-    _record(wheel, commit, era)
+    _record(wheel, commit, era, python)
 
 
 def era_of(wheel: Path) -> str:
@@ -100,16 +106,16 @@ def _metadata(wheel: Path) -> Message:
         return Parser().parsestr(archive.read(name).decode())
 
 
-def _record(wheel: Path, commit: str, era: str) -> None:
+def _record(wheel: Path, commit: str, era: str, python: str) -> None:
     """Leave the proof of what is installed, for tlbench.provenance."""
-    sys.path.insert(0, str(HERE.parent))
+    sys.path.insert(0, str(HERE.parents[1]))
     importlib.invalidate_caches()
     from tlbench.files import write_json
     from tlbench.provenance import RECORD_NAME, wheel_digest
 
     with zipfile.ZipFile(wheel) as archive:
         digest = wheel_digest({name: archive.read(name) for name in archive.namelist()})
-    frozen = _uv("pip", "freeze", "--quiet", "--python", sys.executable, doing="listing what was installed")
+    frozen = run_uv("pip", "freeze", "--quiet", "--python", python, doing="listing what was installed")
     record = {
         "commit": commit,
         "era": era,
@@ -117,11 +123,15 @@ def _record(wheel: Path, commit: str, era: str) -> None:
         "packages": sorted(line for line in frozen.splitlines() if "==" in line),
         "wheel": wheel.name,
     }
-    write_json(Path(sys.prefix) / RECORD_NAME, record)
+    write_json(Path(python).parents[1] / RECORD_NAME, record)
 
 
-def _uv(*arguments: str, doing: str) -> str:
-    """Run uv, which is put into the environment first if it is not there."""
+def run_uv(*arguments: str, doing: str) -> str:
+    """Run uv, which is put into the environment first if it is not there, and return what it printed.
+
+    Raises:
+        InstallError: if it fails; ``doing`` says at what.
+    """
     if importlib.util.find_spec("uv") is None:
         pin = next(line for line in (ERAS / "common.txt").read_text().splitlines() if line.startswith("uv=="))
         _run([sys.executable, "-m", "pip", "install", "--quiet", pin], doing="installing uv")

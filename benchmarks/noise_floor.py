@@ -1,0 +1,24 @@
+"""What do runs differ by that should agree? No error below this floor means anything."""
+
+from benchmarks.cell import GridOfCells
+from tlbench.memo import NOISE_FLOOR
+
+
+class NoiseFloor(GridOfCells):
+    """The largest difference of the centred logits between two runs. A load and four forwards of its own."""
+
+    question = NOISE_FLOOR
+    unit = "nats"
+    version = "1"
+
+    def track_repeat(self, *cell):
+        return self.measurement.repeat
+
+    def track_threads(self, *cell):
+        return self.measurement.threads
+
+    def track_batch(self, *cell):
+        return self.measurement.batch
+
+    def track_attention(self, *cell):
+        return self.measurement.attention

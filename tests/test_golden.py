@@ -1,0 +1,217 @@
+"""The golden is golden: float64 all the way, equal to independent computations, and refused where it is not."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import softmax
+
+from tests import independent
+from tlbench import catalogue
+from tlbench.catalogue import Source
+from tlbench.cells import Dtype
+from tlbench.checkpoints import ensure
+from tlbench.exceptions import BadInput, CellFailed, NoGolden, NotGolden
+from tlbench.reference import float64, golden, huggingface, store
+from tlbench.reference.float64 import assert_true_float64, true_float64
+from tlbench.reference.golden import Precision, Weights
+
+ZOO = [model.name for model in catalogue.load().models if model.source is Source.ZOO]
+INDEPENDENT = {"zoo-gpt2": independent.gpt2_logits, "zoo-llama-gqa": independent.llama_logits}
+
+
+def checkpoint(name):
+    models = catalogue.load()
+    return ensure(models.get(name), models)
+
+
+def relative(one, other):
+    return (one - other).abs().max().item() / other.abs().max().item()
+
+
+def to_float16(weight):
+    return weight.astype(np.float16)
+
+
+# Proof ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+@pytest.mark.parametrize("weights", [Weights.ORIGINAL, Weights.FLOAT16])
+def test_the_golden_is_what_numpy_computes_from_the_papers_formulas(name, weights):
+    found = golden.evaluate(checkpoint(name), weights)
+    rounding = {"round_weights": to_float16} if weights is Weights.FLOAT16 else {}
+    computed = INDEPENDENT[name](checkpoint(name).folder, checkpoint(name).prompts.natural, **rounding)
+    assert relative(found.logits, torch.from_numpy(computed)) < 1e-12
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_architecture_is_evaluated_in_true_float64(name):
+    found = golden.evaluate(checkpoint(name), Weights.BFLOAT16)  # raises NotGolden where it is not
+    reference = huggingface.load_model(checkpoint(name).folder, Dtype.FLOAT32)
+    with torch.inference_mode():
+        float32 = reference(huggingface.tokens(checkpoint(name), "natural")).logits.double()
+    exact = golden.evaluate(checkpoint(name), Weights.ORIGINAL)
+    assert found.logits.dtype is exact.logits.dtype is torch.float64
+    assert 1e-9 < relative(float32, exact.logits) < 1e-5
+    assert 1e-4 < relative(found.logits, exact.logits) < 0.5
+
+
+@pytest.mark.parametrize("name", ["zoo-llama", "zoo-gemma2", "zoo-bloom"])
+def test_a_float32_upcast_left_in_is_refused(name, monkeypatch):
+    """The planted fault: the upcasts by ``to`` and ``softmax`` are no longer intercepted."""
+    monkeypatch.setattr(float64, "REINTERPRETING", (*float64.REINTERPRETING, Tensor.to, softmax))
+    with pytest.raises(NotGolden, match="not float64 all the way"):
+        golden.evaluate(checkpoint(name), Weights.ORIGINAL)
+
+
+@pytest.mark.parametrize("name", ["zoo-gpt2", "zoo-llama"])
+def test_a_rounding_that_torch_cannot_see_is_refused(name):
+    """The planted fault: one block's output goes through float32 in numpy."""
+    model = golden.load_exact(checkpoint(name).folder, Weights.ORIGINAL)
+    ids = huggingface.tokens(checkpoint(name), "natural")
+    assert_true_float64(model, ids)
+    layers = model.transformer.h if name == "zoo-gpt2" else model.model.layers
+
+    def through_numpy(module, inputs, output):
+        return torch.from_numpy(output.numpy().astype(np.float32).astype(np.float64))
+
+    layers[1].mlp.register_forward_hook(through_numpy)
+    with pytest.raises(NotGolden, match="second difference"):
+        assert_true_float64(model, ids)
+
+
+def test_a_double_model_alone_is_not_float64():
+    """Why any of this is needed: the error of ``model.double()`` is of float32's size."""
+    point = checkpoint("zoo-llama")
+    ids = huggingface.tokens(point, "natural")
+    doubled = huggingface.load_model(point.folder, Dtype.FLOAT32).double()
+    with torch.inference_mode():
+        found = doubled(ids).logits
+    assert relative(found, golden.evaluate(point, Weights.ORIGINAL).logits) > 1e-8
+    with pytest.raises(NotGolden, match="inv_freq was rounded to float32"):
+        assert_true_float64(doubled, ids)
+
+
+def test_outside_the_block_torch_makes_float32_again():
+    with true_float64():
+        assert torch.zeros(1).dtype is torch.float64
+        assert torch.zeros(1).float().dtype is torch.float64
+    assert torch.zeros(1).dtype is torch.float32
+    assert torch.zeros(1).double().float().dtype is torch.float32
+
+
+def test_rotary_rounding_is_reported_where_there_are_rotary_tables_and_nowhere_else():
+    llama, gpt2 = (golden.evaluate(checkpoint(name), Weights.ORIGINAL).rotary for name in ("zoo-llama", "zoo-gpt2"))
+    assert llama[0] == 0  # the first position attends to itself alone, so no angle matters there
+    assert 0 < llama[-1] < 1e-4
+    assert not gpt2.any()
+
+
+# Keeping -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(own_cache, monkeypatch):
+    """A checkpoint in a cache of this test's own, whose goldens are computed in this process."""
+    point = checkpoint("zoo-gpt2")
+    calls = []
+
+    def compute(wanted):
+        calls.append(wanted.model.name)
+        golden.compute(wanted)
+
+    monkeypatch.setattr(golden, "_compute_in_own_environment", compute)
+    return point, calls
+
+
+def test_a_golden_is_computed_once_and_read_back_bit_for_bit(kept):
+    point, calls = kept
+    first = golden.golden(point, Weights.FLOAT16)
+    again = golden.golden(point, Weights.FLOAT16)
+    golden.golden(point, Weights.ORIGINAL)
+    assert calls == ["zoo-gpt2"]
+    assert torch.equal(first.logits, again.logits)
+    assert torch.equal(first.logits, golden.evaluate(point, Weights.FLOAT16).logits)
+
+
+def test_a_corrupted_golden_is_computed_again_and_told(kept, capsys):
+    point, calls = kept
+    first = golden.golden(point, Weights.FLOAT32)
+    path = golden.store_path(point, Weights.FLOAT32)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    assert torch.equal(golden.golden(point, Weights.FLOAT32).logits, first.logits)
+    assert len(calls) == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_the_provenance_says_what_made_it(kept):
+    point, _ = kept
+    golden.golden(point, Weights.FLOAT32)
+    note = json.loads(golden.store_path(point, Weights.FLOAT32).with_suffix(".json").read_text())
+    assert note["checkpoint"] == point.sha256
+    assert note["torch"] == torch.__version__
+    assert note["precision"] == "float64"
+    assert len(note["sha256"]) == 64
+
+
+def test_a_model_too_large_for_float64_gets_a_float32_golden_that_is_marked(kept):
+    point, _ = kept
+    parameters = golden.parameter_count(point.folder)
+    golden.compute(point, available_bytes=7 * parameters)
+    found = golden.golden(point, Weights.FLOAT16)
+    assert found.precision is Precision.FLOAT32
+    assert relative(found.logits, golden.evaluate(point, Weights.FLOAT16).logits) < 1e-5
+
+
+def test_a_model_too_large_even_for_that_is_refused_with_the_sizes(kept):
+    point, _ = kept
+    with pytest.raises(NoGolden, match="GiB"):
+        golden.affordable(point.folder, available_bytes=1000)
+
+
+def test_an_architecture_that_is_not_float64_is_refused_for_every_cell_and_tried_once(kept, monkeypatch):
+    point, calls = kept
+
+    def refused(model, ids):
+        raise NotGolden("not float64 all the way")
+
+    monkeypatch.setattr(golden, "assert_true_float64", refused)
+    for weights in Weights:
+        with pytest.raises(NoGolden, match="not float64 all the way"):
+            golden.golden(point, weights)
+    assert len(calls) == 1
+
+
+def test_a_golden_is_never_made_beside_the_code_under_test(kept, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "transformer_lens", object())
+    with pytest.raises(CellFailed, match="TransformerLens imported"):
+        golden.compute(kept[0])
+
+
+def test_a_class_that_this_transformers_lacks_is_told(own_cache, write_catalogue, tmp_path):
+    source = checkpoint("zoo-gpt2").folder
+    folder = tmp_path / "strange"
+    folder.mkdir()
+    for file in source.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "strange"}))
+    models = write_catalogue(f'[[model]]\nname = "strange"\nsource = "local"\npath = "{folder}"\n')
+    with pytest.raises((CellFailed, BadInput), match="strange"):
+        golden.golden(ensure(models.get("strange"), models), Weights.FLOAT32)
+
+
+def test_the_store_refuses_what_it_did_not_write(tmp_path):
+    path = tmp_path / "x.safetensors"
+    assert store.read(path) is None
+    store.write(path, {"a": torch.ones(3)}, {"by": "test"})
+    assert torch.equal(store.read(path).tensors["a"], torch.ones(3))
+    path.with_suffix(".json").write_text("{")
+    assert store.read(path) is None

@@ -1,0 +1,203 @@
+"""Environments of Python: this project's own, where references are made, and those of the TransformerLens under test."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from tlbench.environments import installer
+from tlbench.exceptions import BadInput
+from tlbench.files import locked
+from tlbench.paths import cache_dir, package_dir
+from tlbench.provenance import RECORD_NAME
+
+Say = Callable[[str], None]
+VERSION_PATTERN = re.compile(r"v?(\d+\.\d+(\.\d+)?\w*)")
+COMMIT_PATTERN = re.compile(r"[0-9a-f]{7,40}")
+PROJECT = "transformer-lens"
+
+
+@dataclass(frozen=True)
+class LensEnvironment:
+    """An environment with one TransformerLens in it.
+
+    Attributes:
+        python: its interpreter.
+        name: what was installed, as its user named it.
+    """
+
+    python: Path
+    name: str
+
+
+def reference_python() -> Path:
+    """The interpreter of this project's own pinned environment, which no TransformerLens is in.
+
+    It is the one that ``make`` leaves in the repository, else the running one if its versions are the pinned ones, else
+    one made in the cache.
+
+    Raises:
+        BadInput: if it has to be made and cannot be.
+    """
+    of_make = package_dir().parent / ".venv" / "bin" / "python"
+    if of_make.exists():
+        return of_make
+    if _is_pinned():
+        return Path(sys.executable)
+    lock = _lock_file()
+    folder = cache_dir() / "envs" / f"reference-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
+    python, done = folder / "bin" / "python", folder / "complete"
+    with locked(folder.with_suffix(".lock")):
+        if not done.exists():
+            _uv("venv", "--quiet", "--clear", str(folder), doing="making the environment of references")
+            requirements = ["--requirements", str(lock)]
+            _uv("pip", "install", "--quiet", "--python", str(python), *requirements, doing="installing its packages")
+            done.touch()
+    return python
+
+
+def lens_environment(wanted: str, say: Say = lambda _: None) -> LensEnvironment:
+    """An environment in which a TransformerLens is installed, apart from everything else; kept for the next time.
+
+    Args:
+        wanted: the folder of a source tree, a release (``4.3.0``), or a commit of upstream's repository.
+        say: told in a few words what is being done.
+
+    Raises:
+        BadInput: if it is none of these, cannot be had, or does not build or install.
+    """
+    source = Path(wanted).expanduser()
+    if source.is_dir():
+        if not (source / "pyproject.toml").is_file():
+            raise BadInput(f"--tl {wanted}: the folder has no pyproject.toml: name the top folder of a TransformerLens tree")
+        return _of_tree(source.resolve(), wanted, say)
+    if match := VERSION_PATTERN.fullmatch(wanted):
+        return _of_release(match[1], say)
+    if COMMIT_PATTERN.fullmatch(wanted):
+        return _of_commit(wanted, say)
+    raise BadInput(f"--tl {wanted!r} is no folder, no release such as 4.3.0 and no commit hash: name one of these")
+
+
+def _of_tree(source: Path, name: str, say: Say, commit: str = "") -> LensEnvironment:
+    with tempfile.TemporaryDirectory(prefix="tlbench-wheel-") as wheels:
+        say("building TransformerLens")
+        with _in_one_sentence():
+            installer.build(source, Path(wheels))
+        (wheel,) = Path(wheels).glob("*.whl")
+        return _installed(f"tree-{_content_digest(wheel)}", wheel, commit, name, say)
+
+
+def _of_release(release: str, say: Say) -> LensEnvironment:
+    found = _existing(release)
+    if found:
+        return LensEnvironment(found, release)
+    from tlbench.package_index import wheel
+
+    return _installed(release, wheel(PROJECT, release, cache_dir() / "downloads", say), f"v{release}", release, say)
+
+
+def _of_commit(commit: str, say: Say) -> LensEnvironment:
+    for repository in _repositories():
+        words = ["git", "-C", str(repository), "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            full = done.stdout.strip()
+            if found := _existing(full[:12]):
+                return LensEnvironment(found, full[:8])
+            with tempfile.TemporaryDirectory(prefix="tlbench-tree-") as folder:
+                say(f"checking out {full[:8]}")
+                _git_archive(repository, full, Path(folder))
+                return _of_tree(Path(folder), full[:8], say, full)
+    raise BadInput(
+        f"--tl {commit}: no repository on this machine has that commit, and upstream's could not be fetched: run "
+        "`asv run` once where GitHub can be reached, or name the folder of a source tree"
+    )
+
+
+def _repositories() -> list[Path]:
+    """The clones of TransformerLens that this repository keeps: asv's own of upstream, and the history of releases."""
+    root = package_dir().parent
+    return [path for path in (root / "transformer-lens", root / "releases" / "TransformerLens.git") if path.is_dir()]
+
+
+def _git_archive(repository: Path, commit: str, folder: Path) -> None:
+    words = ["git", "-C", str(repository), "archive", "--format=tar", commit]
+    archive = folder / ".tar"
+    with archive.open("wb") as file:
+        done = subprocess.run(words, stdout=file, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise BadInput(f"--tl {commit[:8]} cannot be read from {repository}: {done.stderr.strip()}")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    archive.unlink()
+
+
+def _installed(key: str, wheel: Path, commit: str, name: str, say: Say) -> LensEnvironment:
+    folder = _folder(key)
+    with locked(folder.with_suffix(".lock")):
+        found = _existing(key)
+        if found is None:
+            say("installing TransformerLens and its dependencies")
+            _uv("venv", "--quiet", "--clear", str(folder), doing=f"making an environment for TransformerLens {name}")
+            with _in_one_sentence():
+                installer.install(wheel, commit, str(folder / "bin" / "python"))
+            found = folder / "bin" / "python"
+    return LensEnvironment(found, name)
+
+
+def _existing(key: str) -> Path | None:
+    """The interpreter of an environment that was made to the end: the installer's record is written last."""
+    folder = _folder(key)
+    return folder / "bin" / "python" if (folder / RECORD_NAME).exists() else None
+
+
+def _folder(key: str) -> Path:
+    pins = b"".join(path.read_bytes() for path in sorted(installer.ERAS.glob("*.txt")))
+    return cache_dir() / "envs" / f"tl-{key}-{hashlib.sha256(pins).hexdigest()[:8]}"
+
+
+def _content_digest(wheel: Path) -> str:
+    """A hash of what a wheel holds; the archive itself carries the time at which it was built."""
+    with zipfile.ZipFile(wheel) as archive:
+        members = sorted((info.filename, info.CRC, info.file_size) for info in archive.infolist())
+    return hashlib.sha256(repr(members).encode()).hexdigest()[:12]
+
+
+def _is_pinned() -> bool:
+    """Whether the running interpreter has the pinned torch and transformers, and no TransformerLens."""
+    pins = dict(line.split("==") for line in _lock_file().read_text().splitlines() if "==" in line)
+    with suppress(PackageNotFoundError):
+        version(PROJECT)
+        return False
+    try:
+        return all(version(name).split("+")[0] == pins[name] for name in ("torch", "transformers"))
+    except PackageNotFoundError:
+        return False
+
+
+def _lock_file() -> Path:
+    return package_dir().parent / "requirements.lock"
+
+
+def _uv(*arguments: str, doing: str) -> None:
+    with _in_one_sentence():
+        installer.run_uv(*arguments, doing=doing)
+
+
+@contextmanager
+def _in_one_sentence() -> Iterator[None]:
+    """Turn what the installer could not do into bad input."""
+    try:
+        yield
+    except installer.InstallError as error:
+        raise BadInput(str(error)) from error

@@ -1,0 +1,291 @@
+"""The golden logits: a checkpoint's function evaluated in true float64, computed once and kept.
+
+There is one for each dtype that the weights may be rounded to (arithmetic error alone is measured against it) and one
+for the weights as they are in the file (what a user gets in total). They are computed by this project's own environment,
+whichever TransformerLens and transformers are under test; ``python -m tlbench.reference.golden`` is the process that does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tlbench import catalogue as catalogues
+from tlbench.catalogue import Source
+from tlbench.cells import Dtype
+from tlbench.checkpoints import Checkpoint, locate
+from tlbench.environments import reference_python
+from tlbench.exceptions import CellFailed, NoGolden, NotGolden, TlbenchError
+from tlbench.files import locked
+from tlbench.paths import cache_dir
+from tlbench.reference import huggingface, store
+from tlbench.reference.float64 import assert_true_float64, true_float64
+
+METHOD = "1"
+"""Raised by hand when what is computed changes, so that goldens of the old method are not read."""
+FLOAT64_BYTES_PER_PARAMETER = 10
+FLOAT32_BYTES_PER_PARAMETER = 5
+"""What a parameter needs while its model is loaded and run: itself, and a quarter for activations and the largest tensor."""
+NATURAL = "natural"
+ROTARY_TABLES = ("inv_freq", "embed_positions")
+
+
+class Weights(StrEnum):
+    """Which weights the function has: rounded to a dtype, or as they are in the file."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    ORIGINAL = "original"
+
+
+class Precision(StrEnum):
+    """In what a golden was computed. ``float32`` is a makeshift for models too large for float64, and marked."""
+
+    FLOAT64 = "float64"
+    FLOAT32 = "float32"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The exact answer.
+
+    Attributes:
+        logits: float64 ``[batch, pos, d_vocab]`` on the natural-text prompts.
+        precision: ``float64``, or ``float32`` where the model is too large here.
+        rotary: by position, the rms over batch and vocabulary of what rounding the rotary tables to float32 (as
+            HuggingFace does) changes in the centred logits; 0 for a model without them. ``[pos]``, nats.
+    """
+
+    logits: Tensor
+    precision: Precision
+    rotary: Tensor
+
+
+def golden(checkpoint: Checkpoint, weights: Weights) -> Golden:
+    """The golden logits of a checkpoint, from the store, computed first where they are missing or damaged.
+
+    Raises:
+        NoGolden: if the model is too large for one here, or its architecture cannot be evaluated in true float64.
+    """
+    path = store_path(checkpoint, weights)
+    kept = store.read(path)
+    if kept is None:
+        affordable(checkpoint.folder)
+        with locked(cache_dir() / "locks" / "golden.lock"):
+            kept = store.read(path)
+            if kept is None:
+                if store.is_damaged(path):
+                    print(f"tlbench: {path} is damaged: the golden logits are computed again", file=sys.stderr)
+                _compute_in_own_environment(checkpoint)
+                kept = store.read(path)
+    if kept is None:
+        raise NoGolden(f"the golden logits of {checkpoint.model.name} were not stored at {path}")
+    if reason := kept.provenance.get("reason"):
+        raise NoGolden(reason)
+    return Golden(kept.tensors["logits"], Precision(kept.provenance["precision"]), kept.tensors["rotary"])
+
+
+def store_path(checkpoint: Checkpoint, weights: Weights) -> Path:
+    """Where the golden lies. It depends on the checkpoint and its prompts only: the exact answer has no version."""
+    key = {"checkpoint": checkpoint.sha256, "weights": weights.value, "method": METHOD}
+    return store.path_of("golden", checkpoint.model.name, key)
+
+
+def compute(checkpoint: Checkpoint, available_bytes: int | None = None) -> None:
+    """Compute and store every golden of a checkpoint in this process, with one model in memory at a time.
+
+    Where the architecture cannot be evaluated in float64, the reason is stored in its place, so that it is tried once.
+
+    Args:
+        checkpoint: whose function.
+        available_bytes: the memory that may be used; by default what the machine has free.
+
+    Raises:
+        CellFailed: if TransformerLens is imported here.
+        NoGolden: if the model is too large.
+    """
+    if "transformer_lens" in sys.modules:
+        raise CellFailed("a golden was about to be computed in a process that has TransformerLens imported")
+    torch.set_num_threads(checkpoint.model.threads)
+    missing = [weights for weights in Weights if store.read(store_path(checkpoint, weights)) is None]
+    if not missing:
+        return
+    precision = affordable(checkpoint.folder, available_bytes)
+    try:
+        for weights in missing:
+            # What is checked is the architecture, which is the same for all weights.
+            _write(checkpoint, weights, evaluate(checkpoint, weights, precision, check=weights is missing[0]))
+    except NotGolden as error:
+        for weights in missing:
+            _write_reason(checkpoint, weights, str(error))
+
+
+def evaluate(
+    checkpoint: Checkpoint, weights: Weights, precision: Precision = Precision.FLOAT64, *, check: bool = True
+) -> Golden:
+    """Load a checkpoint, round its weights and evaluate it on the natural-text prompts.
+
+    Raises:
+        NotGolden: if the evaluation is not float64 all the way though it should be, and that is to be checked.
+    """
+    model = load_exact(checkpoint.folder, weights, precision)
+    ids = huggingface.tokens(checkpoint, NATURAL)
+    if check and precision is Precision.FLOAT64:
+        assert_true_float64(model, ids)
+    logits = _run(model, ids, precision)
+    changed = _round_rotary_tables(model)
+    difference = _run(model, ids, precision) - logits if changed else torch.zeros_like(logits)
+    difference -= difference.mean(-1, keepdim=True)
+    return Golden(logits, precision, difference.square().mean((0, 2)).sqrt())
+
+
+def load_exact(folder: Path, weights: Weights, precision: Precision = Precision.FLOAT64) -> Any:
+    """HuggingFace's model with its weights rounded as asked, all its arithmetic in ``precision``."""
+    kinds = _dtypes_at(folder, Dtype(weights)) if weights is not Weights.ORIGINAL else {}
+    if precision is Precision.FLOAT64:
+        with true_float64():
+            model = _load(folder, torch.float64)
+    else:
+        model = _load(folder, torch.float32)
+    for name, parameter in model.named_parameters():
+        if name in kinds:
+            parameter.data = parameter.data.to(kinds[name]).to(parameter.dtype)
+    return model
+
+
+def _dtypes_at(folder: Path, dtype: Dtype) -> dict[str, torch.dtype]:
+    """The dtype that HuggingFace gives each parameter when it is asked for ``dtype``: a few it keeps in float32."""
+    return {name: parameter.dtype for name, parameter in _load(folder, getattr(torch, dtype)).named_parameters()}
+
+
+def _load(folder: Path, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    # The default for experts is a grouped product that torch has for 32 and 16 bits only.
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation="eager",
+        experts_implementation="eager",
+        local_files_only=True,
+        use_safetensors=True,
+    )
+    return model.eval()
+
+
+def _run(model: Any, ids: Tensor, precision: Precision) -> Tensor:
+    with torch.inference_mode():
+        if precision is Precision.FLOAT64:
+            with true_float64():
+                logits: Tensor = model(ids, use_cache=False).logits
+        else:
+            logits = model(ids, use_cache=False).logits.double()
+    return logits.contiguous()
+
+
+def _round_rotary_tables(model: Any) -> bool:
+    """Round the model's rotary frequencies to float32 in place; whether there are any."""
+    tables = [buffer for name, buffer in model.named_buffers() if name.endswith(ROTARY_TABLES)]
+    for table in tables:
+        table.copy_(table.to(torch.float32).to(table.dtype))
+    return bool(tables)
+
+
+def affordable(folder: Path, available_bytes: int | None = None) -> Precision:
+    """The precision of golden that fits in memory: in what is free, unless ``available_bytes`` says otherwise.
+
+    Raises:
+        NoGolden: if none does.
+    """
+    import psutil
+
+    available = int(psutil.virtual_memory().available) if available_bytes is None else available_bytes
+    parameters = parameter_count(folder)
+    for precision, each in (
+        (Precision.FLOAT64, FLOAT64_BYTES_PER_PARAMETER),
+        (Precision.FLOAT32, FLOAT32_BYTES_PER_PARAMETER),
+    ):
+        if each * parameters <= available:
+            return precision
+    raise NoGolden(
+        f"a golden needs {FLOAT64_BYTES_PER_PARAMETER * parameters / 2**30:.1f} GiB in float64 and "
+        f"{FLOAT32_BYTES_PER_PARAMETER * parameters / 2**30:.1f} GiB in float32, and {available / 2**30:.1f} GiB are free: "
+        "measure on a machine with more memory"
+    )
+
+
+def parameter_count(folder: Path) -> int:
+    """How many parameters the safetensors of a folder hold, read from their headers."""
+    from math import prod
+
+    from safetensors import safe_open
+
+    count = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            count += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return count
+
+
+def _write(checkpoint: Checkpoint, weights: Weights, found: Golden) -> None:
+    tensors = {"logits": found.logits, "rotary": found.rotary}
+    store.write(store_path(checkpoint, weights), tensors, {**_provenance(checkpoint, weights), "precision": found.precision})
+
+
+def _write_reason(checkpoint: Checkpoint, weights: Weights, reason: str) -> None:
+    nothing = {"logits": torch.zeros(0), "rotary": torch.zeros(0)}
+    store.write(store_path(checkpoint, weights), nothing, {**_provenance(checkpoint, weights), "reason": reason})
+
+
+def _provenance(checkpoint: Checkpoint, weights: Weights) -> dict[str, str]:
+    return {
+        "model": checkpoint.model.name,
+        "checkpoint": checkpoint.sha256,
+        "weights": weights.value,
+        "method": METHOD,
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _compute_in_own_environment(checkpoint: Checkpoint) -> None:
+    """A whole zoo is computed by one process, since importing transformers costs more than all its forwards."""
+    catalogue = catalogues.load()
+    names = [checkpoint.model.name]
+    if checkpoint.model.source is Source.ZOO:
+        names += [m.name for m in catalogue.models if m.source is Source.ZOO and m is not checkpoint.model]
+    doing = f"computing the golden logits of {checkpoint.model.name}"
+    store.run_apart(reference_python(), "tlbench.reference.golden", names, doing)
+
+
+def main(names: Sequence[str]) -> int:
+    """``MODEL...``: compute what is missing. Only the first model's failure is this process's own."""
+    catalogue = catalogues.load()
+    status = 0
+    for name in names:
+        try:
+            compute(locate(catalogue.get(name), catalogue))
+        except TlbenchError as error:
+            failure = str(error)
+        except Exception as error:
+            failure = f"{name}: {type(error).__name__}: {error}".replace("\n", " ")
+        else:
+            continue
+        if name == names[0]:
+            print(failure, file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,87 @@
+"""Kept tensors: each file verified by its SHA-256 whenever it is read, with a note of how it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tlbench.exceptions import CellFailed
+from tlbench.files import canonical_json, sha256_of, write_json, written_whole
+from tlbench.paths import cache_dir, package_dir
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a file holds.
+
+    Attributes:
+        tensors: by name.
+        provenance: which versions made it, on what, and when read, its ``sha256``.
+    """
+
+    tensors: dict[str, Tensor]
+    provenance: dict[str, str]
+
+
+def path_of(folder: str, model: str, key: Mapping[str, Any]) -> Path:
+    """A file named by everything that decides its content."""
+    name = hashlib.sha256(canonical_json(dict(key)).encode()).hexdigest()[:24]
+    return cache_dir() / folder / f"{model}-{name}.safetensors"
+
+
+def write(path: Path, tensors: dict[str, Tensor], provenance: Mapping[str, str]) -> None:
+    """Write tensors and their provenance, each whole or not at all.
+
+    Raises:
+        BadInput: if the disk refuses.
+    """
+    from safetensors.torch import save_file
+
+    with written_whole(path) as temporary:
+        save_file(tensors, temporary)
+        digest = sha256_of(temporary)
+    write_json(_provenance_path(path), {**provenance, "sha256": digest})
+
+
+def read(path: Path) -> Kept | None:
+    """The tensors, or None where they are missing or damaged."""
+    from safetensors.torch import load_file
+
+    try:
+        provenance = json.loads(_provenance_path(path).read_text())
+        intact = path.is_file() and sha256_of(path) == provenance["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Kept(load_file(path), provenance) if intact else None
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether a file lies there that :func:`read` refuses."""
+    return path.exists() and _provenance_path(path).exists() and read(path) is None
+
+
+def run_apart(python: Path | str, module: str, arguments: Sequence[str], doing: str) -> None:
+    """Run a module of tlbench in a process of its own, which no TransformerLens has been imported into.
+
+    Raises:
+        CellFailed: if it fails, with the last line it wrote.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(package_dir().parent), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [str(python), "-m", module, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise CellFailed(f"{doing} failed: {last[0]}")
+
+
+def _provenance_path(path: Path) -> Path:
+    return path.with_suffix(".json")

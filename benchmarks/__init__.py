@@ -1,7 +1,8 @@
 """What is measured: one module a question. How it is measured is tlbench's business.
 
 asv imports this package in the environment of the TransformerLens under test, where tlbench is not installed: it is
-found in the repository. No hub is ever asked from there.
+found in the repository. No hub is ever asked from there. Neither torch nor TransformerLens is imported here: asv forks
+this process for every figure it reads, and what it must measure is measured by a server apart (tlbench/server.py).
 """
 
 import os
@@ -12,7 +13,3 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-
-from tlbench.preload import preload
-
-preload()

@@ -3,13 +3,17 @@
 The exact answer (the golden) is the same function of the same rounded weights, evaluated in true float64.
 """
 
-from benchmarks.cell import GridOfCells, GridOfReferences
+from benchmarks.cell import GridOfCells, GridOfReferences, skip_without_golden
 
 
 class TransformerLens(GridOfCells):
     """TransformerLens against the golden, read from the one measurement of the cell."""
 
     version = "1"
+
+    def setup(self, *cell):
+        super().setup(*cell)
+        skip_without_golden(self.measurement)
 
     def track_error_ratio(self, *cell):
         return self.measurement.require_truth().error_ratio
@@ -35,6 +39,12 @@ class TransformerLens(GridOfCells):
     def track_shift_spread(self, *cell):
         return self.measurement.require_truth().shift_spread
 
+    def track_total_rms(self, *cell):
+        return self.measurement.require_truth().total_rms
+
+    def track_verdict(self, *cell):
+        return self.measurement.severity
+
     track_error_ratio.unit = "x HuggingFace's error"
     track_error_correlation.unit = "correlation"
     track_bits_lost.unit = "bits"
@@ -43,12 +53,18 @@ class TransformerLens(GridOfCells):
     track_top1_ties.unit = "positions"
     track_nonfinite.unit = "logits"
     track_shift_spread.unit = "nats"
+    track_total_rms.unit = "nats"
+    track_verdict.unit = "0 exact, 1 same rounding, 2 benign, 3 worse, 4 broken"
 
 
 class HuggingFace(GridOfReferences):
     """HuggingFace itself, relative to its eager attention: a step here is not TransformerLens's."""
 
     version = "1"
+
+    def setup(self, *cell):
+        super().setup(*cell)
+        skip_without_golden(self.measurement)
 
     def track_error_ratio(self, *cell):
         return self.measurement.require_truth().error_ratio

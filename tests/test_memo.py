@@ -3,8 +3,8 @@
 import pytest
 
 from tlbench import Cell, memo
-from tlbench.errors import ErrorStatistics, Shift
 from tlbench.exceptions import BadInput, CellFailed, CheckpointUnavailable, NonFiniteLogits, NotApplicable
+from tlbench.figures import ErrorStatistics, Shift
 from tlbench.memo import ACCURACY, Kind, Outcome, attempt, shared
 from tlbench.record import Accuracy, Measurement
 

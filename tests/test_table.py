@@ -16,7 +16,8 @@ import pytest
 from tlbench import BadInput, Space, Statistic
 from tlbench.history import SourceCommit, SourceFile, build_from_trees
 from tlbench.report import table as tables
-from tlbench.report.stored import State, StoredResults
+from tlbench.report.stored import Figure, State, StoredResults
+from tlbench.verdict import SEVERITIES, Verdict
 
 MODELS, DTYPES, OPTIONS, WRAPPERS = (
     ["zoo-gpt2", "zoo-llama"],
@@ -36,6 +37,16 @@ def figure(cell, statistic, release):
     if cell == FAILED:
         return None
     return (CELLS.index(cell) + 1) * 10.0 ** -list(Statistic).index(statistic) / (3 if release == "v2.0.0" else 7)
+
+
+def truth_figure(cell, name, release):
+    """The same for the figures against the exact answer; a verdict is a severity."""
+    if name == "verdict":
+        value = figure(cell, Statistic.MAX, release)
+        return value if value is None or math.isnan(value) else float(CELLS.index(cell) % len(SEVERITIES))
+    if name in ("repeat", "threads", "batch"):
+        return {"repeat": 0.0, "threads": 3e-6, "batch": 1e-6}[name]
+    return figure(cell, Statistic.MEAN, release)
 
 
 @pytest.fixture
@@ -66,16 +77,20 @@ def project(tmp_path, monkeypatch):
     }
     changed = "accuracy.Processing.track_changed_weights"
     benchmarks[changed] = {**next(iter(benchmarks.values())), "name": changed}
+    tracks = [f"truth.TransformerLens.track_{name}" for name in (*Figure, "verdict")]
+    tracks += [f"noise_floor.NoiseFloor.track_{name}" for name in ("repeat", "threads", "batch")]
+    benchmarks |= {name: {**benchmarks[changed], "name": name} for name in tracks}
     results = tmp_path / "results"
     for month, (tag, commit) in enumerate(commits.items(), 1):
         stored = Results({"machine": "m"}, {}, commit, month, "3.11", "env", {})
         for name, benchmark in benchmarks.items():
-            statistic = name.rsplit("_", 1)[-1]
-            values = (
-                [0.0 if cell[2] == "fold_ln" and cell[0] == "zoo-llama" else 5.0 for cell in CELLS]
-                if name == changed
-                else [figure(cell, Statistic(statistic), tag) for cell in CELLS]
-            )
+            track = name.split(".track_")[1]
+            if name == changed:
+                values = [0.0 if cell[2] == "fold_ln" and cell[0] == "zoo-llama" else 5.0 for cell in CELLS]
+            elif name in tracks:
+                values = [truth_figure(cell, track, tag) for cell in CELLS]
+            else:
+                values = [figure(cell, Statistic(track), tag) for cell in CELLS]
             n = len(values)
             result = BenchmarkResult(values, [None] * n, [None] * n, 0, "", None)
             stored.add_result(benchmark, result, started_at=datetime.now(UTC), duration=1.0)
@@ -119,8 +134,48 @@ def test_an_option_that_changed_no_weight_is_a_no_op_and_unprocessed_never_is(pr
     }
 
 
-def run(*words):
-    command = [sys.executable, "-m", "tlbench.cli", "table", *words]
+def test_verdicts_are_read_back_with_figures_floors_and_no_ops(project):
+    stored = StoredResults()
+    for row in stored.truth_rows(stored.commit("v2.0.0")):
+        words = (row.cell.model, row.cell.dtype.value, row.cell.option.value, row.cell.wrapper.value)
+        severity = truth_figure(words, "verdict", "v2.0.0")
+        if words == FAILED:
+            assert row.verdict is Verdict.FAILED
+            assert Figure.RATIO not in row.figures
+        elif words[3] == "TransformerBridge":
+            assert row.verdict is Verdict.NOT_APPLICABLE
+        else:
+            word = SEVERITIES[int(severity)]
+            no_op = words[0] == "zoo-llama" and words[2] == "fold_ln"
+            assert row.verdict is (Verdict.NO_OP if no_op and not word.is_alarm else word)
+            assert row.figures[Figure.RATIO] == figure(words, Statistic.MEAN, "v2.0.0")
+        assert row.floor == 3e-6
+
+
+def test_the_command_prints_verdicts_and_only_alarms_if_asked(project):
+    done = run("--commit", "v3.0.0", "--format", "csv", command="verdicts")
+    assert done.returncode == 0, done.stderr
+    lines = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert len(lines) == len(CELLS)
+    alarms = list(csv.DictReader(io.StringIO(run("--alarms", "--format", "csv", command="verdicts").stdout)))
+    assert {line["verdict"] for line in alarms} == {"worse", "broken", "failed"}
+    assert [line for line in lines if line["verdict"] in ("worse", "broken", "failed")] == alarms
+    markdown = run("--format", "markdown", command="verdicts").stdout
+    assert sum(line.startswith("| zoo-") for line in markdown.splitlines()) == len(CELLS)
+
+
+def test_advice_is_printed_for_an_effect(project):
+    done = run("zoo-gpt2", "--effect", "100nats", command="advise")
+    assert done.returncode == 0, done.stderr
+    assert "zoo-gpt2 on TransformerLens v3.0.0, for an effect of 100 nats" in done.stdout
+    assert "HookedTransformer, float32: safe with unprocessed" in done.stdout
+    for words in (("zoo-gpt2", "--effect", "much"), ("zoo-opt", "--effect", "1nats")):
+        refused = run(*words, command="advise")
+        assert (refused.returncode, refused.stdout) == (2, "")
+
+
+def run(*words, command="table"):
+    command = [sys.executable, "-m", "tlbench.cli", command, *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlbench.cells import Dtype
+from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF
 from tlbench.truth import (
-    RATIO_GATE,
     TIE_ULPS,
-    UNIT_ROUNDOFF,
     against_truth,
     bits_lost,
     correlation,
@@ -215,6 +214,11 @@ def test_without_a_golden_nothing_is_judged_but_a_nonfinite_logit():
     assert judge(F32, nonfinite=0, no_op=False, truth=None) is Verdict.NOT_APPLICABLE
     assert judge(F32, nonfinite=0, no_op=True, truth=None) is Verdict.NO_OP
     assert judge(F32, nonfinite=2, no_op=False, truth=None) is Verdict.BROKEN
+
+
+def test_severity_grows_with_what_is_wrong():
+    words = [Verdict.EXACT, Verdict.SAME_ROUNDING, Verdict.BENIGN, Verdict.WORSE, Verdict.BROKEN]
+    assert [word.severity for word in words] == [0, 1, 2, 3, 4]
 
 
 def test_the_alarming_verdicts_are_those_worse_than_benign():

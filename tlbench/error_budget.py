@@ -9,7 +9,7 @@ from tlbench.cells import Cell
 from tlbench.errors import centred, count_nonfinite
 from tlbench.exceptions import CellFailed, NonFiniteLogits
 from tlbench.lens import Lens
-from tlbench.measure import forward, load_cell
+from tlbench.measure import Loaded, forward, load_cell
 from tlbench.record import ErrorBudget
 from tlbench.reference import golden, huggingface
 from tlbench.reference.float64 import low_precision_operations, true_float64
@@ -17,11 +17,16 @@ from tlbench.reference.golden import Weights
 from tlbench.truth import rms
 
 
-def measure_budget(cell: Cell) -> ErrorBudget:
+def measure_budget(cell: Cell, loaded: Loaded | None = None) -> ErrorBudget:
     """Split a cell's error by switching one source of rounding on at a time.
 
     TransformerLens's model is run at the cell's dtype and then, with the weights and tables that it holds, in float64:
     once from the tokens, and once with the unembedding reading what it read at the dtype.
+
+    Args:
+        cell: which cell.
+        loaded: what :func:`~tlbench.measure.load_cell` gave for it, where that is there already. Its model is in float64
+            afterwards.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
@@ -30,7 +35,7 @@ def measure_budget(cell: Cell) -> ErrorBudget:
         NoGolden: if there is no exact answer.
         CellFailed: if loading or running raised, a logit is not finite, or TransformerLens cannot be run in float64.
     """
-    checkpoint, model = load_cell(cell)
+    checkpoint, model = loaded or load_cell(cell)
     ids = huggingface.tokens(checkpoint, "natural")
     g = golden.golden(checkpoint, Weights(cell.dtype))
     original = golden.golden(checkpoint, Weights.ORIGINAL)

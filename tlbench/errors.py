@@ -7,40 +7,11 @@ issue 496's figures to the letter. Statistics run over every entry of the tensor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from tlbench.cells import Statistic
 from tlbench.exceptions import CellFailed, NonFiniteLogits
-
-
-@dataclass(frozen=True)
-class ErrorStatistics:
-    """Four statistics of one tensor of absolute errors, in the unit of the space they were taken in."""
-
-    max: float
-    mean: float
-    median: float
-    std: float
-
-    def get(self, statistic: Statistic) -> float:
-        """The statistic of that name."""
-        return float(getattr(self, statistic.value))
-
-
-@dataclass(frozen=True)
-class Shift:
-    """What centring removes: the difference of the two models' logits, as one constant a position.
-
-    Attributes:
-        max_abs: the largest absolute constant over all positions, in logits (nats).
-        raw_max: max |z_t - z_h| with nothing removed, in logits (nats).
-    """
-
-    max_abs: float
-    raw_max: float
+from tlbench.figures import ErrorStatistics, Shift
 
 
 def statistics(error: Tensor) -> ErrorStatistics:

@@ -8,18 +8,26 @@ import torch
 from torch import Tensor
 
 from tlbench import catalogue as catalogues
-from tlbench import checkpoints, errors, lens
+from tlbench import checkpoints, device, errors, lens
 from tlbench.cells import Attention, Cell, Dtype, ReferenceCell
 from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NoGolden, NonFiniteLogits, TlbenchError
+from tlbench.figures import Truth
 from tlbench.record import Accuracy, Measurement, ReferenceMeasurement
 from tlbench.reference import golden, huggingface
 from tlbench.reference.golden import Precision, Weights
-from tlbench.truth import Truth, against_truth
+from tlbench.truth import against_truth
+
+Loaded = tuple[Checkpoint, lens.Lens]
+"""A cell's verified checkpoint, and its model in TransformerLens."""
 
 
-def measure(cell: Cell) -> Measurement:
+def measure(cell: Cell, loaded: Loaded | None = None) -> Measurement:
     """The error of the installed TransformerLens in one cell. Deterministic on a CPU.
+
+    Args:
+        cell: which cell.
+        loaded: what :func:`load_cell` gave for it, where that is there already.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
@@ -27,7 +35,7 @@ def measure(cell: Cell) -> Measurement:
         NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
         CellFailed: if loading or running raised.
     """
-    checkpoint, model = load_cell(cell)
+    checkpoint, model = loaded or load_cell(cell)
     reference = huggingface.reference_logits(checkpoint, cell.dtype, Attention.EAGER)
     t = {name: forward(model, huggingface.tokens(checkpoint, name)) for name in huggingface.PROMPT_SETS}
     vocabulary = (t["natural"].shape[-1], reference["natural"].shape[-1])
@@ -75,7 +83,7 @@ def measure_reference(cell: ReferenceCell) -> ReferenceMeasurement:
         return ReferenceMeasurement(cell, nonfinite, no_truth=str(error))
 
 
-def load_cell(cell: Cell) -> tuple[Checkpoint, lens.Lens]:
+def load_cell(cell: Cell) -> Loaded:
     """The cell's checkpoint, verified, and its model in TransformerLens, ready to run deterministically.
 
     Raises:
@@ -97,7 +105,7 @@ def forward(model: lens.Lens, ids: Tensor) -> Tensor:
     """
     try:
         with torch.inference_mode():
-            return model.logits(ids)
+            return model.logits(ids.to(device.current())).cpu()
     except TlbenchError:
         raise
     except Exception as error:

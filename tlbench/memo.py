@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+from tlbench import device
 from tlbench.cells import Cell, ReferenceCell
 from tlbench.exceptions import CellFailed, CheckpointUnavailable, NoGolden, NotApplicable, TlbenchError
 from tlbench.files import canonical_json, locked, sha256_of, tree_digest, write_json
@@ -26,7 +27,7 @@ from tlbench.paths import cache_dir, package_dir
 from tlbench.record import ErrorBudget, Measurement, NoiseFloor, ReferenceMeasurement
 
 REMEASURE_VARIABLE = "TLBENCH_REMEASURE"
-MEASURING_MODULES = ("errors", "truth", "measure", "noise_floor", "error_budget", "record", "cells", "prompts")
+MEASURING_MODULES = ("figures", "errors", "truth", "measure", "noise_floor", "error_budget", "record", "cells", "prompts")
 
 
 class Record(Protocol):
@@ -50,27 +51,31 @@ class Question(Generic[S, R]):
 
     Attributes:
         name: how its files are called.
+        cell: what it is asked of.
         measurer: ``module:function`` that answers it; imported only where something is measured.
         record: the kind of answer.
     """
 
     name: str
+    cell: type[S]
     measurer: str
     record: type[R]
 
-    def measure(self, cell: S) -> R:
-        """Answer it, by measuring."""
+    def measurer_function(self) -> Callable[..., R]:
+        """What answers it, by measuring."""
         module, function = self.measurer.split(":")
-        answer: R = getattr(importlib.import_module(module), function)(cell)
-        return answer
+        measurer: Callable[..., R] = getattr(importlib.import_module(module), function)
+        return measurer
 
 
-ACCURACY = Question[Cell, Measurement]("accuracy", "tlbench.measure:measure", Measurement)
+ACCURACY = Question[Cell, Measurement]("accuracy", Cell, "tlbench.measure:measure", Measurement)
 REFERENCE = Question[ReferenceCell, ReferenceMeasurement](
-    "reference", "tlbench.measure:measure_reference", ReferenceMeasurement
+    "reference", ReferenceCell, "tlbench.measure:measure_reference", ReferenceMeasurement
 )
-NOISE_FLOOR = Question[Cell, NoiseFloor]("noise-floor", "tlbench.noise_floor:measure_floor", NoiseFloor)
-ERROR_BUDGET = Question[Cell, ErrorBudget]("error-budget", "tlbench.error_budget:measure_budget", ErrorBudget)
+NOISE_FLOOR = Question[Cell, NoiseFloor]("noise-floor", Cell, "tlbench.noise_floor:measure_floor", NoiseFloor)
+ERROR_BUDGET = Question[Cell, ErrorBudget]("error-budget", Cell, "tlbench.error_budget:measure_budget", ErrorBudget)
+
+QUESTIONS: dict[str, Question[Any, Any]] = {q.name: q for q in (ACCURACY, REFERENCE, NOISE_FLOOR, ERROR_BUDGET)}
 
 
 class Kind(StrEnum):
@@ -117,7 +122,13 @@ def file_name(question: Question[S, R], cell: S) -> str:
     return f"{question.name}-{str(cell).replace(' ', '-')}.json"
 
 
-def shared(question: Question[S, R], cell: S, run_folder: Path, log_folder: Path | None = None) -> R:
+def shared(
+    question: Question[S, R],
+    cell: S,
+    run_folder: Path,
+    log_folder: Path | None = None,
+    answer: Callable[[Question[S, R], S], Outcome[R]] | None = None,
+) -> R:
     """The answer, measured now if no other process of this run has done so.
 
     Args:
@@ -125,6 +136,7 @@ def shared(question: Question[S, R], cell: S, run_folder: Path, log_folder: Path
         cell: of which cell.
         run_folder: a folder that lives as long as the run.
         log_folder: where outcomes are kept for those who ask later why a cell failed or was skipped.
+        answer: who is asked if nobody was before; by default :func:`attempt`, in this process.
 
     Raises:
         NotApplicable: if the cell cannot exist, or its hub model cannot be had here.
@@ -134,7 +146,7 @@ def shared(question: Question[S, R], cell: S, run_folder: Path, log_folder: Path
     if not path.exists():
         with locked(path.with_suffix(".lock")):
             if not path.exists():
-                outcome = attempt(question, cell)
+                outcome = (answer or attempt)(question, cell)
                 write_json(path, outcome.to_json())
                 if log_folder is not None:
                     write_json(log_folder / path.name, outcome.to_json())
@@ -147,7 +159,7 @@ def attempt(question: Question[S, R], cell: S, measure: Callable[[S], R] | None 
         path = kept_path(question, cell)
         if path.exists() and not os.environ.get(REMEASURE_VARIABLE):
             return Outcome(Kind.MEASURED, question.record.from_json(json.loads(path.read_text())))
-        record = (measure or question.measure)(cell)
+        record = (measure or question.measurer_function())(cell)
         write_json(path, record.to_json())
         return Outcome(Kind.MEASURED, record)
     except (NotApplicable, CheckpointUnavailable, NoGolden) as error:
@@ -185,6 +197,7 @@ def setting() -> dict[str, str]:
         "transformer_lens": prove().package_digest,
         "libraries": canonical_json({name: version(name) for name in ("torch", "transformers", "numpy", "tokenizers")}),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "device": device.current(),
         "tlbench": _code_digest(),
     }
 

@@ -8,13 +8,17 @@ from torch import Tensor
 from tlbench.cells import Attention, Cell
 from tlbench.errors import centred, count_nonfinite
 from tlbench.exceptions import NonFiniteLogits
-from tlbench.measure import forward, load_cell
+from tlbench.measure import Loaded, forward, load_cell
 from tlbench.record import NoiseFloor
 from tlbench.reference import huggingface
 
 
-def measure_floor(cell: Cell) -> NoiseFloor:
-    """The noise floor of a cell: one load, and four forwards more than its measurement needs.
+def measure_floor(cell: Cell, loaded: Loaded | None = None) -> NoiseFloor:
+    """The noise floor of a cell: one load and four forwards.
+
+    Args:
+        cell: which cell.
+        loaded: what :func:`~tlbench.measure.load_cell` gave for it, where that is there already.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
@@ -22,7 +26,7 @@ def measure_floor(cell: Cell) -> NoiseFloor:
         NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
         CellFailed: if loading or running raised, or a logit is not finite.
     """
-    checkpoint, model = load_cell(cell)
+    checkpoint, model = loaded or load_cell(cell)
     ids = huggingface.tokens(checkpoint, "natural")
     first = forward(model, ids)
     if bad := count_nonfinite(first):

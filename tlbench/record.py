@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tlbench.cells import Cell, ReferenceCell, Space
-from tlbench.errors import ErrorStatistics, Shift
 from tlbench.exceptions import NoGolden, NonFiniteLogits
-from tlbench.truth import Truth
+from tlbench.figures import ErrorStatistics, Shift, Truth
 from tlbench.verdict import Verdict, judge
 
 
@@ -75,6 +74,22 @@ class Measurement:
         """One word for it."""
         return judge(self.cell.dtype, nonfinite=self.nonfinite, no_op=self.is_no_op, truth=self.truth)
 
+    @property
+    def lacks_golden(self) -> bool:
+        """Whether all that is missing to judge it is an exact answer."""
+        return self.accuracy is not None and self.truth is None
+
+    @property
+    def severity(self) -> int:
+        """The verdict as a number, whether or not the option is a no-op; see :attr:`Verdict.severity`.
+
+        Raises:
+            NoGolden: if there is nothing to judge by.
+        """
+        if not self.nonfinite:
+            self.require_truth()
+        return judge(self.cell.dtype, nonfinite=self.nonfinite, no_op=False, truth=self.truth).severity
+
     def require_accuracy(self) -> Accuracy:
         """The error against HuggingFace.
 
@@ -130,6 +145,11 @@ class ReferenceMeasurement:
     nonfinite: int
     truth: Truth | None = None
     no_truth: str = ""
+
+    @property
+    def lacks_golden(self) -> bool:
+        """Whether all that is missing is an exact answer."""
+        return not self.nonfinite and self.truth is None
 
     def require_truth(self) -> Truth:
         """The distance from the exact answer.

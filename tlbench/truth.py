@@ -8,65 +8,19 @@ logits centred at each position, so that e_t = z_t - z_g and e_h = z_h - z_g.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tlbench.cells import Dtype
 from tlbench.errors import centred
+from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF, Truth
 
-UNIT_ROUNDOFF = {Dtype.FLOAT32: 2.0**-24, Dtype.FLOAT16: 2.0**-11, Dtype.BFLOAT16: 2.0**-8}
-"""u: half the distance from 1 to the next number of the type (Higham, "Accuracy and Stability", 2nd ed., section 2.1)."""
-RATIO_GATE = {Dtype.FLOAT32: 2.0, Dtype.FLOAT16: 3.0, Dtype.BFLOAT16: 3.0}
-"""How many times HuggingFace's own error is still benign, as in PyTorch's accuracy check (``torch._dynamo.utils.same``)."""
 TIE_ULPS = 4
 """A golden margin of at most so many units in the last place makes a change of the top token a tie."""
 FLOAT64_RESOLUTION = 2.0**-52
 SERIES_BELOW = 1e-2
 """Below it expm1(x) - x cancels, and its Taylor series to x**6 is exact to float64."""
-
-
-@dataclass(frozen=True)
-class Truth:
-    """How far one model's logits are from the exact ones, beside HuggingFace's distance at the same dtype.
-
-    Attributes:
-        identical: whether the logits are HuggingFace's bit for bit.
-        error_rms: rms(e_t), in nats.
-        reference_rms: rms(e_h), in nats.
-        golden_rms: rms of the golden's centred logits, in nats.
-        error_ratio: R = rms(e_t) / rms(e_h). 1: rounds as HuggingFace does; below 1: nearer the truth.
-        error_correlation: corr(e_t, e_h). Near 1: the same rounding; near 0: independent rounding.
-        bits_lost: log2(1 + rms(e_t) / (u rms(z_g))). 0 when exact; comparable across dtypes.
-        kl_nats: KL(g || t), the mean over positions, in nats a token.
-        kl_max_nats: the largest KL(g || t) of a position.
-        top1_flips: positions whose most likely token is not the golden's though its margin there is above a few ULPs.
-        top1_ties: positions where it is not the golden's and the margin is within a few ULPs.
-        top1_unexplained: flips whose golden margin no error within the gate of the ratio could bridge.
-        shift_spread: the largest standard deviation over the vocabulary, of any position, of t - g: what of the
-            difference is no shift common to all logits. Nats.
-        total_rms: rms of the distance to the function of the weights as they are in the file, in nats.
-        weights_rms: how far rounding the weights to the dtype alone moves the exact function, in nats.
-        golden_precision: ``float64``; ``float32`` marks a makeshift golden.
-    """
-
-    identical: bool
-    error_rms: float
-    reference_rms: float
-    golden_rms: float
-    error_ratio: float
-    error_correlation: float
-    bits_lost: float
-    kl_nats: float
-    kl_max_nats: float
-    top1_flips: int
-    top1_ties: int
-    top1_unexplained: int
-    shift_spread: float
-    total_rms: float
-    weights_rms: float
-    golden_precision: str
 
 
 def against_truth(t: Tensor, h: Tensor, g: Tensor, original: Tensor, dtype: Dtype, precision: str = "float64") -> Truth:

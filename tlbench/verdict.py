@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from tlbench.cells import Dtype
-from tlbench.truth import RATIO_GATE, Truth
+from tlbench.figures import RATIO_GATE, Truth
 
 SAME_RATIO = 1.1
 """The same rounding: the error's size is HuggingFace's to within a tenth, and"""
@@ -36,9 +36,21 @@ class Verdict(StrEnum):
     """It raised."""
 
     @property
+    def severity(self) -> int:
+        """0 exact, 1 same rounding, 2 benign, 3 worse, 4 broken: a number whose steps up are regressions.
+
+        Raises:
+            ValueError: for a word that says nothing of an error.
+        """
+        return SEVERITIES.index(self)
+
+    @property
     def is_alarm(self) -> bool:
         """Whether someone should look: worse than benign."""
         return self in (Verdict.WORSE, Verdict.BROKEN, Verdict.FAILED)
+
+
+SEVERITIES = (Verdict.EXACT, Verdict.SAME_ROUNDING, Verdict.BENIGN, Verdict.WORSE, Verdict.BROKEN)
 
 
 def judge(dtype: Dtype, *, nonfinite: int, no_op: bool, truth: Truth | None) -> Verdict:

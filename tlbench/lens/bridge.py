@@ -11,6 +11,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from tlbench import device
 from tlbench.catalogue import Source
 from tlbench.cells import Dtype, Option
 from tlbench.checkpoints import Checkpoint
@@ -37,7 +38,7 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option) -> Lens:
     name = checkpoint.model.repo if checkpoint.model.source is Source.HUB else str(checkpoint.folder)
     readback = _WeightReadback(torch_dtype)
     with _loading_errors(), redirect_stdout(StringIO()):
-        bridge: Any = TransformerBridge.boot_transformers(name, device="cpu", dtype=torch_dtype)
+        bridge: Any = TransformerBridge.boot_transformers(name, device=device.current(), dtype=torch_dtype)
         if option is not Option.UNPROCESSED:
             with readback.watching(bridge):
                 bridge.enable_compatibility_mode(disable_warnings=True, **option.flags())

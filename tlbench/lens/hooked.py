@@ -19,6 +19,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from tlbench import device
 from tlbench.catalogue import Source
 from tlbench.cells import Dtype, Option
 from tlbench.checkpoints import Checkpoint
@@ -45,7 +46,7 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
     torch_dtype = getattr(torch, dtype)
     offered = inspect.signature(HookedTransformer.from_pretrained).parameters
     arguments: dict[str, Any] = {
-        "device": "cpu",
+        "device": device.current(),
         # `dtype` from 1.8.1; before it `torch_dtype`, from 1.3.
         "dtype" if "dtype" in offered else "torch_dtype": torch_dtype,
         **{flag: value for flag, value in option.flags().items() if flag in offered},

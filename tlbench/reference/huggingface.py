@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tlbench import catalogue as catalogues
+from tlbench import device
 from tlbench.catalogue import Source
 from tlbench.cells import Attention, Dtype
 from tlbench.checkpoints import Checkpoint, locate
@@ -90,10 +91,15 @@ def compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> None:
     if store.read(path) is not None:
         return
     torch.set_num_threads(checkpoint.model.threads)
-    model = load_model(checkpoint.folder, dtype, attention)
+    model = load_model(checkpoint.folder, dtype, attention).to(device.current())
     with torch.inference_mode():
-        logits = {name: model(tokens(checkpoint, name), use_cache=False).logits.contiguous() for name in PROMPT_SETS}
+        logits = {name: _run(model, tokens(checkpoint, name)) for name in PROMPT_SETS}
     store.write(path, logits, _versions())
+
+
+def _run(model: Any, ids: Tensor) -> Tensor:
+    logits: Tensor = model(ids.to(device.current()), use_cache=False).logits
+    return logits.contiguous().cpu()
 
 
 def _versions() -> dict[str, str]:
@@ -101,6 +107,7 @@ def _versions() -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": version("transformers"),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "device": device.current(),
     }
 
 

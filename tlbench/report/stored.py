@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from tlbench.cells import Cell, Space, Statistic
 from tlbench.exceptions import BadInput
+from tlbench.verdict import SEVERITIES, Verdict
 
 BENCHMARKS: dict[Space, str] = {
     Space.ORIGIN: "accuracy.Origin",
@@ -23,6 +24,24 @@ BENCHMARKS: dict[Space, str] = {
     Space.LOGIT: "accuracy.Logit",
 }
 CHANGED_WEIGHTS = "accuracy.Processing.track_changed_weights"
+
+
+TRUTH = "truth.TransformerLens"
+NOISE_FLOOR = "noise_floor.NoiseFloor"
+
+
+class Figure(StrEnum):
+    """What is stored of a cell against the exact answer, by the name of its track."""
+
+    RATIO = "error_ratio"
+    CORRELATION = "error_correlation"
+    BITS_LOST = "bits_lost"
+    KL_NATS = "kl_nats"
+    TOP1_FLIPS = "top1_flips"
+    TOP1_TIES = "top1_ties"
+    NONFINITE = "nonfinite"
+    SHIFT_SPREAD = "shift_spread"
+    TOTAL_RMS = "total_rms"
 
 
 class State(StrEnum):
@@ -54,6 +73,27 @@ class Row:
     state: State
     values: dict[Statistic, float] = field(default_factory=dict)
     no_op: bool | None = None
+
+
+@dataclass(frozen=True)
+class TruthRow:
+    """One cell against the exact answer at one commit.
+
+    Attributes:
+        commit: the full hash.
+        tag: the release's name, or "".
+        cell: which cell.
+        figures: those that there are.
+        floor: the largest of the cell's own noise floors, in nats; None where it was not measured.
+        verdict: one word.
+    """
+
+    commit: str
+    tag: str
+    cell: Cell
+    figures: dict[Figure, float]
+    floor: float | None
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -169,6 +209,21 @@ class StoredResults:
             rows.append(_row(commit, cell, space, figures, no_op))
         return rows
 
+    def truth_rows(self, commit: Commit) -> list[TruthRow]:
+        """Every cell of a commit against the exact answer, in the grid's order."""
+        severities = self._values(commit, f"{TRUTH}.track_verdict")
+        figures = {figure: self._values(commit, f"{TRUTH}.track_{figure}") for figure in Figure}
+        floors = [self._values(commit, f"{NOISE_FLOOR}.track_{name}") for name in ("repeat", "threads", "batch")]
+        changed = self._values(commit, CHANGED_WEIGHTS)
+        rows = []
+        for cell, severity in severities.items():
+            own = {figure: float(value) for figure, of_all in figures.items() if _is_figure(value := of_all.get(cell))}
+            floor = [float(value) for of_all in floors if _is_figure(value := of_all.get(cell))]
+            no_op = changed.get(cell) == 0 and any(cell.option.flags().values())
+            verdict = _verdict(severity, no_op)
+            rows.append(TruthRow(commit.hash, commit.tag, cell, own, max(floor, default=None), verdict))
+        return rows
+
     def _values(self, commit: Commit, name: str) -> dict[Cell, float | None]:
         benchmark = self._benchmarks.get(name)
         if benchmark is None:
@@ -205,6 +260,19 @@ def _row(commit: Commit, cell: Cell, space: Space, figures: dict[Statistic, floa
         state = State.SKIPPED
     values = {s: float(v) for s, v in figures.items() if v is not None} if state is State.MEASURED else {}
     return Row(commit.hash, commit.tag, cell, space, state, values, no_op)
+
+
+def _verdict(severity: float | None, no_op: bool) -> Verdict:
+    if severity is None:
+        return Verdict.FAILED
+    if _is_nan(severity):
+        return Verdict.NOT_APPLICABLE
+    word = SEVERITIES[int(severity)]
+    return Verdict.NO_OP if no_op and not word.is_alarm else word
+
+
+def _is_figure(value: float | None) -> TypeGuard[float]:
+    return value is not None and not _is_nan(value)
 
 
 def _is_nan(value: float | None) -> bool:

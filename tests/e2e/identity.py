@@ -1,0 +1,55 @@
+"""Run in an environment with a TransformerLens: how far each option is from an identity when all is float64.
+
+``python -m tests.e2e.identity WRAPPER INTERCEPTED PLANTED MODEL...`` prints one JSON line a model and option. With
+``INTERCEPTED`` 1, TransformerLens's own requests for float32 are answered with float64 too; with ``PLANTED`` 1, one
+processed weight is scaled by 1 + 1e-9.
+"""
+
+import json
+import sys
+from contextlib import nullcontext
+
+import torch
+
+from tlbench import Option, Wrapper, catalogue
+from tlbench.checkpoints import locate
+from tlbench.exceptions import NotApplicable
+from tlbench.lens.bridge import load_bridge
+from tlbench.lens.hooked import load_hooked_transformer
+from tlbench.reference import golden, huggingface
+from tlbench.reference.float64 import true_float64
+from tlbench.reference.golden import Weights
+
+LOADERS = {Wrapper.HOOKED_TRANSFORMER: load_hooked_transformer, Wrapper.TRANSFORMER_BRIDGE: load_bridge}
+
+
+def main(wrapper, intercepted, planted, *names):
+    models = catalogue.load()
+    torch.set_num_threads(1)
+    for name in names:
+        checkpoint = locate(models.get(name), models)
+        exact = golden.golden(checkpoint, Weights.ORIGINAL).logits
+        for option in Option:
+            with true_float64() if intercepted == "1" else nullcontext():
+                try:
+                    lens = LOADERS[Wrapper(wrapper)](checkpoint, "float64", option)
+                except NotApplicable:
+                    continue
+                if planted == "1" and option is not Option.UNPROCESSED:
+                    with torch.no_grad():
+                        largest(lens.model).mul_(1 + 1e-9)
+                with torch.inference_mode():
+                    found = lens.logits(huggingface.tokens(checkpoint, "natural")).double()
+            # A shift common to all logits of a position is what center_unembed removes.
+            difference, size = (z - z.mean(-1, keepdim=True) for z in (found - exact, exact))
+            relative = difference.abs().max().item() / size.abs().max().item()
+            line = {"model": name, "option": option, "relative": relative, "changed_weights": lens.changed_weights}
+            print("result", json.dumps(line), flush=True)
+
+
+def largest(model):
+    return max((p for p in model.parameters() if p.dtype is torch.float64), key=lambda p: p.numel())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,128 @@
+"""`tlbench verify` finds every planted fault, in float32, and none where there is none."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ROOT, source_of
+from tlbench import Cell, catalogue
+from tlbench.apart import Interview
+from tlbench.checkpoints import ensure
+from tlbench.environments import lens_environment
+from tlbench.memo import ACCURACY
+from tlbench.verdict import Verdict
+
+RELEASE = "4.3.0"
+BRIDGE = "transformer_lens/model_bridge/__init__.py"
+FAULTS = {
+    "head scale": ("zoo-gpt2", "zoo-llama-gqa", "zoo-gpt-neox", "zoo-gemma2", "zoo-bloom"),
+    "epsilon": ("zoo-gpt2", "zoo-llama-gqa", "zoo-gpt-neox", "zoo-gemma2", "zoo-olmo2"),
+    "rotary base": ("zoo-llama-gqa", "zoo-gpt-neox", "zoo-gemma2", "zoo-qwen2"),
+    "dropped bias": ("zoo-gpt2", "zoo-gpt-neox", "zoo-bloom", "zoo-opt"),
+    "soft cap": ("zoo-gemma2",),
+}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A source tree of the release that can be made wrong, and the file that says how."""
+    folder = tmp_path_factory.mktemp("tree")
+    for name, file in source_of(RELEASE, tmp_path_factory.mktemp("history")).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.content)
+    with (folder / BRIDGE).open("a") as bridge:
+        bridge.write((Path(__file__).parent / "planted_fault.py").read_text())
+    chosen = folder / "fault"
+    chosen.write_text("")
+    return folder, chosen
+
+
+@pytest.fixture(scope="module")
+def local_folder(tmp_path_factory):
+    """A checkpoint that no catalogue knows."""
+    models = catalogue.load()
+    folder = tmp_path_factory.mktemp("models") / "my model"
+    shutil.copytree(ensure(models.get("zoo-gpt2"), models).folder, folder)
+    return folder
+
+
+def verify(*words, **environment):
+    command = [sys.executable, "-m", "tlbench.cli", "verify", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+
+
+def test_each_fault_is_found_on_each_architecture_and_the_healthy_model_is_not_accused(tree):
+    folder, chosen = tree
+    models = catalogue.load()
+    python = lens_environment(str(folder)).python
+    asked = Interview(python, (ACCURACY,), {"TLBENCH_PLANTED": str(chosen), "TLBENCH_REMEASURE": "1"})
+    cases = [
+        (fault, model) for fault, names in {**FAULTS, "": sorted(set(sum(FAULTS.values(), ())))}.items() for model in names
+    ]
+    for _, model in cases:
+        ensure(models.get(model), models)
+    waiting = iter(cases)
+    cells = [Cell(model, "float32", "unprocessed", "TransformerBridge") for _, model in cases]
+    found = {}
+    for case, answers in zip(cases, asked.ask(cells, lambda _: chosen.write_text(next(waiting)[0])), strict=True):
+        found[case] = answers.outcomes[ACCURACY.name].require().verdict
+    healthy = {case: verdict for case, verdict in found.items() if not case[0]}
+    assert not {case: verdict for case, verdict in healthy.items() if verdict.is_alarm}
+    missed = {case: verdict for case, verdict in found.items() if case[0] and not verdict.is_alarm}
+    assert not missed
+
+
+def test_a_right_local_model_exits_0_and_a_wrong_one_1(tree, local_folder):
+    folder, chosen = tree
+    settings = {"TLBENCH_PLANTED": str(chosen), "TLBENCH_REMEASURE": "1"}
+    words = (local_folder, "--tl", folder, "--dtype", "float32", "--option", "unprocessed", "--option", "fold_ln", "--json")
+    chosen.write_text("")
+    right = verify(*words, **settings)
+    assert right.returncode == 0, right.stderr
+    printed = json.loads(right.stdout)
+    assert printed["tl"] == str(folder)
+    bridges = [cell for cell in printed["cells"] if cell["wrapper"] == "TransformerBridge"]
+    assert [cell["option"] for cell in bridges] == ["unprocessed", "fold_ln"]
+    assert all(cell["verdict"] in ("exact", "same rounding", "benign") for cell in bridges)
+    assert all(0 <= cell["floor"] < 1e-4 for cell in bridges)
+    assert {cell["verdict"] for cell in printed["cells"] if cell["wrapper"] == "HookedTransformer"} == {"n/a"}
+    chosen.write_text("dropped bias")
+    wrong = verify(*words, **settings)
+    assert wrong.returncode == 1, wrong.stderr
+    printed = json.loads(wrong.stdout)
+    assert {cell["verdict"] for cell in printed["cells"]} <= {"worse", "broken", "n/a"}
+    assert "float32 without any processing is wrong already" in printed["conclusion"]
+
+
+def test_the_table_has_a_verdict_and_a_conclusion():
+    done = verify("zoo-llama", "--tl", RELEASE, "--dtype", "float32", "--wrapper", "TransformerBridge")
+    assert done.returncode == 0, done.stderr
+    assert "center_writing_weights" in done.stdout
+    assert Verdict.NO_OP in done.stdout
+    assert "No cell of 6 is worse than benign" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["no such model!"], "is no model of"),
+        (["zoo-gpt2", "--dtype", "float8"], "unknown dtype 'float8'"),
+        (["zoo-gpt2", "--tl", "0.0.0.0"], "no release"),
+        (["zoo-gpt2"], "no TransformerLens is installed beside tlbench"),
+        (["zoo-gpt2", "--tl", "tests"], "no pyproject.toml"),
+        (["tests", "--tl", RELEASE], "no config.json"),
+        (["zoo-gpt2", "--tl", RELEASE, "--wrapper", "HookedTransformer"], "removed in 4.0"),
+        (["zoo-gpt2", "--tl", RELEASE, "--device", "cuda:7", "--dtype", "float32"], "cuda:7"),
+    ],
+)
+def test_bad_use_exits_2_with_one_sentence(words, sentence):
+    done = verify(*words)
+    assert done.returncode == 2, done.stdout
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,63 @@
+"""Advice follows from stored figures: constructed rows whose answer is plain arithmetic."""
+
+import math
+
+import pytest
+
+from tlbench import BadInput, Cell
+from tlbench.advise import MARGIN, advise, parse_effect, sentences
+from tlbench.report.stored import Figure, TruthRow
+from tlbench.report.verdicts import write_csv
+from tlbench.verdict import Verdict
+
+
+def row(dtype="float32", option="fold_ln", rms=1e-6, verdict=Verdict.BENIGN, wrapper="TransformerBridge"):
+    return TruthRow("c" * 40, "v1", Cell("zoo-gpt2", dtype, option, wrapper), {Figure.TOTAL_RMS: rms}, 0.0, verdict)
+
+
+@pytest.mark.parametrize(
+    ("text", "nats"),
+    [("0.01nats", 0.01), ("0.01 nats", 0.01), ("1e-3", 1e-3), ("1bit", math.log(2)), ("2 bits", 2 * math.log(2))],
+)
+def test_an_effect_has_a_size_and_a_unit(text, nats):
+    assert parse_effect(text) == pytest.approx(nats)
+
+
+@pytest.mark.parametrize("text", ["", "nats", "-1nats", "0nats", "1e999", "0.01 volts", "1.2.3nats", "nan"])
+def test_an_effect_that_is_none_is_refused(text):
+    with pytest.raises(BadInput, match="is not understood"):
+        parse_effect(text)
+
+
+def test_an_error_of_a_tenth_of_the_effect_is_safe_and_above_it_is_not():
+    rms = 0.01 / MARGIN / math.sqrt(2)
+    below, above = advise([row(rms=rms * 0.999), row(rms=rms * 1.001)], 0.01)
+    assert below.is_safe
+    assert not above.is_safe
+
+
+@pytest.mark.parametrize("verdict", [Verdict.WORSE, Verdict.BROKEN, Verdict.FAILED])
+def test_what_is_worse_than_benign_is_never_safe(verdict):
+    (one,) = advise([row(rms=1e-12, verdict=verdict)], 1.0)
+    assert not one.is_safe
+    assert f"do not use fold_ln ({verdict})" in sentences([one])[0]
+
+
+def test_a_cell_that_does_not_exist_is_not_spoken_of():
+    assert advise([row(verdict=Verdict.NOT_APPLICABLE)], 1.0) == []
+
+
+def test_the_sentences_state_the_error_and_how_many_times_it_is_below_or_above_the_effect():
+    found = advise([row(rms=1e-4 / math.sqrt(2)), row(rms=0.2 / math.sqrt(2), dtype="bfloat16")], 0.1)
+    assert sentences(found) == [
+        "TransformerBridge, float32: safe with fold_ln: an error of 0.0001 nats, the effect is 1,000 times that",
+        "TransformerBridge, bfloat16: not safe with fold_ln: an error of 0.2 nats is 2 times the effect",
+    ]
+
+
+def test_the_csv_keeps_every_digit_and_leaves_absent_figures_empty():
+    header, line = write_csv([row(rms=0.1 + 0.2)]).splitlines()
+    values = dict(zip(header.split(","), line.split(","), strict=True))
+    assert values["total_rms"] == repr(0.1 + 0.2)
+    assert values["error_ratio"] == ""
+    assert values["verdict"] == "benign"

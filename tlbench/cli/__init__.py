@@ -1,0 +1,23 @@
+"""The command line: what asv has no word for."""
+
+from __future__ import annotations
+
+import sys
+
+from tlbench.cli import judge, prepare, read
+from tlbench.cli.common import app
+from tlbench.exceptions import TlbenchError
+
+__all__ = ["app", "judge", "main", "prepare", "read"]
+
+
+def main() -> None:
+    """Run the command line; what goes wrong is one sentence on standard error and exit status 2."""
+    try:
+        app()
+    except TlbenchError as error:
+        print(f"tlbench: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("tlbench: interrupted; what was done is kept, run the command again to go on", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,43 @@
+"""What the commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from tlbench.exceptions import TlbenchError
+
+app = typer.Typer(
+    help="Measure how wrong TransformerLens's numbers are. Measuring over its history is asv's: see README.md.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Config = Annotated[Path | None, typer.Option("--config", help="asv's configuration; by default the current folder's.")]
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with a description, a count and the time."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def wide_console() -> Console:
+    """A terminal's own width, and as wide as it takes where there is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=400)
+
+
+def fail(sentence: str) -> NoReturn:
+    """End with one sentence on standard error and exit status 2."""
+    raise TlbenchError(sentence)

@@ -1,0 +1,130 @@
+"""Commands that measure one model and judge it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tlbench.cells import Cell, Dtype, Option, Space, Wrapper, parse
+from tlbench.cli.common import app, fail, progress_bar, wide_console
+
+ModelName = Annotated[str, typer.Argument(help="A name of the catalogue or the hub, or a folder with a checkpoint.")]
+Tl = Annotated[str, typer.Option("--tl", help="A release, a commit, or a source tree; default: the one installed here.")]
+Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="float32, float16 or bfloat16; default: all.")]
+Options = Annotated[list[str] | None, typer.Option("--option", help="A processing option; default: all.")]
+Wrappers = Annotated[list[str] | None, typer.Option("--wrapper", help="A TransformerLens class; default: both.")]
+HookedName = Annotated[str, typer.Option(help="The official name whose architecture HookedTransformer shall take.")]
+
+
+@app.command()
+def verify(
+    model: ModelName,
+    dtype: Dtypes = None,
+    option: Options = None,
+    wrapper: Wrappers = None,
+    tl: Tl = "",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    space: Annotated[str, typer.Option(help="Of max, mean, median, std: origin, probability or logit.")] = "logit",
+    hooked_name: HookedName = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
+) -> None:
+    """Is TransformerLens right about this model? Exit status 0: no cell is worse than benign; 1: one is; 2: bad use."""
+    from tlbench import verify as verifying
+    from tlbench.report import judgements as report
+
+    one_space = parse(Space, space)
+    grid = _Grid(dtype, option, wrapper)
+    found, environment, versions = _judge(model, grid, tl, device, hooked_name)
+    alarm = any(one.verdict.is_alarm for one in found)
+    if all(one.measurement is None for one in found) and not alarm:
+        reasons = "; ".join(sorted({one.reason for one in found}))
+        fail(f"nothing of {model} could be measured on TransformerLens {environment}: {reasons}")
+    line = verifying.conclusion(found)
+    if as_json:
+        cells = [one.to_json(one_space) for one in found]
+        whole: dict[str, Any] = {"tl": environment, "versions": versions, "model": model, "space": one_space.value}
+        print(json.dumps({**whole, "conclusion": line, "cells": cells}, indent=1))
+    else:
+        report.print_rich(wide_console(), f"{model} on TransformerLens {environment}", one_space, found)
+        Console(soft_wrap=True, highlight=False).print(line)
+    raise typer.Exit(1 if alarm else 0)
+
+
+@app.command()
+def budget(
+    model: ModelName,
+    dtype: Dtypes = None,
+    option: Options = None,
+    wrapper: Wrappers = None,
+    tl: Tl = "",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    hooked_name: HookedName = "",
+    format: Annotated[str, typer.Option("--format", help="rich, markdown or csv.")] = "rich",
+) -> None:
+    """Where a cell's error comes from: rounding the weights, processing them, the forward pass, the last rounding."""
+    from tlbench import verify as verifying
+    from tlbench.apart import Interview
+    from tlbench.device import DEVICE_VARIABLE
+    from tlbench.memo import ERROR_BUDGET
+    from tlbench.report import budgets as report
+    from tlbench.report.table import Format
+    from tlbench.subject import prepared
+
+    style = parse(Format, format)
+    grid = _Grid(dtype, option, wrapper)
+    with progress_bar(Console(stderr=True)) as progress:
+        task = progress.add_task("preparing", total=None)
+        with prepared(model, hooked_name, lambda what: progress.update(task, description=what)) as (checkpoint, _):
+            environment = verifying.environment_for(tl, lambda what: progress.update(task, description=what))
+            cells = grid.cells(checkpoint.model.name)
+            progress.update(task, total=len(cells))
+            asked = Interview(environment.python, (ERROR_BUDGET,), {DEVICE_VARIABLE: device})
+            answers = []
+            for answer in asked.ask(cells, lambda cell: progress.update(task, description=str(cell))):
+                answers.append(answer.outcomes[ERROR_BUDGET.name])
+                progress.advance(task)
+    rows = list(zip(cells, answers, strict=True))
+    if all(outcome.record is None for _, outcome in rows):
+        fail("; ".join(sorted({outcome.reason for _, outcome in rows})))
+    report.show(wide_console(), style, f"{model} on TransformerLens {environment.name}", rows)
+
+
+class _Grid:
+    """The part of the grid that was asked for."""
+
+    def __init__(self, dtypes: list[str] | None, options: list[str] | None, wrappers: list[str] | None) -> None:
+        self.dtypes = [parse(Dtype, text) for text in dtypes or Dtype]
+        self.options = [parse(Option, text) for text in options or Option]
+        self.wrappers = [parse(Wrapper, text) for text in wrappers or Wrapper]
+
+    def cells(self, model: str) -> list[Cell]:
+        return [Cell(model, d, o, w) for w in self.wrappers for d in self.dtypes for o in self.options]
+
+
+def _judge(model: str, grid: _Grid, tl: str, device: str, hooked_name: str) -> tuple[list[Any], str, dict[str, str]]:
+    """Every cell's judgement, what TransformerLens is called, and the versions it runs with."""
+    from tlbench import verify as verifying
+    from tlbench.subject import prepared
+
+    found = []
+    with progress_bar(Console(stderr=True)) as progress:
+        task = progress.add_task("preparing", total=None)
+
+        def say(what: str) -> None:
+            progress.update(task, description=what)
+
+        with prepared(model, hooked_name, say) as (checkpoint, _):
+            environment = verifying.environment_for(tl, say)
+            say("computing the exact answer")
+            verifying.prepare_golden(checkpoint)
+            cells = grid.cells(checkpoint.model.name)
+            progress.update(task, total=len(cells))
+            asked = verifying.interview(environment, device)
+            for answers in asked.ask(cells, lambda cell: say(f"{cell.dtype} {cell.option} {cell.wrapper}")):
+                found.append(verifying.judgement(answers))
+                progress.advance(task)
+            say("done")
+    return found, environment.name, asked.versions

@@ -1,0 +1,143 @@
+"""Commands that read what asv has stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tlbench import catalogue as catalogues
+from tlbench.cells import Dtype, Option, Space, Wrapper, parse
+from tlbench.cli.common import Config, app, fail, wide_console
+from tlbench.report.table import Filter
+
+
+@app.command()
+def table(
+    commit: Annotated[
+        list[str] | None, typer.Option(help="A tag or hash with results; twice for two side by side; default: newest.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Only this model.")] = "",
+    dtype: Annotated[str, typer.Option(help="Only this dtype.")] = "",
+    option: Annotated[str, typer.Option(help="Only this processing option.")] = "",
+    wrapper: Annotated[str, typer.Option(help="Only this wrapper.")] = "",
+    space: Annotated[str, typer.Option(help="origin, probability or logit; default: origin, and in CSV all.")] = "",
+    machine: Annotated[str, typer.Option(help="Whose results; default: the machine that measured last here.")] = "",
+    format: Annotated[str, typer.Option("--format", help="rich, markdown or csv.")] = "rich",
+    config: Config = None,
+) -> None:
+    """Print TransformerLens issue 496's table from asv's results."""
+    from tlbench.report import table as tables
+    from tlbench.report.stored import State, StoredResults
+
+    style = parse(tables.Format, format)
+    wanted = _filter(model, dtype, option, wrapper)
+    spaces = [parse(Space, space)] if space else list(Space) if style is tables.Format.CSV else [Space.ORIGIN]
+    stored = StoredResults(config, machine)
+    if commit and len(commit) > 2:
+        fail(f"--commit was given {len(commit)} times: once or twice makes a table")
+    commits = [stored.commit(name) for name in commit] if commit else [stored.commit(None)]
+    for one_space in spaces:
+        rows = [
+            [row for row in stored.rows(one, one_space) if wanted.wants(row.cell) and row.state is not State.SKIPPED]
+            for one in commits
+        ]
+        if not any(rows):
+            fail(f"no cell in the {one_space} space matches: loosen the filters, or see `asv show {commits[0]}`")
+        if style is tables.Format.RICH:
+            tables.print_rich(wide_console(), one_space, commits, rows)
+        elif style is tables.Format.MARKDOWN:
+            print(tables.write_markdown(one_space, commits, rows))
+        else:
+            text = tables.write_csv([row for of_one in rows for row in of_one])
+            print(text if one_space is spaces[0] else text.split("\n", 1)[1], end="")
+
+
+@app.command()
+def outcomes(
+    commit: Annotated[list[str] | None, typer.Option(help="A tag or hash with results; by default all.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Failures only, without the n/a cells.")] = False,
+    config: Config = None,
+) -> None:
+    """Print, as Markdown, why cells failed or could not exist, from the runs made on this machine."""
+    from tlbench.memo import Kind
+    from tlbench.report import outcomes as logs
+    from tlbench.report.stored import StoredResults
+
+    stored = StoredResults(config)
+    commits = [stored.commit(name) for name in commit] if commit else stored.commits
+    kinds = [Kind.FAILED] if failed else [Kind.FAILED, Kind.NOT_APPLICABLE]
+    folder = (config.resolve().parent if config else Path.cwd()).resolve()
+    print(logs.write_markdown(logs.reasons(folder, commits, kinds), commits))
+
+
+@app.command()
+def verdicts(
+    commit: Annotated[str, typer.Option(help="A tag or hash with results; default: newest.")] = "",
+    model: Annotated[str, typer.Option(help="Only this model.")] = "",
+    dtype: Annotated[str, typer.Option(help="Only this dtype.")] = "",
+    option: Annotated[str, typer.Option(help="Only this processing option.")] = "",
+    wrapper: Annotated[str, typer.Option(help="Only this wrapper.")] = "",
+    alarms: Annotated[bool, typer.Option("--alarms", help="Only what is worse than benign.")] = False,
+    machine: Annotated[str, typer.Option(help="Whose results; default: the machine that measured last here.")] = "",
+    format: Annotated[str, typer.Option("--format", help="rich, markdown or csv.")] = "rich",
+    config: Config = None,
+) -> None:
+    """Print, from asv's results, each cell's distance from the exact answer and its verdict."""
+    from tlbench.report import table as tables
+    from tlbench.report import verdicts as report
+    from tlbench.report.stored import StoredResults
+    from tlbench.verdict import Verdict
+
+    style = parse(tables.Format, format)
+    wanted = _filter(model, dtype, option, wrapper)
+    stored = StoredResults(config, machine)
+    one = stored.commit(commit or None)
+    rows = [row for row in stored.truth_rows(one) if wanted.wants(row.cell) and row.verdict is not Verdict.NOT_APPLICABLE]
+    if not rows:
+        fail(f"no cell of {one} matches that was measured against the exact answer: run `asv run -b truth`")
+    report.show(wide_console(), style, one, [row for row in rows if row.verdict.is_alarm or not alarms])
+
+
+@app.command()
+def advise(
+    model: Annotated[str, typer.Argument(help="A name of the catalogue.")],
+    effect: Annotated[str, typer.Option(help="The size of the effect you measure, such as 0.01nats.")],
+    commit: Annotated[str, typer.Option(help="A tag or hash with results; default: newest.")] = "",
+    machine: Annotated[str, typer.Option(help="Whose results; default: the machine that measured last here.")] = "",
+    config: Config = None,
+) -> None:
+    """Which dtype and options are safe for an effect of this size, from asv's results."""
+    from tlbench import advise as advising
+    from tlbench.report import verdicts as report
+    from tlbench.report.stored import StoredResults
+    from tlbench.report.table import Format
+
+    size = advising.parse_effect(effect)
+    name = catalogues.load().get(model).name
+    stored = StoredResults(config, machine)
+    one = stored.commit(commit or None)
+    found = advising.advise([row for row in stored.truth_rows(one) if row.cell.model == name], size)
+    if not found:
+        fail(f"there are no results of {name} against the exact answer at {one}: run `asv run -b truth` there")
+    console = wide_console()
+    console.print(f"{name} on TransformerLens {one}, for an effect of {size:.3g} nats:", highlight=False)
+    for line in advising.sentences(found):
+        console.print(f"- {line}.", highlight=False, soft_wrap=True)
+    console.print(
+        "The error is the typical one of a logit difference, sqrt(2) x rms, against the exact function of the checkpoint; "
+        "safe is at most a tenth of the effect.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    report.show(console, Format.RICH, one, [advice.row for advice in found])
+
+
+def _filter(model: str, dtype: str, option: str, wrapper: str) -> Filter:
+    return Filter(
+        catalogues.load().get(model).name if model else "",
+        parse(Dtype, dtype) if dtype else "",
+        parse(Option, option) if option else "",
+        parse(Wrapper, wrapper) if wrapper else "",
+    )

@@ -1,0 +1,81 @@
+"""The figures that are measured of a cell, as plain values: this module and what it needs import no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tlbench.cells import Dtype, Statistic
+
+UNIT_ROUNDOFF = {Dtype.FLOAT32: 2.0**-24, Dtype.FLOAT16: 2.0**-11, Dtype.BFLOAT16: 2.0**-8}
+"""u: half the distance from 1 to the next number of the type (Higham, "Accuracy and Stability", 2nd ed., section 2.1)."""
+RATIO_GATE = {Dtype.FLOAT32: 2.0, Dtype.FLOAT16: 3.0, Dtype.BFLOAT16: 3.0}
+"""How many times HuggingFace's own error is still benign, as in PyTorch's accuracy check (``torch._dynamo.utils.same``)."""
+
+
+@dataclass(frozen=True)
+class ErrorStatistics:
+    """Four statistics of one tensor of absolute errors, in the unit of the space they were taken in."""
+
+    max: float
+    mean: float
+    median: float
+    std: float
+
+    def get(self, statistic: Statistic) -> float:
+        """The statistic of that name."""
+        return float(getattr(self, statistic.value))
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What centring removes: the difference of the two models' logits, as one constant a position.
+
+    Attributes:
+        max_abs: the largest absolute constant over all positions, in logits (nats).
+        raw_max: max |z_t - z_h| with nothing removed, in logits (nats).
+    """
+
+    max_abs: float
+    raw_max: float
+
+
+@dataclass(frozen=True)
+class Truth:
+    """How far one model's logits are from the exact ones, beside HuggingFace's distance at the same dtype.
+
+    Attributes:
+        identical: whether the logits are HuggingFace's bit for bit.
+        error_rms: rms(e_t), in nats.
+        reference_rms: rms(e_h), in nats.
+        golden_rms: rms of the golden's centred logits, in nats.
+        error_ratio: R = rms(e_t) / rms(e_h). 1: rounds as HuggingFace does; below 1: nearer the truth.
+        error_correlation: corr(e_t, e_h). Near 1: the same rounding; near 0: independent rounding.
+        bits_lost: log2(1 + rms(e_t) / (u rms(z_g))). 0 when exact; comparable across dtypes.
+        kl_nats: KL(g || t), the mean over positions, in nats a token.
+        kl_max_nats: the largest KL(g || t) of a position.
+        top1_flips: positions whose most likely token is not the golden's though its margin there is above a few ULPs.
+        top1_ties: positions where it is not the golden's and the margin is within a few ULPs.
+        top1_unexplained: flips whose golden margin no error within the gate of the ratio could bridge.
+        shift_spread: the largest standard deviation over the vocabulary, of any position, of t - g: what of the
+            difference is no shift common to all logits. Nats.
+        total_rms: rms of the distance to the function of the weights as they are in the file, in nats.
+        weights_rms: how far rounding the weights to the dtype alone moves the exact function, in nats.
+        golden_precision: ``float64``; ``float32`` marks a makeshift golden.
+    """
+
+    identical: bool
+    error_rms: float
+    reference_rms: float
+    golden_rms: float
+    error_ratio: float
+    error_correlation: float
+    bits_lost: float
+    kl_nats: float
+    kl_max_nats: float
+    top1_flips: int
+    top1_ties: int
+    top1_unexplained: int
+    shift_spread: float
+    total_rms: float
+    weights_rms: float
+    golden_precision: str

@@ -1,0 +1,166 @@
+"""Measuring in a process apart, which has imported everything once and forks for each measurement.
+
+asv forks a process for each cell and track, and nearly all of them only read a figure that is there. A fork of a process
+that has imported torch, transformers and TransformerLens costs far more than the reading. So the processes that asv
+forks import none of these; the first that needs a measurement starts this server, and it and the later ones ask it.
+The server ends with asv's own process, or when the run's folder is deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tlbench.exceptions import CellFailed
+from tlbench.files import locked
+from tlbench.memo import QUESTIONS, Kind, Outcome, Question, R, S, attempt
+from tlbench.paths import package_dir
+
+SOCKET, LOG, LOCK = "measuring.socket", "measuring.log", "measuring.lock"
+"""Names in the run's folder, which is the current one: a socket's full path might be longer than the system allows."""
+START_TIMEOUT_S = 600.0
+POLL_S = 0.005
+IDLE_CHECK_S = 1.0
+
+
+def answer_there(question: Question[S, R], cell: S) -> Outcome[R]:
+    """Have the server of this run's folder, the current one, measure a cell; it is started if there is none.
+
+    Raises:
+        CellFailed: if the server cannot be started or ends.
+    """
+    with _connected() as connection:
+        request = {"question": question.name, "cell": list(vars(cell).values())}
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        reply = connection.makefile().readline()
+    if not reply:
+        raise CellFailed(f"the measuring process ended without an answer: {_last_line()}")
+    return Outcome.from_json(json.loads(reply), question.record)
+
+
+def _connected() -> socket.socket:
+    with locked(Path(LOCK)):
+        connection = _try_to_connect()
+        if connection is None:
+            connection = _start()
+    return connection
+
+
+def _try_to_connect() -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(SOCKET)
+    except OSError:
+        connection.close()
+        return None
+    return connection
+
+
+def _start() -> socket.socket:
+    Path(SOCKET).unlink(missing_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(package_dir().parent)}
+    with open(LOG, "ab") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tlbench.server", str(os.getppid())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and server.poll() is None:
+        if connection := _try_to_connect():
+            return connection
+        time.sleep(POLL_S)
+    server.kill()
+    raise CellFailed(f"the measuring process did not start: {_last_line()}")
+
+
+def _last_line() -> str:
+    with suppress(OSError):
+        lines = Path(LOG).read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+    return "its log is gone"
+
+
+def serve(owner: int) -> None:
+    """Answer one request after another, until the process ``owner`` or the socket is gone."""
+    from tlbench.preload import preload
+
+    preload()
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(SOCKET)
+    listening.listen()
+    while _exists(owner) and Path(SOCKET).exists():
+        ready, _, _ = select.select([listening], [], [], IDLE_CHECK_S)
+        if ready:
+            connection, _ = listening.accept()
+            with connection:
+                _answer_in_fork(connection)
+
+
+def _answer_in_fork(connection: socket.socket) -> None:
+    line = connection.makefile().readline()
+    if not line:
+        return
+    request = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            _reply(connection, _answer(request))
+            status = 0
+        finally:
+            os._exit(status)
+    status = _wait(pid, connection)
+    if status:
+        by = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+        hint = ": it may have run out of memory" if status == -signal.SIGKILL else f": {_last_line()}"
+        failure: Outcome[Any] = Outcome(Kind.FAILED, reason=f"the measuring process ended with {by}{hint}")
+        with suppress(OSError):
+            _reply(connection, failure)
+
+
+def _answer(request: dict[str, Any]) -> Outcome[Any]:
+    question = QUESTIONS[request["question"]]
+    return attempt(question, question.cell(*request["cell"]))
+
+
+def _reply(connection: socket.socket, outcome: Outcome[Any]) -> None:
+    connection.sendall(json.dumps(outcome.to_json()).encode() + b"\n")
+
+
+def _wait(pid: int, connection: socket.socket) -> int:
+    """The exit status of a child; one whose asker has gone (asv ends what takes too long) is killed."""
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        readable, _, _ = select.select([connection], [], [], POLL_S)
+        if readable:
+            # Nothing more is ever sent: what can be read is the end.
+            os.kill(pid, signal.SIGKILL)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

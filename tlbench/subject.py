@@ -1,0 +1,82 @@
+"""A model that someone names on the command line: of the catalogue, of the hub, or in a local folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tlbench import catalogue as catalogues
+from tlbench.catalogue import CATALOGUE_VARIABLE, Catalogue, Source
+from tlbench.checkpoints import Checkpoint, ensure
+from tlbench.exceptions import BadInput
+from tlbench.files import written_whole
+from tlbench.paths import cache_dir
+
+THREADS = 2
+
+
+@contextmanager
+def prepared(
+    name: str, hooked_name: str = "", say: Callable[[str], None] = lambda _: None
+) -> Iterator[tuple[Checkpoint, Catalogue]]:
+    """The checkpoint of a model that need not be in the catalogue; within the block the catalogue in use has it.
+
+    A local folder may have changed since it was looked at last, so its pins and token ids are made anew.
+
+    Args:
+        name: a name of the catalogue, a folder with config.json and safetensors, or a name on the hub.
+        hooked_name: the official name under which HookedTransformer is asked for the architecture.
+        say: told in a few words what is being done.
+
+    Raises:
+        BadInput: if it is none of these, or not a checkpoint.
+        CheckpointUnavailable: if it is a hub model that cannot be had here.
+    """
+    catalogue = catalogues.load()
+    if name in catalogue.names():
+        yield ensure(catalogue.get(name), catalogue, say), catalogue
+        return
+    entry = _entry(name, catalogue) | ({"hooked_name": hooked_name} if hooked_name else {})
+    path = cache_dir() / "subjects" / entry["name"] / "models.toml"
+    if entry["source"] == Source.LOCAL:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        shutil.rmtree(cache_dir() / "prompts" / entry["name"], ignore_errors=True)
+    with written_whole(path) as temporary:
+        # A JSON string is a TOML string.
+        fields = [f"{key} = {json.dumps(value)}" for key, value in {**entry, "threads": THREADS}.items()]
+        temporary.write_text("\n".join(["[[model]]", *fields, ""]))
+    before = os.environ.get(CATALOGUE_VARIABLE)
+    os.environ[CATALOGUE_VARIABLE] = str(path)
+    try:
+        catalogue = catalogues.load(path)
+        (model,) = catalogue.models
+        yield ensure(model, catalogue, say), catalogue
+    finally:
+        if before is None:
+            del os.environ[CATALOGUE_VARIABLE]
+        else:
+            os.environ[CATALOGUE_VARIABLE] = before
+
+
+def _entry(name: str, catalogue: Catalogue) -> dict[str, str]:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        resolved = str(folder.resolve())
+        digest = hashlib.sha256(resolved.encode()).hexdigest()[:8]
+        return {"name": f"{_plain(folder.resolve().name)}-{digest}", "source": Source.LOCAL.value, "path": resolved}
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith((".", "/")):
+        return {"name": _plain(name), "source": Source.HUB.value, "repo": name}
+    raise BadInput(
+        f"{name!r} is no model of {catalogue.path}, no folder and no name on the hub: choose one of "
+        f"{', '.join(catalogue.names())}, or name a folder with config.json and safetensors"
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]", "-", name) or "model"

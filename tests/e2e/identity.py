@@ -1,6 +1,7 @@
 """Run in an environment with a TransformerLens: how far each option is from an identity when all is float64.
 
-``python -m tests.e2e.identity WRAPPER INTERCEPTED PLANTED MODEL...`` prints one JSON line a model and option. With
+``python -m tests.e2e.identity WRAPPER INTERCEPTED PLANTED MODEL...`` prints one JSON line a model and option: how far its
+logits are from the golden ones, and from those of the unprocessed model. With
 ``INTERCEPTED`` 1, TransformerLens's own requests for float32 are answered with float64 too; with ``PLANTED`` 1, one
 processed weight is scaled by 1 + 1e-9.
 """
@@ -29,6 +30,7 @@ def main(wrapper, intercepted, planted, *names):
     for name in names:
         checkpoint = locate(models.get(name), models)
         exact = golden.golden(checkpoint, Weights.ORIGINAL).logits
+        unprocessed = exact
         for option in Option:
             with true_float64() if intercepted == "1" else nullcontext():
                 try:
@@ -38,13 +40,25 @@ def main(wrapper, intercepted, planted, *names):
                 if planted == "1" and option is not Option.UNPROCESSED:
                     with torch.no_grad():
                         largest(lens.model).mul_(1 + 1e-9)
+                lens.widen()
                 with torch.inference_mode():
                     found = lens.logits(huggingface.tokens(checkpoint, "natural")).double()
-            # A shift common to all logits of a position is what center_unembed removes.
-            difference, size = (z - z.mean(-1, keepdim=True) for z in (found - exact, exact))
-            relative = difference.abs().max().item() / size.abs().max().item()
-            line = {"model": name, "option": option, "relative": relative, "changed_weights": lens.changed_weights}
+            if option is Option.UNPROCESSED:
+                unprocessed = found
+            line = {
+                "model": name,
+                "option": option,
+                "from_golden": relative(found, exact),
+                "from_unprocessed": relative(found, unprocessed),
+                "changed_weights": lens.changed_weights,
+            }
             print("result", json.dumps(line), flush=True)
+
+
+def relative(found, other):
+    """The largest difference, less the shift common to all logits of a position, which is what center_unembed removes."""
+    difference, size = (z - z.mean(-1, keepdim=True) for z in (found - other, other))
+    return difference.abs().max().item() / size.abs().max().item()
 
 
 def largest(model):

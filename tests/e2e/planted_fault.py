@@ -4,48 +4,44 @@ It stands for what goes wrong when a model is added to TransformerLens: the Hugg
 """
 
 import os as _os
-import re as _re
 
 import torch as _torch
 
 
-def _first(pairs, pattern):
-    return next((value for name, value in pairs if _re.search(pattern, name)), None)
+def _head_scale(bridge):
+    """The first head of block 1 writes a thousandth too much."""
+    out = bridge.blocks[1].attn.o.original_component
+    transposed = type(out).__name__ == "Conv1D"
+    (out.weight if transposed else out.weight.T)[: bridge.cfg.d_head].mul_(1.001)
 
 
-def _head_scale(model, n_heads):
-    weight = _first(model.named_parameters(), r"\.1\..*(o_proj|out_proj|c_proj|dense|attention\.dense)\b.*weight")
-    width = max(weight.shape) // n_heads if weight.shape[0] == weight.shape[1] else 256
-    columns = weight[:width] if "Conv1D" in _owners(model, weight) else weight[:, :width]
-    columns.mul_(1.001)
-
-
-def _owners(model, weight):
-    return {type(module).__name__ for module in model.modules() if getattr(module, "weight", None) is weight}
-
-
-def _epsilon(model, n_heads):
-    for module in model.modules():
+def _epsilon(bridge):
+    """Every norm has ten times its epsilon, which the bridge reads from its own configuration or from the module."""
+    bridge.cfg.eps = 10 * bridge.cfg.eps
+    for module in bridge.original_model.modules():
         for name in ("eps", "variance_epsilon"):
-            if isinstance(getattr(module, name, None), float):
+            if isinstance(module.__dict__.get(name), float):
                 setattr(module, name, 10 * getattr(module, name))
 
 
-def _rotary_base(model, n_heads):
-    for name, buffer in model.named_buffers():
+def _rotary_base(bridge):
+    for name, buffer in bridge.original_model.named_buffers():
         if name.endswith("inv_freq"):
             buffer.pow_(1.01)
 
 
-def _dropped_bias(model, n_heads):
-    _first(model.named_parameters(), r"\.2\..*bias$").zero_()
+def _dropped_bias(bridge):
+    """The MLP of block 2 writes no bias."""
+    biases = [
+        p for name, p in bridge.blocks[2].mlp.named_parameters() if name.endswith("bias") and len(p) == bridge.cfg.d_model
+    ]
+    biases[-1].zero_()
 
 
-def _soft_cap(model, n_heads):
-    for module in model.modules():
-        for holder in (module, getattr(module, "config", None)):
-            if getattr(holder, "final_logit_softcapping", None):
-                holder.final_logit_softcapping = None
+def _soft_cap(bridge):
+    for module in bridge.original_model.modules():
+        if getattr(getattr(module, "config", None), "final_logit_softcapping", None):
+            module.config.final_logit_softcapping = None
 
 
 _FAULTS = {
@@ -64,7 +60,7 @@ def _boot_with_fault(*args, **kwargs):
         fault = file.read()
     if fault:
         with _torch.no_grad():
-            _FAULTS[fault](bridge.original_model, bridge.cfg.n_heads)
+            _FAULTS[fault](bridge)
     return bridge
 
 

@@ -32,7 +32,7 @@ def make_zoo(model: Model, folder: Path) -> None:
     if model.family not in known:
         raise BadInput(f"{model.name}: unknown family {model.family!r}: choose one of {', '.join(known)}")
     family = known[model.family]()
-    seed = f"{ZOO_SEED}/{model.family}"
+    seed = f"{ZOO_SEED}/{model.family}" + (f"/{model.seed}" if model.seed else "")
     save_file({spec.name: draw(spec, seed) for spec in family.draws}, folder / WEIGHTS, metadata=METADATA)
     _write_json(folder / "config.json", family.config)
     for name, text in byte_tokenizer.files().items():

@@ -106,9 +106,11 @@ class _Grid:
 
 def _judge(model: str, grid: _Grid, tl: str, device: str, hooked_name: str) -> tuple[list[Any], str, dict[str, str]]:
     """Every cell's judgement, what TransformerLens is called, and the versions it runs with."""
+    from tlbench import device as devices
     from tlbench import verify as verifying
     from tlbench.subject import prepared
 
+    devices.require(device)
     found = []
     with progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task("preparing", total=None)

@@ -36,6 +36,9 @@ class Lens:
             # Older versions cast to this dtype after each norm; the object is shared by all parts.
             if hasattr(getattr(module, "cfg", None), "dtype"):
                 module.cfg.dtype = torch.float64
+            # transformers 5 computes experts by a grouped product, which torch has for 32 and 16 bits only.
+            if getattr(getattr(module, "config", None), "_experts_implementation", None):
+                module.config._experts_implementation = "eager"
 
     @contextmanager
     def reading_unembed_input(self) -> Iterator[list[Tensor]]:

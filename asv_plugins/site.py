@@ -16,6 +16,7 @@ from asv.publishing import OutputPublisher
 
 UI_PACKAGE = "asv_tachyon"
 UI_FOLDER = "static"
+NO_BETTER_DIRECTION = "track_error_correlation"
 # A benchmark here has hundreds of cells; without this their list pushes the chart out of sight.
 STYLE = "<style>.param-chips { max-height: 14rem; overflow-y: auto; }</style>"
 
@@ -33,7 +34,7 @@ class OfflineSite(OutputPublisher):  # type: ignore[misc]  # asv has no types
         """Called by ``asv publish``; see :class:`asv.publishing.OutputPublisher`."""
         for benchmark in benchmarks.values():
             if benchmark["type"] == "track":
-                benchmark["less_is_better"] = True
+                benchmark["less_is_better"] = not benchmark["name"].endswith(NO_BETTER_DIRECTION)
         html = Path(conf.html_dir)
         measured = {graph.benchmark_name for _, graph in graphs}
         for name in [name for name in benchmarks if name not in measured]:

@@ -24,6 +24,10 @@ MODULES = (
     "transformer_lens",
     "transformer_lens.loading_from_pretrained",
     "transformer_lens.model_bridge",
+    "transformer_lens.model_bridge.sources.transformers_driver",
+    "transformer_lens.utilities.bridge_components",
+    "transformer_lens.weight_processing",
+    "einops._torch_specific",
     "tlbench.measure",
     *(f"transformers.models.{name}.modeling_{name}" for name in MODEL_TYPES),
 )
@@ -36,5 +40,9 @@ def preload() -> None:
             importlib.import_module(name)
     with suppress(Exception):
         memo.setting()
+    with suppress(Exception):
+        # transformers 5 compiles a thousand regular expressions when it first loads a model, and keeps them.
+        mapping = importlib.import_module("transformers.conversion_mapping")
+        mapping.get_checkpoint_conversion_mapping("llama")
     # Objects that are never collected are never written to, and so never copied by a fork.
     gc.freeze()

@@ -141,9 +141,9 @@ def evaluate(
     ids = huggingface.tokens(checkpoint, NATURAL)
     if check and precision is Precision.FLOAT64:
         assert_true_float64(model, ids)
-    logits = _run(model, ids, precision)
-    changed = _round_rotary_tables(model)
-    difference = _run(model, ids, precision) - logits if changed else torch.zeros_like(logits)
+    logits = run(model, ids, precision)
+    changed = round_rotary_tables(model)
+    difference = run(model, ids, precision) - logits if changed else torch.zeros_like(logits)
     difference -= difference.mean(-1, keepdim=True)
     return Golden(logits, precision, difference.square().mean((0, 2)).sqrt())
 
@@ -182,7 +182,8 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def _run(model: Any, ids: Tensor, precision: Precision) -> Tensor:
+def run(model: Any, ids: Tensor, precision: Precision) -> Tensor:
+    """The logits ``[batch, pos, d_vocab]`` of a model from :func:`load_exact`, in float64."""
     with torch.inference_mode():
         if precision is Precision.FLOAT64:
             with true_float64():
@@ -192,7 +193,7 @@ def _run(model: Any, ids: Tensor, precision: Precision) -> Tensor:
     return logits.contiguous()
 
 
-def _round_rotary_tables(model: Any) -> bool:
+def round_rotary_tables(model: Any) -> bool:
     """Round the model's rotary frequencies to float32 in place; whether there are any."""
     tables = [buffer for name, buffer in model.named_buffers() if name.endswith(ROTARY_TABLES)]
     for table in tables:

@@ -17,6 +17,7 @@ from tlbench import catalogue
 from tlbench.checkpoints import ensure
 from tlbench.history import build_history
 from tlbench.paths import cache_dir
+from tlbench.reference import golden
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -146,7 +147,7 @@ for model in {models!r}:
     pid = os.fork()
     if pid == 0:
         try:
-            measure(Cell(model, "float32", "all_options", "TransformerBridge")).logit.max
+            measure(Cell(model, "float32", "all_options", "TransformerBridge")).require_accuracy().logit.max
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
@@ -174,6 +175,50 @@ def versions_beside_a_bare_fork_server(folder, bench, commits):
     bare_seconds = time.monotonic() - started
     yield at_most("releases x cells by asv, times a bare fork server", asv_seconds / bare_seconds, "x", 1.5)
     yield at_most("changing from one release to the next inside an era", statistics.median(changes), "s", 3)
+
+
+TRUTH_CELLS = {"zoo-gpt2 and zoo-llama": "zoo-(gpt2|llama)", "smollm2-135m": "smollm2-135m"}
+
+
+def truth_beside_accuracy(bench, commit):
+    """The wall time that all of truth.py adds to a run of accuracy.py on the same cells, the golden being there."""
+    for words, pattern in TRUTH_CELLS.items():
+        cells = rf"\('{pattern}'.*(TransformerBridge|eager|default)"
+        bench.run(rf"(accuracy|truth).*{cells}", [commit])
+        accuracy = bench.run(rf"accuracy.*{cells}", [commit], TLBENCH_REMEASURE="1")
+        both = bench.run(rf"(accuracy|truth).*{cells}", [commit], TLBENCH_REMEASURE="1")
+        yield at_most(f"truth.py added to accuracy.py, {words}", 100 * (both / accuracy - 1), "%", 15)
+
+
+def golden_figures(folder):
+    """Computing the exact answers from nothing, by the command that does it, and reading them as a cell does."""
+    models = catalogue.load()
+    zoo = [model.name for model in models.models if model.source == "zoo"]
+    cache = folder / "golden-cache"
+    cache.mkdir()
+    (cache / "checkpoints").symlink_to(cache_dir() / "checkpoints")
+    for words, names, target in (("the zoo", zoo, 180), ("smollm2-135m", ["smollm2-135m"], 120)):
+        for name in names:
+            ensure(models.get(name), models)
+        started = time.monotonic()
+        command = [BIN / "tlbench", "golden", *names]
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "TLBENCH_CACHE": str(cache)})
+        yield at_most(f"golden of {words} from nothing", time.monotonic() - started, "s", target)
+    slowest = max(time_to_read(ensure(models.get(name), models)) for name in zoo)
+    yield at_most("reading a golden of the zoo, the slowest", slowest * 1e3, "ms", 50)
+    read = time_to_read(ensure(models.get("smollm2-135m"), models))
+    yield at_most("reading a golden of smollm2-135m", read * 1e3, "ms", 50)
+
+
+def time_to_read(checkpoint):
+    """The median of five, in seconds."""
+    golden.golden(checkpoint, golden.Weights.FLOAT32)
+    times = []
+    for _ in range(5):
+        started = time.monotonic()
+        golden.golden(checkpoint, golden.Weights.FLOAT32)
+        times.append(time.monotonic() - started)
+    return statistics.median(times)
 
 
 def wheels(folder, commits):
@@ -206,9 +251,13 @@ def main(wanted):
             figure.show()
         for figure in speed_beside_a_plain_suite(folder, commits[-1]) if "plain" in wanted else ():
             figure.show()
+        for figure in golden_figures(folder) if "golden" in wanted else ():
+            figure.show()
+        for figure in truth_beside_accuracy(bench, commits[-1]) if "truth" in wanted else ():
+            figure.show()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["cell", "versions", "plain"])
+    main(sys.argv[1:] or ["cell", "versions", "plain", "golden", "truth"])

@@ -6,7 +6,7 @@ from dataclasses import replace
 import mpmath
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlbench.cells import Dtype
@@ -97,6 +97,7 @@ def test_the_total_is_measured_from_the_weights_in_the_file():
 # Divergence ----------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(-20, 20), min_size=4, max_size=4),
     st.lists(st.floats(-1, 1), min_size=4, max_size=4),

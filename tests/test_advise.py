@@ -51,7 +51,7 @@ def test_the_sentences_state_the_error_and_how_many_times_it_is_below_or_above_t
     found = advise([row(rms=1e-4 / math.sqrt(2)), row(rms=0.2 / math.sqrt(2), dtype="bfloat16")], 0.1)
     assert sentences(found) == [
         "TransformerBridge, float32: safe with fold_ln: an error of 0.0001 nats, the effect is 1,000 times that",
-        "TransformerBridge, bfloat16: not safe with fold_ln: an error of 0.2 nats is 2 times the effect",
+        "TransformerBridge, bfloat16: safe with no option: an error of 0.2 nats is 2 times the effect",
     ]
 
 

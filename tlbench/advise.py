@@ -100,10 +100,14 @@ def _sentence(advice: Sequence[Advice]) -> str:
     if coarse:
         worst = max(coarse, key=lambda one: one.error_nats)
         parts.append(
-            f"not safe with {_options(coarse, advice)}: an error of {worst.error_nats:.2g} nats is "
+            f"{_unsafe(coarse, advice)}: an error of {worst.error_nats:.2g} nats is "
             f"{worst.error_nats / worst.effect_nats:.2g} times the effect"
         )
     return "; ".join(parts)
+
+
+def _unsafe(some: Sequence[Advice], of_all: Sequence[Advice]) -> str:
+    return "safe with no option" if len(some) == len(of_all) else f"not safe with {_options(some, of_all)}"
 
 
 def _options(some: Sequence[Advice], of_all: Sequence[Advice]) -> str:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlbench.apart import Answers, Interview
+from tlbench.apart import Answers
 from tlbench.cells import Cell, Dtype, Option, Space
 from tlbench.checkpoints import Checkpoint
-from tlbench.device import DEVICE_VARIABLE
 from tlbench.environments import LensEnvironment, lens_environment
 from tlbench.exceptions import BadInput, NoGolden
 from tlbench.figures import RATIO_GATE, ErrorStatistics, Truth
@@ -99,11 +98,6 @@ def prepare_golden(checkpoint: Checkpoint) -> None:
         golden.golden(checkpoint, Weights.ORIGINAL)
 
 
-def interview(environment: LensEnvironment, device: str) -> Interview:
-    """The questions that a verdict needs."""
-    return Interview(environment.python, (ACCURACY, NOISE_FLOOR), {DEVICE_VARIABLE: device})
-
-
 def judgement(answers: Answers) -> Judgement:
     """The verdict of a cell from its answers."""
     accuracy, floor = answers.outcomes[ACCURACY.name], answers.outcomes[NOISE_FLOOR.name]
@@ -151,7 +145,7 @@ def _severity(one: Judgement) -> tuple[bool, bool, float]:
 def _told(one: Judgement) -> str:
     if one.truth is None:
         return f"{one.cell} ({one.reason})"
-    return f"{one.cell}, {one.truth.error_ratio:.3g} times HuggingFace's own error"
+    return f"{one.cell}, {one.truth.error_ratio:.4g} times HuggingFace's own error"
 
 
 def _advice(alarms: Sequence[Judgement]) -> str:

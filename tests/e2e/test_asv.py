@@ -3,13 +3,14 @@
 import itertools
 import json
 import math
+import os
 import re
 import subprocess
 
 import pytest
 
 from tests.e2e.conftest import BIN, ROOT, cells
-from tlbench import Option
+from tlbench import BadInput, Option, environments
 
 GPT2 = ("zoo-gpt2", "float32", "HookedTransformer")
 LLAMA = ("zoo-llama", "float32", "HookedTransformer")
@@ -132,3 +133,17 @@ def test_the_root_configuration_is_the_releases_one_but_for_where_things_lie():
     upstream, releases = (load_json(str(ROOT / part / "asv.conf.json"), js_comments=True) for part in (".", "releases"))
     differing = {key for key in upstream if upstream[key] != releases[key]}
     assert differing == {"repo", "show_commit_url", "benchmark_dir", "build_command", "install_command"}
+
+
+def test_a_commit_is_installed_apart_and_proved(project, monkeypatch):
+    """What `tlbench verify --tl COMMIT` runs on."""
+    monkeypatch.setattr(environments, "_repositories", lambda: [project.folder / "history.git"])
+    commit = project.commits["faulty"]
+    made = environments.lens_environment(commit[:12])
+    code = "import transformer_lens; from tlbench.provenance import prove; print(prove().commit)"
+    done = subprocess.run(
+        [made.python, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split()[-1] == commit
+    with pytest.raises(BadInput, match="no repository on this machine has that commit"):
+        environments.lens_environment("0" * 40)

@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 Config = Annotated[Path | None, typer.Option("--config", help="asv's configuration; by default the current folder's.")]
 
+FormatName = Annotated[str, typer.Option("--format", help="rich, markdown or csv.")]
+
 
 def progress_bar(console: Console) -> Progress:
     """A bar with a description, a count and the time."""
@@ -33,9 +35,8 @@ def progress_bar(console: Console) -> Progress:
 
 
 def wide_console() -> Console:
-    """A terminal's own width, and as wide as it takes where there is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=400)
+    """As wide as a table takes: a terminal wraps what it cannot show, where a figure cut short would be lost."""
+    return Console(width=400)
 
 
 def fail(sentence: str) -> NoReturn:

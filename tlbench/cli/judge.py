@@ -8,14 +8,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from tlbench.apart import Answers, Interview, Questions
 from tlbench.cells import Cell, Dtype, Option, Space, Wrapper, parse
-from tlbench.cli.common import app, fail, progress_bar, wide_console
+from tlbench.cli.common import FormatName, app, fail, progress_bar, wide_console
 
 ModelName = Annotated[str, typer.Argument(help="A name of the catalogue or the hub, or a folder with a checkpoint.")]
 Tl = Annotated[str, typer.Option("--tl", help="A release, a commit, or a source tree; default: the one installed here.")]
 Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="float32, float16 or bfloat16; default: all.")]
 Options = Annotated[list[str] | None, typer.Option("--option", help="A processing option; default: all.")]
 Wrappers = Annotated[list[str] | None, typer.Option("--wrapper", help="A TransformerLens class; default: both.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 HookedName = Annotated[str, typer.Option(help="The official name whose architecture HookedTransformer shall take.")]
 
 
@@ -26,18 +28,20 @@ def verify(
     option: Options = None,
     wrapper: Wrappers = None,
     tl: Tl = "",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     space: Annotated[str, typer.Option(help="Of max, mean, median, std: origin, probability or logit.")] = "logit",
     hooked_name: HookedName = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
 ) -> None:
     """Is TransformerLens right about this model? Exit status 0: no cell is worse than benign; 1: one is; 2: bad use."""
     from tlbench import verify as verifying
+    from tlbench.memo import ACCURACY, NOISE_FLOOR
     from tlbench.report import judgements as report
 
     one_space = parse(Space, space)
-    grid = _Grid(dtype, option, wrapper)
-    found, environment, versions = _judge(model, grid, tl, device, hooked_name)
+    questions = (ACCURACY, NOISE_FLOOR)
+    answers, environment, versions = _ask(model, _Grid(dtype, option, wrapper), tl, device, hooked_name, questions)
+    found = [verifying.judgement(one) for one in answers]
     alarm = any(one.verdict.is_alarm for one in found)
     if all(one.measurement is None for one in found) and not alarm:
         reasons = "; ".join(sorted({one.reason for one in found}))
@@ -60,36 +64,21 @@ def budget(
     option: Options = None,
     wrapper: Wrappers = None,
     tl: Tl = "",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     hooked_name: HookedName = "",
-    format: Annotated[str, typer.Option("--format", help="rich, markdown or csv.")] = "rich",
+    format: FormatName = "rich",
 ) -> None:
     """Where a cell's error comes from: rounding the weights, processing them, the forward pass, the last rounding."""
-    from tlbench import verify as verifying
-    from tlbench.apart import Interview
-    from tlbench.device import DEVICE_VARIABLE
     from tlbench.memo import ERROR_BUDGET
     from tlbench.report import budgets as report
     from tlbench.report.table import Format
-    from tlbench.subject import prepared
 
     style = parse(Format, format)
-    grid = _Grid(dtype, option, wrapper)
-    with progress_bar(Console(stderr=True)) as progress:
-        task = progress.add_task("preparing", total=None)
-        with prepared(model, hooked_name, lambda what: progress.update(task, description=what)) as (checkpoint, _):
-            environment = verifying.environment_for(tl, lambda what: progress.update(task, description=what))
-            cells = grid.cells(checkpoint.model.name)
-            progress.update(task, total=len(cells))
-            asked = Interview(environment.python, (ERROR_BUDGET,), {DEVICE_VARIABLE: device})
-            answers = []
-            for answer in asked.ask(cells, lambda cell: progress.update(task, description=str(cell))):
-                answers.append(answer.outcomes[ERROR_BUDGET.name])
-                progress.advance(task)
-    rows = list(zip(cells, answers, strict=True))
+    answers, environment, _ = _ask(model, _Grid(dtype, option, wrapper), tl, device, hooked_name, (ERROR_BUDGET,))
+    rows = [(one.cell, one.outcomes[ERROR_BUDGET.name]) for one in answers]
     if all(outcome.record is None for _, outcome in rows):
         fail("; ".join(sorted({outcome.reason for _, outcome in rows})))
-    report.show(wide_console(), style, f"{model} on TransformerLens {environment.name}", rows)
+    report.show(wide_console(), style, f"{model} on TransformerLens {environment}", rows)
 
 
 class _Grid:
@@ -104,8 +93,10 @@ class _Grid:
         return [Cell(model, d, o, w) for w in self.wrappers for d in self.dtypes for o in self.options]
 
 
-def _judge(model: str, grid: _Grid, tl: str, device: str, hooked_name: str) -> tuple[list[Any], str, dict[str, str]]:
-    """Every cell's judgement, what TransformerLens is called, and the versions it runs with."""
+def _ask(
+    model: str, grid: _Grid, tl: str, device: str, hooked_name: str, questions: Questions
+) -> tuple[list[Answers], str, dict[str, str]]:
+    """Every cell's answers, what TransformerLens is called, and the versions it runs with."""
     from tlbench import device as devices
     from tlbench import verify as verifying
     from tlbench.subject import prepared
@@ -124,9 +115,9 @@ def _judge(model: str, grid: _Grid, tl: str, device: str, hooked_name: str) -> t
             verifying.prepare_golden(checkpoint)
             cells = grid.cells(checkpoint.model.name)
             progress.update(task, total=len(cells))
-            asked = verifying.interview(environment, device)
+            asked = Interview(environment.python, questions, {devices.DEVICE_VARIABLE: device})
             for answers in asked.ask(cells, lambda cell: say(f"{cell.dtype} {cell.option} {cell.wrapper}")):
-                found.append(verifying.judgement(answers))
+                found.append(answers)
                 progress.advance(task)
             say("done")
     return found, environment.name, asked.versions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +13,12 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from tlbench import catalogue as catalogues
+from tlbench.catalogue import Catalogue, Model
 from tlbench.cli.common import app, fail, progress_bar
-from tlbench.exceptions import CheckpointUnavailable
+from tlbench.exceptions import CheckpointUnavailable, NoGolden
 from tlbench.paths import cache_dir, package_dir
 
+Say = Callable[[str], None]
 Words = Annotated[list[str] | None, typer.Argument(help="Names in the catalogue; by default all.")]
 
 
@@ -27,6 +30,34 @@ def checkpoints(names: Words = None) -> None:
     # One progress bar is ours; transformers and gguf would draw theirs across it.
     os.environ["TQDM_DISABLE"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+    def make(model: Model, catalogue: Catalogue, say: Say) -> str:
+        found = ensure(model, catalogue, say)
+        return f"{found.sha256[:12]}  {found.folder}"
+
+    _for_each(names, make)
+
+
+@app.command()
+def golden(names: Words = None) -> None:
+    """Compute the exact answers of the checkpoints that are on this machine. Safe to interrupt, and to run twice at once."""
+    from tlbench.checkpoints import locate
+    from tlbench.reference.golden import Weights
+    from tlbench.reference.golden import golden as golden_of
+
+    def compute(model: Model, catalogue: Catalogue, say: Say) -> str:
+        say("computing")
+        return golden_of(locate(model, catalogue), Weights.ORIGINAL).precision
+
+    _for_each(names, compute)
+
+
+def _for_each(names: list[str] | None, do: Callable[[Model, Catalogue, Say], str]) -> None:
+    """Do something for each model and print what it returns; what cannot be had is skipped with the reason.
+
+    Raises:
+        TlbenchError: if a model that was asked for by name was skipped.
+    """
     catalogue = catalogues.load()
     models = [catalogue.get(name) for name in names] if names else list(catalogue.models)
     console = Console()
@@ -36,43 +67,15 @@ def checkpoints(names: Words = None) -> None:
         for model in models:
             progress.update(task, description=model.name)
             try:
-                found = ensure(model, catalogue, partial(_show, progress, task, model.name))
-                console.print(f"{model.name:<16} {found.sha256[:12]}  {found.folder}", soft_wrap=True, highlight=False)
-            except CheckpointUnavailable as reason:
+                line = do(model, catalogue, partial(_show, progress, task, model.name))
+            except (CheckpointUnavailable, NoGolden) as reason:
                 skipped.append(str(reason))
-                console.print(f"{model.name:<16} skipped: {reason}", soft_wrap=True, highlight=False)
+                line = f"skipped: {reason}"
+            console.print(f"{model.name:<16} {line}", soft_wrap=True, highlight=False)
             progress.advance(task)
         progress.update(task, description="done")
     if skipped and names:
         fail("; ".join(skipped))
-
-
-@app.command()
-def golden(names: Words = None) -> None:
-    """Compute the exact answers of the checkpoints that are on this machine. Safe to interrupt, and to run twice at once."""
-    from tlbench.checkpoints import locate
-    from tlbench.exceptions import BadInput, NoGolden
-    from tlbench.reference.golden import Weights
-    from tlbench.reference.golden import golden as golden_of
-
-    catalogue = catalogues.load()
-    models = [catalogue.get(name) for name in names] if names else list(catalogue.models)
-    console = Console()
-    without = []
-    with progress_bar(console) as progress:
-        task = progress.add_task("", total=len(models))
-        for model in models:
-            progress.update(task, description=f"{model.name}: computing")
-            try:
-                found = golden_of(locate(model, catalogue), Weights.ORIGINAL)
-                console.print(f"{model.name:<16} {found.precision}", highlight=False)
-            except (NoGolden, CheckpointUnavailable, BadInput) as reason:
-                without.append(str(reason))
-                console.print(f"{model.name:<16} none: {reason}", soft_wrap=True, highlight=False)
-            progress.advance(task)
-        progress.update(task, description="done")
-    if without and names:
-        fail("; ".join(without))
 
 
 @app.command()

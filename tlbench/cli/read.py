@@ -9,8 +9,15 @@ import typer
 
 from tlbench import catalogue as catalogues
 from tlbench.cells import Dtype, Option, Space, Wrapper, parse
-from tlbench.cli.common import Config, app, fail, wide_console
+from tlbench.cli.common import Config, FormatName, app, fail, wide_console
 from tlbench.report.table import Filter
+
+OneCommit = Annotated[str, typer.Option(help="A tag or hash with results; default: newest.")]
+OnlyModel = Annotated[str, typer.Option(help="Only this model.")]
+OnlyDtype = Annotated[str, typer.Option(help="Only this dtype.")]
+OnlyOption = Annotated[str, typer.Option(help="Only this processing option.")]
+OnlyWrapper = Annotated[str, typer.Option(help="Only this wrapper.")]
+Machine = Annotated[str, typer.Option(help="Whose results; default: the machine that measured last here.")]
 
 
 @app.command()
@@ -18,13 +25,13 @@ def table(
     commit: Annotated[
         list[str] | None, typer.Option(help="A tag or hash with results; twice for two side by side; default: newest.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Only this model.")] = "",
-    dtype: Annotated[str, typer.Option(help="Only this dtype.")] = "",
-    option: Annotated[str, typer.Option(help="Only this processing option.")] = "",
-    wrapper: Annotated[str, typer.Option(help="Only this wrapper.")] = "",
+    model: OnlyModel = "",
+    dtype: OnlyDtype = "",
+    option: OnlyOption = "",
+    wrapper: OnlyWrapper = "",
     space: Annotated[str, typer.Option(help="origin, probability or logit; default: origin, and in CSV all.")] = "",
-    machine: Annotated[str, typer.Option(help="Whose results; default: the machine that measured last here.")] = "",
-    format: Annotated[str, typer.Option("--format", help="rich, markdown or csv.")] = "rich",
+    machine: Machine = "",
+    format: FormatName = "rich",
     config: Config = None,
 ) -> None:
     """Print TransformerLens issue 496's table from asv's results."""
@@ -74,14 +81,14 @@ def outcomes(
 
 @app.command()
 def verdicts(
-    commit: Annotated[str, typer.Option(help="A tag or hash with results; default: newest.")] = "",
-    model: Annotated[str, typer.Option(help="Only this model.")] = "",
-    dtype: Annotated[str, typer.Option(help="Only this dtype.")] = "",
-    option: Annotated[str, typer.Option(help="Only this processing option.")] = "",
-    wrapper: Annotated[str, typer.Option(help="Only this wrapper.")] = "",
+    commit: OneCommit = "",
+    model: OnlyModel = "",
+    dtype: OnlyDtype = "",
+    option: OnlyOption = "",
+    wrapper: OnlyWrapper = "",
     alarms: Annotated[bool, typer.Option("--alarms", help="Only what is worse than benign.")] = False,
-    machine: Annotated[str, typer.Option(help="Whose results; default: the machine that measured last here.")] = "",
-    format: Annotated[str, typer.Option("--format", help="rich, markdown or csv.")] = "rich",
+    machine: Machine = "",
+    format: FormatName = "rich",
     config: Config = None,
 ) -> None:
     """Print, from asv's results, each cell's distance from the exact answer and its verdict."""
@@ -104,8 +111,8 @@ def verdicts(
 def advise(
     model: Annotated[str, typer.Argument(help="A name of the catalogue.")],
     effect: Annotated[str, typer.Option(help="The size of the effect you measure, such as 0.01nats.")],
-    commit: Annotated[str, typer.Option(help="A tag or hash with results; default: newest.")] = "",
-    machine: Annotated[str, typer.Option(help="Whose results; default: the machine that measured last here.")] = "",
+    commit: OneCommit = "",
+    machine: Machine = "",
     config: Config = None,
 ) -> None:
     """Which dtype and options are safe for an effect of this size, from asv's results."""

@@ -6,6 +6,7 @@ host's name. Both write ``~/.asv-machine.json``, as this does, since ``asv run``
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Sequence
 
@@ -13,12 +14,15 @@ from asv.machine import Machine, MachineCollection
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Store this machine's facts under a name, unless that name is stored already."""
+    """Store this machine's facts under a name.
+
+    The system is stored without the kernel's release: with it asv would begin another history at every update.
+    """
     if len(arguments) != 1:
         print("usage: python -m asv_plugins.machine NAME", file=sys.stderr)
         return 2
     (name,) = arguments
-    MachineCollection.save(name, {**Machine.get_defaults(), "machine": name})
+    MachineCollection.save(name, {**Machine.get_defaults(), "machine": name, "os": platform.system()})
     return 0
 
 

@@ -8,6 +8,7 @@ it is better; asv-tachyon takes every ``track_`` benchmark for the opposite.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,18 @@ class OfflineSite(OutputPublisher):  # type: ignore[misc]  # asv has no types
         measured = {graph.benchmark_name for _, graph in graphs}
         for name in [name for name in benchmarks if name not in measured]:
             del benchmarks[name]  # asv writes no graph of it, and the pages would ask for one
+        write_missing_graphs(html, benchmarks)
         install_pages(html)
         write_sidecars(html)
+
+
+def write_missing_graphs(html: Path, benchmarks: Iterable[str]) -> None:
+    """Where one machine has not measured what another has, an empty graph: the pages ask for every one."""
+    graphs = html / "graphs"
+    folders = {path.parent for path in graphs.rglob("*.json")} - {graphs / "summary"}
+    for path in (folder / f"{name}.json" for folder in folders for name in benchmarks):
+        if not path.exists():
+            path.write_text("[]")
 
 
 def write_sidecars(html: Path) -> None:

@@ -46,7 +46,7 @@ class AgainstTheGolden(ABC):
     def track_shift_spread(self, *cell):
         return self.truth.shift_spread
 
-    track_error_ratio.unit = "x HuggingFace's eager error"
+    track_error_ratio.unit = "ratio"
     track_error_correlation.unit = "correlation"
     track_bits_lost.unit = "bits"
     track_kl_nats.unit = "nats"
@@ -63,11 +63,12 @@ class TransformerLens(GridOfCells, AgainstTheGolden):
         return self.truth.total_rms
 
     def track_verdict(self, *cell):
+        """0 exact, 1 same rounding, 2 benign, 3 worse, 4 broken."""
         skip_without_golden(self.measurement)
         return self.measurement.severity
 
     track_total_rms.unit = "nats"
-    track_verdict.unit = "0 exact, 1 same rounding, 2 benign, 3 worse, 4 broken"
+    track_verdict.unit = "severity"
 
 
 class HuggingFace(GridOfReferences, AgainstTheGolden):

@@ -23,6 +23,7 @@ def by_position(difference: Tensor) -> Tensor:
     return torch.stack([(z - z.mean()).square().mean().sqrt() for z in difference[0]])
 
 
+@torch.inference_mode()
 def main(name: str = "smollm2-135m", length: str = "2048") -> None:
     """Compute and print."""
     models = catalogue.load()
@@ -36,8 +37,7 @@ def main(name: str = "smollm2-135m", length: str = "2048") -> None:
         raise SystemExit(f"{name} has no rotary tables")
     rotary = by_position(golden.run(model, ids, Precision.FLOAT64).sub_(exact))
     del model
-    with torch.inference_mode():
-        float32 = huggingface.load_model(checkpoint.folder, Dtype.FLOAT32)(ids, use_cache=False).logits.double()
+    float32 = huggingface.load_model(checkpoint.folder, Dtype.FLOAT32)(ids, use_cache=False).logits.double()
     whole = by_position(float32.sub_(exact))
     rows = []
     edge = 1

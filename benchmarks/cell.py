@@ -1,5 +1,6 @@
 """The grid that every question is asked of, and the one measurement of each cell that all tracks read."""
 
+import math
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from asv_runner.benchmarks.mark import SkipNotImplemented
 
 from tlbench import Attention, Cell, Dtype, NotApplicable, Option, ReferenceCell, Wrapper
 from tlbench.catalogue import load
+from tlbench.exceptions import NonFiniteLogits
 from tlbench.memo import ACCURACY, REFERENCE, shared
 from tlbench.server import answer_there
 
@@ -54,6 +56,18 @@ def skip_without_golden(measurement):
     """A cell that has no exact answer cannot be measured against it, which is no failure."""
     if measurement.lacks_golden:
         raise SkipNotImplemented(measurement.no_truth)
+
+
+def figure(value, reason):
+    """A figure for asv: skipped with a reason where it cannot exist, and failed where it is not finite.
+
+    asv takes a NaN for a skip and cannot show an infinity.
+    """
+    if value is None:
+        raise SkipNotImplemented(reason)
+    if not math.isfinite(value):
+        raise NonFiniteLogits("an activation is not finite, so its error cannot be stated")
+    return float(value)
 
 
 def _answer(question, cell):

@@ -23,6 +23,7 @@ from tlbench import device
 from tlbench.cells import Cell, ReferenceCell
 from tlbench.exceptions import CellFailed, CheckpointUnavailable, NoGolden, NotApplicable, TlbenchError
 from tlbench.files import canonical_json, locked, sha256_of, tree_digest, write_json
+from tlbench.inside.profile import DepthProfile
 from tlbench.paths import cache_dir, package_dir
 from tlbench.record import ErrorBudget, Measurement, NoiseFloor, ReferenceMeasurement
 
@@ -61,6 +62,11 @@ class Question(Generic[S, R]):
     measurer: str
     record: type[R]
 
+    @property
+    def looks_inside(self) -> bool:
+        """Whether the code of :mod:`tlbench.inside` decides its figures."""
+        return self.measurer.startswith("tlbench.inside.")
+
     def measurer_function(self) -> Callable[..., R]:
         """What answers it, by measuring."""
         module, function = self.measurer.split(":")
@@ -74,8 +80,9 @@ REFERENCE = Question[ReferenceCell, ReferenceMeasurement](
 )
 NOISE_FLOOR = Question[Cell, NoiseFloor]("noise-floor", Cell, "tlbench.noise_floor:measure_floor", NoiseFloor)
 ERROR_BUDGET = Question[Cell, ErrorBudget]("error-budget", Cell, "tlbench.error_budget:measure_budget", ErrorBudget)
+DEPTH = Question[Cell, DepthProfile]("depth", Cell, "tlbench.inside.depth:measure_depth", DepthProfile)
 
-QUESTIONS: dict[str, Question[Any, Any]] = {q.name: q for q in (ACCURACY, REFERENCE, NOISE_FLOOR, ERROR_BUDGET)}
+QUESTIONS: dict[str, Question[Any, Any]] = {q.name: q for q in (ACCURACY, REFERENCE, NOISE_FLOOR, ERROR_BUDGET, DEPTH)}
 
 
 class Kind(StrEnum):
@@ -178,6 +185,8 @@ def kept_path(question: Question[S, R], cell: S) -> Path:
         CellFailed: if TransformerLens does not import.
     """
     key = {"question": question.name, "cell": str(cell), **setting(), "checkpoint": _pinned(cell.model)}
+    if question.looks_inside:
+        key["inside"] = _digest_of("inside/*.py")
     name = hashlib.sha256(canonical_json(key).encode()).hexdigest()
     return cache_dir() / "cells" / name[:2] / f"{name}.json"
 
@@ -198,15 +207,14 @@ def setting() -> dict[str, str]:
         "libraries": canonical_json({name: version(name) for name in ("torch", "transformers", "numpy", "tokenizers")}),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": device.current(),
-        "tlbench": _code_digest(),
+        "tlbench": _digest_of("lens/*.py", "reference/*.py", *(f"{name}.py" for name in MEASURING_MODULES)),
     }
 
 
-def _code_digest() -> str:
+def _digest_of(*patterns: str) -> str:
     """A hash of the code that makes figures."""
     folder = package_dir()
-    parts = ("lens/*.py", "reference/*.py", *(f"{name}.py" for name in MEASURING_MODULES))
-    files = sorted(path for part in parts for path in folder.glob(part))
+    files = sorted(path for pattern in patterns for path in folder.glob(pattern))
     return tree_digest({path.relative_to(folder).as_posix(): sha256_of(path) for path in files})
 
 

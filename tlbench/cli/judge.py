@@ -81,6 +81,43 @@ def budget(
     report.show(wide_console(), style, f"{model} on TransformerLens {environment}", rows)
 
 
+@app.command()
+def where(
+    model: ModelName,
+    dtype: Annotated[
+        list[str] | None, typer.Option("--dtype", help="float32, float16 or bfloat16; default: float32.")
+    ] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", help="A processing option; default: none.")] = None,
+    wrapper: Wrappers = None,
+    tl: Tl = "",
+    device: Device = "cpu",
+    hooked_name: HookedName = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
+) -> None:
+    """Which block and component is the first that is wrong? Exit status 0: none; 1: one is, or a cell failed; 2: bad use."""
+    from tlbench.memo import DEPTH
+    from tlbench.report import profiles as report
+
+    grid = _Grid(dtype or [Dtype.FLOAT32], option or [Option.UNPROCESSED], wrapper)
+    answers, environment, versions = _ask(model, grid, tl, device, hooked_name, (DEPTH,))
+    found = [(one.cell, one.outcomes[DEPTH.name]) for one in answers]
+    alarm = report.is_alarm(found)
+    if all(outcome.record is None for _, outcome in found) and not alarm:
+        reasons = "; ".join(sorted({outcome.reason for _, outcome in found}))
+        fail(f"nothing of {model} could be measured on TransformerLens {environment}: {reasons}")
+    if as_json:
+        cells = [report.to_json(*one) for one in found]
+        whole: dict[str, Any] = {"tl": environment, "versions": versions, "model": model}
+        print(json.dumps({**whole, **report.place_json(report.first_wrong(found)), "cells": cells}, indent=1))
+    else:
+        for _, outcome in found:
+            if outcome.record:
+                report.print_profile(wide_console(), f"TransformerLens {environment}", outcome.record)
+        for one in found:
+            Console(soft_wrap=True, highlight=False).print(report.sentence(*one))
+    raise typer.Exit(1 if alarm else 0)
+
+
 class _Grid:
     """The part of the grid that was asked for."""
 

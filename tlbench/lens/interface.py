@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+Edit = Callable[[Tensor], Tensor | None]
+"""What a hook does with an activation: looks at it, or returns what shall stand in its place."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,48 @@ class Lens:
     logits: Callable[[Tensor], Tensor]
     changed_weights: int
     model: Any
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks it has."""
+        return len(self.model.blocks)
+
+    def has_hook(self, name: str) -> bool:
+        """Whether it has a hook point of this name."""
+        return name in self.model.hook_dict
+
+    def before_gain(self, hook: str) -> Callable[[Tensor], Tensor]:
+        """What turns the activation at a norm's ``hook_normalized`` into that before the norm's gain and bias.
+
+        HookedTransformer's LayerNorm has the hook behind them up to 2.18; every other norm has it before them. Which it is
+        is found by running the norm once.
+        """
+        norm = self.model.get_submodule(hook.rsplit(".", 1)[0])
+        gain, bias = getattr(norm, "w", None), getattr(norm, "b", None)
+        if not isinstance(gain, Tensor) or not isinstance(bias, Tensor):
+            return lambda value: value
+        hooked: list[Tensor] = []
+        handle = norm.hook_normalized.register_forward_hook(lambda _, inputs, output: hooked.append(output))
+        try:
+            with torch.inference_mode():
+                output = norm(torch.linspace(-1, 1, gain.shape[-1], dtype=gain.dtype, device=gain.device)[None, None])
+        finally:
+            handle.remove()
+        if not torch.equal(hooked[-1].to(output.dtype), output):
+            return lambda value: value
+        return lambda value: (value.double() - bias.double()) / gain.double()
+
+    def run_with_hooks(self, ids: Tensor, hooks: Mapping[str, Edit]) -> Tensor:
+        """The logits ``[batch, pos, d_vocab]`` by TransformerLens's own ``run_with_hooks``.
+
+        Args:
+            ids: token ids ``[batch, pos]``.
+            hooks: hook points by name, each with a function that is given the activation and may return another.
+        """
+        logits: Tensor = self.model.run_with_hooks(
+            ids, return_type="logits", fwd_hooks=[(name, _as_hook(edit)) for name, edit in hooks.items()]
+        )
+        return logits
 
     def widen(self) -> None:
         """Turn the model into float64 in place: its processed weights and its tables as they stand, value for value.
@@ -58,3 +103,11 @@ class Lens:
             yield
         finally:
             handle.remove()
+
+
+def _as_hook(edit: Edit) -> Callable[..., Tensor | None]:
+    # TransformerLens passes the hook point by name.
+    def hooked(value: Tensor, hook: Any) -> Tensor | None:
+        return edit(value)
+
+    return hooked

@@ -1,0 +1,44 @@
+"""At which block does the error enter, and how does it grow from there?
+
+The quantities are those that no processing option changes. *Propagated* is the error of the model run from the tokens,
+*local* that of a block which is fed its exact input, so that only its own error is seen.
+"""
+
+from benchmarks.cell import GridOfCells, figure
+from tlbench.memo import DEPTH
+
+
+class Depth(GridOfCells):
+    """Relative errors of the residual stream, attention, MLP, norms and patterns against the exact ones."""
+
+    question = DEPTH
+    version = "1"
+
+    def track_propagated_last(self, *cell):
+        return figure(self.measurement.propagated_last, "no hook point gives the last block's output")
+
+    def track_local_max(self, *cell):
+        return figure(self._worst()[1], "no hook point fires")
+
+    def track_local_argmax_block(self, *cell):
+        return figure(self._worst()[0], "no hook point fires")
+
+    def track_local_ratio_max(self, *cell):
+        return figure(self.measurement.local_ratio, "no hook point fires")
+
+    def track_growth_exponent(self, *cell):
+        growth = self.measurement.growth
+        return figure(growth and growth.exponent, "too few blocks have an error for a line through them")
+
+    def track_routing_disagreement(self, *cell):
+        return figure(self.measurement.routing_disagreement, "this model has no experts")
+
+    def _worst(self):
+        return self.measurement.worst_local or (None, None)
+
+    track_propagated_last.unit = "relative error"
+    track_local_max.unit = "relative error"
+    track_local_argmax_block.unit = "block"
+    track_local_ratio_max.unit = "ratio"
+    track_growth_exponent.unit = "exponent"
+    track_routing_disagreement.unit = "share of tokens"

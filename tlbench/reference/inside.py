@@ -1,0 +1,320 @@
+"""The exact quantities inside a network, and how far HuggingFace's own are from them at each dtype.
+
+The exact ones are computed by this project's own environment, as the golden logits are; HuggingFace's errors by the
+environment under test, in a process that never imports TransformerLens. ``python -m tlbench.reference.inside`` is both.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tlbench import catalogue as catalogues
+from tlbench.catalogue import Source
+from tlbench.cells import Attention, Dtype
+from tlbench.checkpoints import Checkpoint, locate
+from tlbench.environments import reference_python
+from tlbench.exceptions import CellFailed, NoGolden, NotApplicable, NotGolden, TlbenchError
+from tlbench.files import locked
+from tlbench.inside.components import END, LOGITS, ROUTING, Component, site
+from tlbench.inside.errors import relative_error
+from tlbench.paths import cache_dir
+from tlbench.reference import golden, huggingface, store
+from tlbench.reference.float64 import assert_true_float64, true_float64
+from tlbench.reference.golden import Precision, Weights
+from tlbench.reference.sites import feeding, sites, watching
+
+METHOD = "1"
+"""Raised by hand when what is computed changes, so that files of the old method are not read."""
+PROPAGATED, LOCAL = "propagated", "local"
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What a checkpoint's exact function computes on the natural-text prompts, with its weights rounded to a dtype.
+
+    Attributes:
+        tensors: by :func:`~tlbench.inside.components.site`, ``ln_final`` and ``logits``; float64. A block's output is kept
+            as the next one's input.
+        n_blocks: how many blocks there are.
+        centres: whether the norms subtract the mean, so that the residual stream is defined up to its mean only.
+    """
+
+    tensors: Mapping[str, Tensor]
+    n_blocks: int
+    centres: bool
+
+    def get(self, block: int, component: Component) -> Tensor | None:
+        """One quantity, if this architecture has it."""
+        if component is Component.RESID_POST and block + 1 < self.n_blocks:
+            return self.tensors.get(site(block + 1, Component.RESID_PRE))
+        return self.tensors.get(site(block, component))
+
+    def by_name(self, name: str) -> Tensor | None:
+        """One quantity by its name."""
+        if name in END:
+            return self.tensors.get(name)
+        block, component = _parse(name)
+        return self.get(block, component)
+
+    def has(self, name: str) -> bool:
+        """Whether this architecture computes it."""
+        return name in self.tensors if name.endswith(ROUTING) else self.by_name(name) is not None
+
+    def expert_mask(self, name: str, indices: Tensor) -> Tensor:
+        """The mask ``[batch, pos, expert]`` of expert indices ``[batch * pos, k]`` or ``[batch, pos, k]``."""
+        exact = self.tensors[name]
+        return torch.zeros_like(exact).scatter(-1, indices.cpu().reshape(*exact.shape[:-1], -1), 1)
+
+    def inputs(self) -> list[Tensor]:
+        """What each block reads, and then the final norm. ``[batch, pos, d_model]``"""
+        names = [site(i, Component.RESID_PRE) for i in range(self.n_blocks)]
+        return [self.tensors[name] for name in (*names, site(self.n_blocks - 1, Component.RESID_POST))]
+
+    def same_routing(self, block: int, experts: Tensor) -> Tensor:
+        """Whether each token goes to the experts that it should. ``[batch, pos]``
+
+        Args:
+            block: of which block.
+            experts: a mask ``[batch, pos, expert]``.
+        """
+        mine = self.tensors[site(block, ROUTING)] > 0
+        return (mine == (experts.cpu() > 0)).all(-1)
+
+    def error(self, name: str, value: Tensor, tokens: Tensor | None = None) -> float:
+        """The relative error of a quantity; see :func:`~tlbench.inside.errors.relative_error`.
+
+        Args:
+            name: which one.
+            value: what was computed.
+            tokens: a mask ``[batch, pos]`` of those that count, where not all do.
+
+        Raises:
+            CellFailed: if this architecture has no such quantity, or one of another shape.
+        """
+        exact = self.by_name(name)
+        if exact is not None and value.ndim < exact.ndim and value.numel() == exact.numel():
+            # Some implementations keep all tokens of the batch in one row.
+            value = value.reshape(exact.shape)
+        if exact is None or exact.shape != value.shape:
+            has = "none" if exact is None else f"one of shape {list(exact.shape)}"
+            raise CellFailed(f"TransformerLens has a {name} of shape {list(value.shape)}, and the exact function {has}")
+        centred = name == LOGITS or (name not in END and self.centres and _parse(name)[1].is_residual)
+        if tokens is not None:
+            value, exact = value.cpu()[tokens], exact[tokens]
+        return relative_error(value, exact, centred=centred)
+
+
+def _parse(name: str) -> tuple[int, Component]:
+    return _parse_block(name), Component(name.rsplit(".", 1)[1])
+
+
+def _parse_block(name: str) -> int:
+    return int(name.split(".")[1])
+
+
+class Errors:
+    """The errors of quantities that are shown to it as they are computed; none is kept.
+
+    Args:
+        g: the exact quantities.
+        fed: whether each block reads its exact input. In a mixture of experts, a token that goes to other experts than it
+            should is then left out of what comes after: that is no arithmetic, and has a figure of its own.
+
+    Attributes:
+        found: the relative errors by name, and for ``routing`` the share of the tokens whose experts are right.
+    """
+
+    def __init__(self, g: Exact, *, fed: bool) -> None:
+        self._exact = g
+        self._fed = fed
+        self._tokens: Tensor | None = None
+        self.found: dict[str, float] = {}
+
+    def see(self, name: str, value: Tensor) -> None:
+        """Take one quantity's error. A block's come in the order of computation."""
+        if name.endswith(Component.RESID_PRE):
+            self._tokens = None
+        if name.endswith(ROUTING):
+            same = self._exact.same_routing(_parse_block(name), value)
+            self.found[name] = same.double().mean().item()
+            self._tokens = same if self._fed else None
+        else:
+            after_experts = name.endswith((Component.MLP_OUT, Component.RESID_POST))
+            self.found[name] = self._exact.error(name, value, self._tokens if after_experts else None)
+
+
+def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
+    """The exact quantities, from the store, computed first where they are missing or damaged.
+
+    Raises:
+        NoGolden: if the model is too large for them here, or cannot be evaluated in true float64.
+        NotApplicable: if tlbench cannot look inside this architecture.
+    """
+    path = _exact_path(checkpoint, dtype)
+    kept = store.read(path)
+    if kept is None:
+        if golden.affordable(checkpoint.folder) is not Precision.FLOAT64:
+            raise NoGolden(
+                f"{checkpoint.model.name} is too large to be evaluated in float64 here, so nothing inside it can be"
+            )
+        with locked(cache_dir() / "locks" / "inside.lock"):
+            kept = store.read(path)
+            if kept is None:
+                arguments = ["exact", dtype.value, *_zoo_with(checkpoint)]
+                doing = f"computing what is inside {checkpoint.model.name} exactly"
+                store.run_apart(reference_python(), "tlbench.reference.inside", arguments, doing)
+                kept = store.read(path)
+    if kept is None:
+        raise NoGolden(f"what is inside {checkpoint.model.name} was not stored at {path}")
+    if reason := kept.provenance.get("reason"):
+        raise (NotApplicable if kept.provenance.get("unknown") else NoGolden)(reason)
+    return Exact(kept.tensors, int(kept.provenance["n_blocks"]), kept.provenance["centres"] == "True")
+
+
+def huggingface_errors(checkpoint: Checkpoint, dtype: Dtype) -> dict[str, dict[str, float]]:
+    """HuggingFace's own relative errors at ``dtype`` with eager attention: ``propagated`` and ``local``, by name.
+
+    Raises:
+        NoGolden: if there is no exact answer.
+        NotApplicable: if tlbench cannot look inside this architecture.
+        CellFailed: if HuggingFace itself cannot run this checkpoint.
+    """
+    exact(checkpoint, dtype)
+    path = _errors_path(checkpoint, dtype)
+    kept = store.read(path)
+    if kept is None:
+        with locked(cache_dir() / "locks" / "inside-errors.lock"):
+            kept = store.read(path)
+            if kept is None:
+                arguments = ["errors", dtype.value, *_zoo_with(checkpoint)]
+                doing = f"computing HuggingFace's errors inside {checkpoint.model.name}"
+                store.run_apart(sys.executable, "tlbench.reference.inside", arguments, doing)
+                kept = store.read(path)
+    if kept is None:
+        raise CellFailed(f"HuggingFace's errors inside {checkpoint.model.name} in {dtype} were not stored at {path}")
+    found: dict[str, dict[str, float]] = {PROPAGATED: {}, LOCAL: {}}
+    for name, value in kept.tensors.items():
+        kind, _, quantity = name.partition("/")
+        found[kind][quantity] = value.item()
+    return found
+
+
+def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
+    """Compute and store the exact quantities in this process. Where there can be none, the reason is stored."""
+    path = _exact_path(checkpoint, dtype)
+    if store.read(path) is not None:
+        return
+    torch.set_num_threads(checkpoint.model.threads)
+    ids = huggingface.tokens(checkpoint, golden.NATURAL)
+    provenance = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, "torch": torch.__version__}
+    provenance["transformers"] = version("transformers")
+    try:
+        model = golden.load_exact(checkpoint.folder, Weights(dtype))
+        found = sites(model)
+        assert_true_float64(model, ids)
+        with true_float64():
+            tensors = _seen(model, ids)
+    except (NotApplicable, NotGolden) as error:
+        unknown = "yes" if isinstance(error, NotApplicable) else ""
+        store.write(path, {"nothing": torch.zeros(0)}, {**provenance, "reason": str(error), "unknown": unknown})
+        return
+    n_blocks = len(found.blocks)
+    for i in range(n_blocks - 1):
+        del tensors[site(i, Component.RESID_POST)]
+    store.write(path, tensors, {**provenance, "n_blocks": str(n_blocks), "centres": str(found.centres)})
+
+
+def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
+    """Compute and store HuggingFace's own errors in this process."""
+    path = _errors_path(checkpoint, dtype)
+    if store.read(path) is not None:
+        return
+    torch.set_num_threads(checkpoint.model.threads)
+    g = exact(checkpoint, dtype)
+    ids = huggingface.tokens(checkpoint, golden.NATURAL)
+    model = huggingface.load_model(checkpoint.folder, dtype, Attention.EAGER)
+    propagated, local = Errors(g, fed=False), Errors(g, fed=True)
+    _run(model, ids, propagated.see)
+    with feeding(model, g.inputs()):
+        _run(model, ids, local.see)
+    kept = {
+        f"{kind}/{name}": value
+        for kind, one in ((PROPAGATED, propagated), (LOCAL, local))
+        for name, value in one.found.items()
+    }
+    store.write(path, {name: torch.tensor(value, dtype=torch.float64) for name, value in kept.items()}, _versions())
+
+
+def _seen(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+
+    def seen(name: str, value: Tensor) -> None:
+        tensors[name] = value.detach().double().contiguous().clone()
+
+    _run(model, ids, seen)
+    return tensors
+
+
+def _run(model: Any, ids: Tensor, seen: Callable[[str, Tensor], None]) -> None:
+    with torch.inference_mode(), watching(model, seen):
+        # transformers 4 keeps the pattern to itself unless it is asked for.
+        seen(LOGITS, model(ids, use_cache=False, output_attentions=True).logits)
+
+
+def _exact_path(checkpoint: Checkpoint, dtype: Dtype) -> Path:
+    key = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, "method": METHOD}
+    return store.path_of("inside", checkpoint.model.name, key)
+
+
+def _errors_path(checkpoint: Checkpoint, dtype: Dtype) -> Path:
+    key = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, "method": METHOD, **_versions()}
+    return store.path_of("inside-errors", checkpoint.model.name, {**key, "threads": checkpoint.model.threads})
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _zoo_with(checkpoint: Checkpoint) -> list[str]:
+    """A whole zoo is computed by one process, since importing transformers costs more than all its forwards."""
+    names = [checkpoint.model.name]
+    if checkpoint.model.source is Source.ZOO:
+        names += [m.name for m in catalogues.load().models if m.source is Source.ZOO and m is not checkpoint.model]
+    return names
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``exact|errors DTYPE MODEL...``: compute what is missing. Only the first model's failure is this process's own."""
+    kind, dtype, *names = arguments
+    compute = {"exact": compute_exact, "errors": compute_errors}[kind]
+    catalogue = catalogues.load()
+    status = 0
+    for name in names:
+        try:
+            compute(locate(catalogue.get(name), catalogue), Dtype(dtype))
+        except TlbenchError as error:
+            failure = str(error)
+        except Exception as error:
+            failure = f"{name}: {type(error).__name__}: {error}".replace("\n", " ")
+        else:
+            continue
+        if name == names[0]:
+            print(failure, file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,103 @@
+"""The tables of `tlbench where`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tlbench.cells import Cell
+from tlbench.inside.components import BLOCK_COMPONENTS, LN_FINAL, LOGITS, Component
+from tlbench.inside.profile import DepthProfile, SiteError, Wrong
+from tlbench.memo import Kind, Outcome
+
+Found = Sequence[tuple[Cell, Outcome[DepthProfile]]]
+
+
+def print_profile(console: Console, title: str, profile: DepthProfile) -> None:
+    """One line a block: each component's local error, and beside it how many times HuggingFace's own it is."""
+    components = [c for c in BLOCK_COMPONENTS if any(profile.at(i, c) for i in range(profile.n_blocks))]
+    table = Table(title=f"{title}: {profile.cell}", caption="error of a block fed its exact input (times HuggingFace's own)")
+    table.add_column("block")
+    for component in components:
+        table.add_column("embed" if component is Component.RESID_PRE else component.value, justify="right")
+    table.add_column("propagated", justify="right")
+    for i in range(profile.n_blocks):
+        shown = [_shown(profile, profile.at(i, c)) if c is not Component.RESID_PRE or i == 0 else "" for c in components]
+        output = profile.at(i, Component.RESID_POST)
+        table.add_row(str(i), *shown, f"{output.propagated:.2g}" if output else "")
+    for name in (LN_FINAL, LOGITS):
+        error = profile.sites.get(name)
+        table.add_row(
+            name, *[""] * (len(components) - 1), _shown(profile, error), f"{error.propagated:.2g}" if error else ""
+        )
+    console.print(table)
+
+
+def sentence(cell: Cell, outcome: Outcome[DepthProfile]) -> str:
+    """What was found in one cell."""
+    if outcome.record is None:
+        return f"{cell}: {outcome.kind}: {outcome.reason}"
+    wrong = outcome.record.first_wrong()
+    if wrong is None:
+        return f"{cell}: no block and no component is wrong; the largest is {outcome.record.local_ratio:.2g} times {OWN}."
+    return (
+        f"{cell}: {_place(wrong)} is the first that is wrong: its error is {wrong.error:.2g}, {wrong.ratio:.3g} times {OWN}."
+    )
+
+
+OWN = "HuggingFace's own"
+
+
+def to_json(cell: Cell, outcome: Outcome[DepthProfile]) -> dict[str, Any]:
+    """One entry of ``cells`` in the command's JSON; absent figures are null."""
+    wrong = outcome.record.first_wrong() if outcome.record else None
+    growth = outcome.record.growth if outcome.record else None
+    return {
+        "model": cell.model,
+        "dtype": cell.dtype.value,
+        "option": cell.option.value,
+        "wrapper": cell.wrapper.value,
+        "outcome": outcome.kind.value,
+        "reason": outcome.reason,
+        **place_json(wrong),
+        "propagated_last": outcome.record.propagated_last if outcome.record else None,
+        "growth_exponent": growth.exponent if growth else None,
+        "growth_standard_error": growth.standard_error if growth else None,
+        "sites": outcome.record.to_json()["sites"] if outcome.record else {},
+        "silent_hooks": list(outcome.record.silent) if outcome.record else [],
+        "missing_hooks": list(outcome.record.missing) if outcome.record else [],
+    }
+
+
+def place_json(wrong: Wrong | None) -> dict[str, Any]:
+    """The first wrong quantity; nulls where all is well. Before and after the blocks only ``block`` is null."""
+    return {
+        "block": wrong.block if wrong else None,
+        "component": wrong.component if wrong else None,
+        "part": wrong.part if wrong else None,
+        "error": wrong.error if wrong else None,
+        "reference_error": wrong.reference_error if wrong else None,
+        "ratio": wrong.ratio if wrong else None,
+    }
+
+
+def first_wrong(found: Found) -> Wrong | None:
+    """Of the first cell that has one."""
+    places = (outcome.record.first_wrong() for _, outcome in found if outcome.record)
+    return next((place for place in places if place), None)
+
+
+def is_alarm(found: Found) -> bool:
+    """Whether something is wrong, or failed."""
+    return first_wrong(found) is not None or any(outcome.kind is Kind.FAILED for _, outcome in found)
+
+
+def _place(wrong: Wrong) -> str:
+    return wrong.component if wrong.block is None else f"{wrong.component} of block {wrong.block}"
+
+
+def _shown(profile: DepthProfile, error: SiteError | None) -> str:
+    return f"{error.local:.2g} ({profile.ratio(error):.3g})" if error else ""

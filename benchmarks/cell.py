@@ -8,7 +8,8 @@ from asv_runner.benchmarks.mark import SkipNotImplemented
 
 from tlbench import Attention, Cell, Dtype, NotApplicable, Option, ReferenceCell, Wrapper
 from tlbench.catalogue import load
-from tlbench.exceptions import NonFiniteLogits
+from tlbench.exceptions import CellFailed, NonFiniteLogits
+from tlbench.inside.findings import NOT_APPLICABLE
 from tlbench.memo import ACCURACY, REFERENCE, shared
 from tlbench.server import answer_there
 
@@ -59,12 +60,14 @@ def skip_without_golden(measurement):
 
 
 def figure(value, reason):
-    """A figure for asv: skipped with a reason where it cannot exist, and failed where it is not finite.
+    """A figure for asv; where there is none, a skip if the reason says n/a, else a failure; a failure if it is not finite.
 
     asv takes a NaN for a skip and cannot show an infinity.
     """
-    if value is None:
+    if value is None and reason.startswith(NOT_APPLICABLE):
         raise SkipNotImplemented(reason)
+    if value is None:
+        raise CellFailed(reason)
     if not math.isfinite(value):
         raise NonFiniteLogits("an activation is not finite, so its error cannot be stated")
     return float(value)

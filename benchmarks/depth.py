@@ -15,23 +15,23 @@ class Depth(GridOfCells):
     version = "1"
 
     def track_propagated_last(self, *cell):
-        return figure(self.measurement.propagated_last, "no hook point gives the last block's output")
+        return figure(self.measurement.propagated_last, "n/a: no hook point gives the last block's output")
 
     def track_local_max(self, *cell):
-        return figure(self._worst()[1], "no hook point fires")
+        return figure(self._worst()[1], "n/a: no hook point fires")
 
     def track_local_argmax_block(self, *cell):
-        return figure(self._worst()[0], "no hook point fires")
+        return figure(self._worst()[0], "n/a: no hook point fires")
 
     def track_local_ratio_max(self, *cell):
-        return figure(self.measurement.local_ratio, "no hook point fires")
+        return figure(self.measurement.local_ratio, "n/a: no hook point fires")
 
     def track_growth_exponent(self, *cell):
         growth = self.measurement.growth
-        return figure(growth and growth.exponent, "too few blocks have an error for a line through them")
+        return figure(growth and growth.exponent, "n/a: too few blocks have an error for a line through them")
 
     def track_routing_disagreement(self, *cell):
-        return figure(self.measurement.routing_disagreement, "this model has no experts")
+        return figure(self.measurement.routing_disagreement, "n/a: this model has no experts")
 
     def _worst(self):
         return self.measurement.worst_local or (None, None)

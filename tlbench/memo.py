@@ -24,6 +24,7 @@ from tlbench.cells import Cell, ReferenceCell
 from tlbench.exceptions import CellFailed, CheckpointUnavailable, NoGolden, NotApplicable, TlbenchError
 from tlbench.files import canonical_json, locked, sha256_of, tree_digest, write_json
 from tlbench.inside.profile import DepthProfile
+from tlbench.inside.records import Generation, Gradients, HookTruth, Reading
 from tlbench.paths import cache_dir, package_dir
 from tlbench.record import ErrorBudget, Measurement, NoiseFloor, ReferenceMeasurement
 
@@ -81,8 +82,13 @@ REFERENCE = Question[ReferenceCell, ReferenceMeasurement](
 NOISE_FLOOR = Question[Cell, NoiseFloor]("noise-floor", Cell, "tlbench.noise_floor:measure_floor", NoiseFloor)
 ERROR_BUDGET = Question[Cell, ErrorBudget]("error-budget", Cell, "tlbench.error_budget:measure_budget", ErrorBudget)
 DEPTH = Question[Cell, DepthProfile]("depth", Cell, "tlbench.inside.depth:measure_depth", DepthProfile)
+HOOKS = Question[Cell, HookTruth]("hooks", Cell, "tlbench.inside.hooks:measure_hooks", HookTruth)
+READING = Question[Cell, Reading]("reading", Cell, "tlbench.inside.reading:measure_reading", Reading)
+GENERATION = Question[Cell, Generation]("generation", Cell, "tlbench.inside.generation:measure_generation", Generation)
+GRADIENTS = Question[Cell, Gradients]("gradients", Cell, "tlbench.inside.gradients:measure_gradients", Gradients)
 
-QUESTIONS: dict[str, Question[Any, Any]] = {q.name: q for q in (ACCURACY, REFERENCE, NOISE_FLOOR, ERROR_BUDGET, DEPTH)}
+_ALL = (ACCURACY, REFERENCE, NOISE_FLOOR, ERROR_BUDGET, DEPTH, HOOKS, READING, GENERATION, GRADIENTS)
+QUESTIONS: dict[str, Question[Any, Any]] = {question.name: question for question in _ALL}
 
 
 class Kind(StrEnum):

@@ -111,5 +111,10 @@ def top1_changes(t: Tensor, g: Tensor, dtype: Dtype) -> Tensor:
     own, other = top_g[changed].unsqueeze(-1), top_t[changed].unsqueeze(-1)
     margin = (z.gather(-1, own) - z.gather(-1, other)).squeeze(-1)
     largest = torch.maximum(z.gather(-1, own).abs(), t.double()[changed].gather(-1, other).abs()).squeeze(-1)
+    return torch.where(is_tie(margin, largest, dtype), torch.zeros_like(margin), margin)
+
+
+def is_tie(margin: Tensor, largest: Tensor, dtype: Dtype) -> Tensor:
+    """Whether logits of size ``largest`` that are ``margin`` apart are within :data:`TIE_ULPS` units in the last place."""
     ulp = 2 * UNIT_ROUNDOFF[dtype] * torch.exp2(torch.floor(torch.log2(largest)))
-    return torch.where(margin <= TIE_ULPS * ulp, torch.zeros_like(margin), margin)
+    return margin <= TIE_ULPS * ulp

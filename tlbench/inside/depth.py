@@ -15,7 +15,7 @@ from tlbench.inside.profile import DepthProfile, RoutingAgreement, SiteError
 from tlbench.lens.interface import Edit, Lens
 from tlbench.measure import Loaded, load_cell
 from tlbench.reference import huggingface
-from tlbench.reference.inside import LOCAL, PROPAGATED, Errors, Exact, exact, huggingface_errors
+from tlbench.reference.inside import Errors, Exact, exact, huggingface_inside
 
 NORMALISED = "hook_normalized"
 HOOKS = {
@@ -48,7 +48,7 @@ def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
     """
     checkpoint, lens = loaded or load_cell(cell)
     g = exact(checkpoint, cell.dtype)
-    reference = huggingface_errors(checkpoint, cell.dtype)
+    reference = huggingface_inside(checkpoint, cell.dtype)
     if lens.n_blocks != g.n_blocks:
         raise CellFailed(f"TransformerLens has {lens.n_blocks} blocks where the checkpoint has {g.n_blocks}")
     names = hook_names(g.n_blocks)
@@ -58,17 +58,17 @@ def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
     propagated = _errors(lens, ids, g, present, fed=False)
     local = _errors(lens, ids, g, present, fed=True)
     fired = propagated.keys() & local.keys()
-    comparable = fired & reference[LOCAL].keys()
+    comparable = fired & reference.local.keys()
     return DepthProfile(
         cell=cell,
         n_blocks=g.n_blocks,
         sites={
-            name: SiteError(propagated[name], local[name], reference[PROPAGATED][name], reference[LOCAL][name])
+            name: SiteError(propagated[name], local[name], reference.propagated[name], reference.local[name])
             for name in (*names, LOGITS)
             if name in comparable and not name.endswith(ROUTING)
         },
         routing=tuple(
-            RoutingAgreement(propagated[name], reference[PROPAGATED][name])
+            RoutingAgreement(propagated[name], reference.propagated[name])
             for name in (site(i, ROUTING) for i in range(g.n_blocks))
             if name in comparable
         ),

@@ -23,3 +23,15 @@ def relative_error(value: Tensor, exact: Tensor, *, centred: bool = False) -> fl
     if not math.isfinite(error):
         return math.inf
     return error / size if size else (0.0 if error == 0 else math.inf)
+
+
+def logit_difference(logits: Tensor, tokens: Tensor) -> Tensor:
+    """The difference of two tokens' logits at the last position, in nats. ``[batch]``
+
+    Args:
+        logits: ``[batch, pos, d_vocab]`` or, of the last position alone, ``[batch, d_vocab]``.
+        tokens: ``[batch, 2]``.
+    """
+    last = logits[:, -1] if logits.ndim == 3 else logits
+    pair = last.double().gather(-1, tokens.to(last.device))
+    return pair[:, 0] - pair[:, 1]

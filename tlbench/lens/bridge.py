@@ -48,7 +48,23 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option) -> Lens:
         output: Tensor = bridge(tokens, return_type="logits")
         return output
 
-    return Lens(logits, readback.changed_weights, bridge)
+    def steps(ids: Tensor) -> Iterator[Tensor]:
+        # What its own `generate` does, in every version; a return type for the cache came with 4.x.
+        bridge._capture_hf_cache = True
+        cache: dict[str, Any] = {}
+        try:
+            for i in range(ids.shape[1]):
+                output: Any = bridge(ids[:, i : i + 1], return_type="logits", use_cache=True, **cache)
+                yield output[:, -1]
+                cache = {"past_key_values": bridge._last_hf_cache}
+        finally:
+            bridge._capture_hf_cache = False
+
+    def greedy(ids: Tensor, n: int) -> Tensor:
+        tokens: Tensor = bridge.generate(ids, max_new_tokens=n, do_sample=False, stop_at_eos=False, verbose=False)
+        return tokens
+
+    return Lens(logits, readback.changed_weights, bridge, steps, greedy)
 
 
 class _WeightReadback:

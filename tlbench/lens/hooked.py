@@ -75,7 +75,36 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
         output: Tensor = model(tokens, return_type="logits")
         return output
 
-    return Lens(logits, readback.changed_weights(model.state_dict()), model)
+    def steps(ids: Tensor) -> Iterator[Tensor]:
+        cache = _key_value_cache().init_cache(model.cfg, device.current(), len(ids))
+        takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
+        for i in range(ids.shape[1]):
+            token = ids[:, i : i + 1]
+            # From 2.0 the mask comes from a tokenizer unless it is given. No token is padding here.
+            mask = {"attention_mask": torch.ones_like(token)} if takes_mask else {}
+            yield model(token, return_type="logits", past_kv_cache=cache, **mask)[:, -1]
+
+    def greedy(ids: Tensor, n: int) -> Tensor:
+        # From 2.0 `generate` wants a tokenizer even for token ids.
+        from transformers import AutoTokenizer
+
+        with patch.object(model, "tokenizer", AutoTokenizer.from_pretrained(checkpoint.folder)):
+            tokens: Tensor = model.generate(ids, max_new_tokens=n, do_sample=False, stop_at_eos=False, verbose=False)
+        return tokens
+
+    return Lens(logits, readback.changed_weights(model.state_dict()), model, steps, greedy)
+
+
+def _key_value_cache() -> Any:
+    """The class was renamed in 3.0."""
+    import transformer_lens
+
+    for name in ("TransformerLensKeyValueCache", "HookedTransformerKeyValueCache"):
+        if found := getattr(transformer_lens, name, None):
+            return found
+    from transformer_lens.past_key_value_caching import HookedTransformerKeyValueCache
+
+    return HookedTransformerKeyValueCache
 
 
 class _WeightReadback:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from tlbench.exceptions import NotApplicable
 
 Edit = Callable[[Tensor], Tensor | None]
 """What a hook does with an activation: looks at it, or returns what shall stand in its place."""
@@ -23,11 +26,17 @@ class Lens:
         changed_weights: how many weight tensors the processing changed, read back from the weights. 0 means that the
             option is a no-op for this model, whatever its name promises.
         model: TransformerLens's own object, a module with an ``unembed`` and a ``cfg``.
+        steps: from token ids ``[batch, pos]`` to the logits ``[batch, d_vocab]`` at one position after another, each from
+            that token alone and the key-value cache.
+        greedy: from token ids and a number to those ids and as many more, ``[batch, pos]``, by TransformerLens's
+            ``generate``, greedily and with the key-value cache.
     """
 
     logits: Callable[[Tensor], Tensor]
     changed_weights: int
     model: Any
+    steps: Callable[[Tensor], Iterator[Tensor]]
+    greedy: Callable[[Tensor, int], Tensor]
 
     @property
     def n_blocks(self) -> int:
@@ -58,6 +67,77 @@ class Lens:
         if not torch.equal(hooked[-1].to(output.dtype), output):
             return lambda value: value
         return lambda value: (value.double() - bias.double()) / gain.double()
+
+    def hook_names(self) -> list[str]:
+        """Every hook point."""
+        return list(self.model.hook_dict)
+
+    def accepts_hook(self, name: str) -> bool:
+        """Whether a hook can be added there: some exist and are refused unless the model is told to compute them."""
+        try:
+            with self.model.hooks(fwd_hooks=[(name, _as_hook(lambda value: None))]):
+                return True
+        except (ValueError, AssertionError):
+            return False
+
+    def count_hooks(self) -> int:
+        """How many hooks are there now."""
+        points = {id(point): point for point in self.model.hook_dict.values()}
+        return sum(len(point.fwd_hooks) + len(point.bwd_hooks) for point in points.values())
+
+    def run_with_cache(self, ids: Tensor) -> tuple[Tensor, Any]:
+        """The logits and TransformerLens's cache of all activations."""
+        logits, cache = self.model.run_with_cache(ids, return_type="logits")
+        return logits, cache
+
+    def head_attribution(self, ids: Tensor, tokens: Tensor) -> Tensor:
+        """What each head adds to a logit difference at the last position, by TransformerLens's own cache.
+
+        Args:
+            ids: token ids ``[batch, pos]``.
+            tokens: the two tokens whose logits are compared, ``[batch, 2]``.
+
+        Returns:
+            ``[batch, block, head]``.
+
+        Raises:
+            NotApplicable: if this TransformerLens has no ``logit_attrs``.
+        """
+        _, cache = self.run_with_cache(ids)
+        if not hasattr(cache, "logit_attrs"):
+            raise NotApplicable("this TransformerLens has no ActivationCache.logit_attrs")
+        heads = cache.stack_head_results(layer=-1, pos_slice=-1)
+        pair = {"tokens": tokens[:, 0], "incorrect_tokens": tokens[:, 1]}
+        attribution: Tensor = cache.logit_attrs(heads, **pair, pos_slice=-1, has_batch_dim=True)
+        return attribution.T.reshape(len(ids), self.n_blocks, -1)
+
+    def unembedded(self, residual: Tensor) -> Tensor:
+        """The logits that final norm, unembedding and soft cap make of a residual stream ``[batch, pos, d_model]``."""
+        logits: Tensor = self.model.unembed(self.model.ln_final(residual))
+        cap = getattr(self.model.cfg, "output_logits_soft_cap", None) or -1.0
+        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+    def stopped_at(self, ids: Tensor, layer: int) -> Tensor:
+        """The residual stream that ``stop_at_layer`` returns, ``[batch, pos, d_model]``.
+
+        Raises:
+            NotApplicable: if this TransformerLens has no ``stop_at_layer``.
+        """
+        return self._called("stop_at_layer", ids, layer)
+
+    def started_at(self, residual: Tensor, layer: int) -> Tensor:
+        """The logits that ``start_at_layer`` makes of a residual stream.
+
+        Raises:
+            NotApplicable: if this TransformerLens has no ``start_at_layer``.
+        """
+        return self._called("start_at_layer", residual, layer)
+
+    def _called(self, argument: str, value: Tensor, layer: int) -> Tensor:
+        if argument not in inspect.signature(self.model.forward).parameters:
+            raise NotApplicable(f"this TransformerLens has no {argument}")
+        result: Tensor = self.model(value, return_type="logits", **{argument: layer})
+        return result
 
     def run_with_hooks(self, ids: Tensor, hooks: Mapping[str, Edit]) -> Tensor:
         """The logits ``[batch, pos, d_vocab]`` by TransformerLens's own ``run_with_hooks``.

@@ -18,22 +18,28 @@ from torch import Tensor
 
 from tlbench import catalogue as catalogues
 from tlbench.catalogue import Source
-from tlbench.cells import Attention, Dtype
+from tlbench.cells import Attention, Dtype, Option
 from tlbench.checkpoints import Checkpoint, locate
 from tlbench.environments import reference_python
+from tlbench.errors import centred
 from tlbench.exceptions import CellFailed, NoGolden, NotApplicable, NotGolden, TlbenchError
 from tlbench.files import locked
 from tlbench.inside.components import END, LOGITS, ROUTING, Component, site
-from tlbench.inside.errors import relative_error
+from tlbench.inside.edits import CHANGES, Edit
+from tlbench.inside.errors import logit_difference, relative_error
 from tlbench.paths import cache_dir
 from tlbench.reference import golden, huggingface, store
+from tlbench.reference.attribution import FOLDED_VALUE_BIASES, HEADS, VALUE_BIASES, head_attribution
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
-from tlbench.reference.sites import feeding, sites, watching
+from tlbench.reference.sites import editing, feeding, sites, watching
 
 METHOD = "1"
 """Raised by hand when what is computed changes, so that files of the old method are not read."""
-PROPAGATED, LOCAL = "propagated", "local"
+PROPAGATED, LOCAL, EDITED, GRADIENT = "propagated", "local", "edited", "gradient"
+TOKENS, STEPS, GREEDY, GREEDY_LOGITS = "tokens", "steps", "greedy", "greedy_logits"
+GREEDY_START, GREEDY_TOKENS = 16, 32
+"""How many tokens of each prompt a continuation starts from, and how long it is."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Exact:
 
     Attributes:
         tensors: by :func:`~tlbench.inside.components.site`, ``ln_final`` and ``logits``; float64. A block's output is kept
-            as the next one's input.
+            as the next one's input. And what the properties below read.
         n_blocks: how many blocks there are.
         centres: whether the norms subtract the mean, so that the residual stream is defined up to its mean only.
     """
@@ -88,6 +94,32 @@ class Exact:
         mine = self.tensors[site(block, ROUTING)] > 0
         return (mine == (experts.cpu() > 0)).all(-1)
 
+    @property
+    def tokens(self) -> Tensor:
+        """The two most likely tokens at the last position of each prompt, whose logits are compared. ``[batch, 2]``"""
+        return self.tensors[TOKENS]
+
+    def edited(self, edit: Edit) -> Tensor:
+        """The logits at the last position under an edit. ``[batch, d_vocab]``"""
+        return self.tensors[_of(EDITED, edit)]
+
+    def gradient(self, block: int) -> Tensor:
+        """The gradient of the logit difference with respect to a block's input. ``[batch, pos, d_model]``"""
+        return self.tensors[_of(GRADIENT, block)]
+
+    def head_attribution(self, option: Option) -> Tensor | None:
+        """What each head adds to the logit difference, ``[batch, block, head]``; None where no head has a part of its own.
+
+        Args:
+            option: what processing moves out of the heads: the value biases, and what ``fold_ln`` has added to them.
+        """
+        if HEADS not in self.tensors:
+            return None
+        flags = option.flags()
+        if not flags["fold_value_biases"]:
+            return self.tensors[HEADS]
+        return self.tensors[HEADS] - self.tensors[FOLDED_VALUE_BIASES if flags["fold_ln"] else VALUE_BIASES]
+
     def error(self, name: str, value: Tensor, tokens: Tensor | None = None) -> float:
         """The relative error of a quantity; see :func:`~tlbench.inside.errors.relative_error`.
 
@@ -106,10 +138,10 @@ class Exact:
         if exact is None or exact.shape != value.shape:
             has = "none" if exact is None else f"one of shape {list(exact.shape)}"
             raise CellFailed(f"TransformerLens has a {name} of shape {list(value.shape)}, and the exact function {has}")
-        centred = name == LOGITS or (name not in END and self.centres and _parse(name)[1].is_residual)
+        up_to_mean = name == LOGITS or (name not in END and self.centres and _parse(name)[1].is_residual)
         if tokens is not None:
             value, exact = value.cpu()[tokens], exact[tokens]
-        return relative_error(value, exact, centred=centred)
+        return relative_error(value, exact, centred=up_to_mean)
 
 
 def _parse(name: str) -> tuple[int, Component]:
@@ -179,8 +211,31 @@ def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
     return Exact(kept.tensors, int(kept.provenance["n_blocks"]), kept.provenance["centres"] == "True")
 
 
-def huggingface_errors(checkpoint: Checkpoint, dtype: Dtype) -> dict[str, dict[str, float]]:
-    """HuggingFace's own relative errors at ``dtype`` with eager attention: ``propagated`` and ``local``, by name.
+@dataclass(frozen=True)
+class HuggingFaceInside:
+    """What HuggingFace has inside at a dtype, with eager attention.
+
+    Attributes:
+        propagated: its relative errors by name, of the model run from the tokens.
+        local: of blocks that are fed their exact input.
+        edited: its logits at the last position under each edit, ``[batch, d_vocab]``.
+        gradients: by block, its gradients of the logit difference. ``[batch, pos, d_model]``
+        steps: by position, the largest difference of its centred logits with the key-value cache from those without. Nats.
+        greedy: the start of the prompts and the tokens that it adds to them greedily. ``[batch, pos]``
+        greedy_logits: from which it took each of those. ``[batch, n, d_vocab]``
+    """
+
+    propagated: Mapping[str, float]
+    local: Mapping[str, float]
+    edited: Mapping[Edit, Tensor]
+    gradients: Sequence[Tensor]
+    steps: Sequence[float]
+    greedy: Tensor
+    greedy_logits: Tensor
+
+
+def huggingface_inside(checkpoint: Checkpoint, dtype: Dtype) -> HuggingFaceInside:
+    """HuggingFace's own errors and values at ``dtype``, from the store, computed first where they are missing.
 
     Raises:
         NoGolden: if there is no exact answer.
@@ -200,11 +255,24 @@ def huggingface_errors(checkpoint: Checkpoint, dtype: Dtype) -> dict[str, dict[s
                 kept = store.read(path)
     if kept is None:
         raise CellFailed(f"HuggingFace's errors inside {checkpoint.model.name} in {dtype} were not stored at {path}")
-    found: dict[str, dict[str, float]] = {PROPAGATED: {}, LOCAL: {}}
-    for name, value in kept.tensors.items():
-        kind, _, quantity = name.partition("/")
-        found[kind][quantity] = value.item()
-    return found
+    n_blocks = sum(name.startswith(f"{GRADIENT}/") for name in kept.tensors)
+    return HuggingFaceInside(
+        propagated=_floats(kept.tensors, PROPAGATED),
+        local=_floats(kept.tensors, LOCAL),
+        edited={edit: kept.tensors[_of(EDITED, edit)] for edit in Edit},
+        gradients=[kept.tensors[_of(GRADIENT, i)] for i in range(n_blocks)],
+        steps=kept.tensors[STEPS].tolist(),
+        greedy=kept.tensors[GREEDY],
+        greedy_logits=kept.tensors[GREEDY_LOGITS],
+    )
+
+
+def _floats(tensors: Mapping[str, Tensor], kind: str) -> dict[str, float]:
+    return {name.removeprefix(f"{kind}/"): value.item() for name, value in tensors.items() if name.startswith(f"{kind}/")}
+
+
+def _of(kind: str, name: str | int) -> str:
+    return f"{kind}/{name}"
 
 
 def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
@@ -221,7 +289,7 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
         found = sites(model)
         assert_true_float64(model, ids)
         with true_float64():
-            tensors = _seen(model, ids)
+            tensors = _exactly(model, ids)
     except (NotApplicable, NotGolden) as error:
         unknown = "yes" if isinstance(error, NotApplicable) else ""
         store.write(path, {"nothing": torch.zeros(0)}, {**provenance, "reason": str(error), "unknown": unknown})
@@ -232,8 +300,25 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
     store.write(path, tensors, {**provenance, "n_blocks": str(n_blocks), "centres": str(found.centres)})
 
 
+def _exactly(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+
+    def seen(name: str, value: Tensor) -> None:
+        tensors[name] = value.detach().double().contiguous().clone()
+
+    _run(model, ids, seen)
+    tokens = tensors[LOGITS][:, -1].topk(2, dim=-1).indices
+    return {
+        **tensors,
+        TOKENS: tokens,
+        **head_attribution(model, ids, tokens),
+        **_edited(model, ids),
+        **_gradients(model, ids, tokens),
+    }
+
+
 def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
-    """Compute and store HuggingFace's own errors in this process."""
+    """Compute and store HuggingFace's own errors and values in this process."""
     path = _errors_path(checkpoint, dtype)
     if store.read(path) is not None:
         return
@@ -245,26 +330,68 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
     _run(model, ids, propagated.see)
     with feeding(model, g.inputs()):
         _run(model, ids, local.see)
-    kept = {
-        f"{kind}/{name}": value
-        for kind, one in ((PROPAGATED, propagated), (LOCAL, local))
-        for name, value in one.found.items()
-    }
-    store.write(path, {name: torch.tensor(value, dtype=torch.float64) for name, value in kept.items()}, _versions())
+    kept = {_of(PROPAGATED, name): value for name, value in propagated.found.items()}
+    kept |= {_of(LOCAL, name): value for name, value in local.found.items()}
+    errors = {name: torch.tensor(value, dtype=torch.float64) for name, value in kept.items()}
+    values = {**_edited(model, ids), **_gradients(model, ids, g.tokens), **_generated(model, ids)}
+    store.write(path, {**errors, **values}, _versions())
 
 
-def _seen(model: Any, ids: Tensor) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
+def _edited(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    """The logits at the last position under each edit."""
+    found = {}
+    block = len(sites(model).blocks) // 2
+    for edit, change in CHANGES.items():
+        with torch.no_grad(), editing(model, block, change.component, change.apply):
+            found[_of(EDITED, edit)] = model(ids, use_cache=False).logits[:, -1].double().clone()
+    return found
+
+
+def _generated(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    """What the key-value cache gives, over the prompts and over a greedy continuation of their start."""
+    with torch.no_grad():
+        full = centred(model(ids, use_cache=False).logits)
+        cache = None
+        steps = []
+        for i in range(ids.shape[1]):
+            output = model(ids[:, i : i + 1], past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            steps.append((centred(output.logits[:, -1]) - full[:, i]).abs().max())
+        tokens = ids[:, :GREEDY_START]
+        output = model(tokens, use_cache=True)
+        seen = [output.logits[:, -1].float()]
+        while len(seen) < GREEDY_TOKENS:
+            tokens = torch.cat([tokens, seen[-1].argmax(-1, keepdim=True)], -1)
+            output = model(tokens[:, -1:], past_key_values=output.past_key_values, use_cache=True)
+            seen.append(output.logits[:, -1].float())
+        tokens = torch.cat([tokens, seen[-1].argmax(-1, keepdim=True)], -1)
+    return {STEPS: torch.stack(steps), GREEDY: tokens, GREEDY_LOGITS: torch.stack(seen, 1)}
+
+
+def _gradients(model: Any, ids: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    """The gradient of the logit difference, summed over the prompts, with respect to each block's input."""
+    inputs: list[Tensor] = []
+    model.requires_grad_(False)
 
     def seen(name: str, value: Tensor) -> None:
-        tensors[name] = value.detach().double().contiguous().clone()
+        if name.endswith(Component.RESID_PRE):
+            if not value.requires_grad:
+                value.requires_grad_(True)
+            value.retain_grad()
+            inputs.append(value)
 
-    _run(model, ids, seen)
-    return tensors
+    with torch.enable_grad(), watching(model, seen):
+        logits = model(ids, use_cache=False).logits
+        torch.autograd.backward(logit_difference(logits, tokens).sum())
+    found = {}
+    for i, value in enumerate(inputs):
+        assert value.grad is not None
+        found[_of(GRADIENT, i)] = value.grad.double().contiguous()
+    return found
 
 
 def _run(model: Any, ids: Tensor, seen: Callable[[str, Tensor], None]) -> None:
-    with torch.inference_mode(), watching(model, seen):
+    with torch.no_grad(), watching(model, seen):
         # transformers 4 keeps the pattern to itself unless it is asked for.
         seen(LOGITS, model(ids, use_cache=False, output_attentions=True).logits)
 

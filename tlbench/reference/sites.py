@@ -43,6 +43,7 @@ class Block:
     ln1: nn.Module | None
     ln2: nn.Module | None
     router: nn.Module | None
+    has_post_norm: bool
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def sites(model: Any) -> Sites:
     Raises:
         NotApplicable: if it has no blocks, attention or MLP under a name that is known here.
     """
-    found = _find(model, BLOCKS)
+    found = find(model, BLOCKS)
     if not isinstance(found, nn.ModuleList):
         raise NotApplicable(
             f"{type(model).__name__} keeps its blocks under none of {', '.join(BLOCKS)}: tlbench cannot look inside it; add "
@@ -72,22 +73,24 @@ def sites(model: Any) -> Sites:
         )
     blocks = []
     for block in found:
-        has_post_norms = _find(block, (POST_MLP,)) is not None
+        has_post_norm = find(block, (POST_MLP,)) is not None
         blocks.append(
             Block(
                 block=block,
                 attention=_required(block, ATTENTION),
-                attn_out=_required(block, (POST_ATTENTION,) if has_post_norms else ATTN_OUT),
-                mlp_out=_required(block, (POST_MLP,) if has_post_norms else MLP_OUT),
-                ln1=_find(block, LN1),
-                ln2=_find(block, (PRE_MLP,) if has_post_norms else LN2),
-                router=_find(block, ROUTER),
+                attn_out=_required(block, (POST_ATTENTION,) if has_post_norm else ATTN_OUT),
+                mlp_out=_required(block, (POST_MLP,) if has_post_norm else MLP_OUT),
+                ln1=find(block, LN1),
+                ln2=find(block, (PRE_MLP,) if has_post_norm else LN2),
+                router=find(block, ROUTER),
+                has_post_norm=has_post_norm,
             )
         )
     return Sites(blocks, _required(model, FINAL_NORM))
 
 
-def _find(parent: Any, paths: Sequence[str]) -> nn.Module | None:
+def find(parent: Any, paths: Sequence[str]) -> nn.Module | None:
+    """The first module that there is under one of some paths."""
     for path in paths:
         module = parent
         for name in path.split("."):
@@ -98,7 +101,7 @@ def _find(parent: Any, paths: Sequence[str]) -> nn.Module | None:
 
 
 def _required(parent: Any, paths: Sequence[str]) -> nn.Module:
-    module = _find(parent, paths)
+    module = find(parent, paths)
     if module is None:
         raise NotApplicable(f"{type(parent).__name__} has none of {', '.join(paths)}: tlbench cannot look inside it")
     return module
@@ -180,6 +183,30 @@ def feeding(model: Any, inputs: Sequence[Tensor]) -> Iterator[None]:
 
             stack.callback(module.register_forward_pre_hook(replace, with_kwargs=True).remove)
         yield
+
+
+@contextmanager
+def editing(model: Any, block: int, component: Component, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the block, a quantity of the residual stream in one block becomes what ``edit`` makes of it."""
+    found = sites(model).blocks[block]
+    if component is Component.RESID_PRE:
+
+        def before(_: Any, args: Any, kwargs: Any) -> Any:
+            hidden = edit(_hidden(args, kwargs))
+            return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+        handle = found.block.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+
+        def after(_: Any, inputs: Any, output: Any) -> Any:
+            return edit(output) if isinstance(output, Tensor) else (edit(output[0]), *output[1:])
+
+        module = {Component.ATTN_OUT: found.attn_out, Component.MLP_OUT: found.mlp_out}[component]
+        handle = module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def normalised(x: Tensor, norm: Any) -> Tensor:

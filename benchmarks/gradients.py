@@ -1,0 +1,55 @@
+"""And backwards? Gradients of a logit difference, and what else is read off a model: attributions and patches."""
+
+from benchmarks.cell import GridOfCells, figure
+from tlbench.memo import GRADIENTS, READING
+
+
+class Gradients(GridOfCells):
+    """With respect to the embeddings and every block's input, against the exact gradient: the worst block."""
+
+    question = GRADIENTS
+    version = "1"
+
+    def track_error_ratio(self, *cell):
+        return figure(self.measurement.worst_ratio, "")
+
+    def track_error(self, *cell):
+        return figure(self.measurement.worst.error, "")
+
+    def track_error_correlation(self, *cell):
+        return figure(self.measurement.worst.correlation, "")
+
+    def track_one_less_cosine(self, *cell):
+        return figure(self.measurement.worst.one_less_cosine, "")
+
+    track_error_ratio.unit = "ratio"
+    track_error.unit = "relative error"
+    track_error_correlation.unit = "correlation"
+    track_one_less_cosine.unit = "1 - cosine"
+
+
+class Reading(GridOfCells):
+    """Errors in nats, so that they stand beside an effect."""
+
+    question = READING
+    version = "1"
+
+    def track_logit_difference(self, *cell):
+        return figure(self._error("logit_difference"), self._reason("logit_difference"))
+
+    def track_patch_effect(self, *cell):
+        return figure(self._error("patch_effect"), self._reason("patch_effect"))
+
+    def track_head_attribution(self, *cell):
+        return figure(self.measurement.head_attribution, self._reason("head_attribution"))
+
+    def _error(self, name):
+        pair = getattr(self.measurement, name)
+        return pair.error if pair else None
+
+    def _reason(self, name):
+        return self.measurement.reasons.get(name, "")
+
+    track_logit_difference.unit = "nats"
+    track_patch_effect.unit = "nats"
+    track_head_attribution.unit = "nats"

@@ -1,0 +1,76 @@
+"""Do hooks, caches and generation tell the truth? Most of it needs no reference: it is 0, or the error."""
+
+from benchmarks.cell import GridOfCells, figure
+from tlbench.memo import GENERATION, HOOKS
+
+
+class Hooks(GridOfCells):
+    """What hook points promise, and edits through them against the exact function's."""
+
+    question = HOOKS
+    version = "1"
+
+    def found(self, value, *asked):
+        return figure(value, "; ".join(self.measurement.reasons.get(name, "") for name in asked))
+
+    def track_additivity(self, *cell):
+        return self.found(self.measurement.additivity, "sums")
+
+    def track_pattern_rows(self, *cell):
+        return self.found(self.measurement.pattern_rows, "sums")
+
+    def track_final_logits(self, *cell):
+        return self.found(self.measurement.final, "final")
+
+    def track_hook_disturbance(self, *cell):
+        return self.found(self.measurement.disturbance, "cache", "counts")
+
+    def track_silent_hooks(self, *cell):
+        return self.found(len(self.measurement.silent) if self.measurement.n_hooks else None, "counts")
+
+    def track_repeated_hooks(self, *cell):
+        return self.found(len(self.measurement.repeated) if self.measurement.n_hooks else None, "counts")
+
+    def track_leftover_hooks(self, *cell):
+        return self.found(self.measurement.leftover if self.measurement.n_hooks else None, "counts")
+
+    def track_stop_at_layer(self, *cell):
+        return self.found(self.measurement.stop_at_layer, "stop_at_layer")
+
+    def track_start_at_layer(self, *cell):
+        return self.found(self.measurement.start_at_layer, "start_at_layer")
+
+    def track_edit_ratio(self, *cell):
+        return self.found(self.measurement.edit_ratio, "edits")
+
+    track_additivity.unit = "relative error"
+    track_pattern_rows.unit = "probability"
+    track_final_logits.unit = "relative error"
+    track_hook_disturbance.unit = "nats"
+    track_silent_hooks.unit = "hook points"
+    track_repeated_hooks.unit = "hook points"
+    track_leftover_hooks.unit = "hooks"
+    track_stop_at_layer.unit = "residual stream"
+    track_start_at_layer.unit = "nats"
+    track_edit_ratio.unit = "ratio"
+
+
+class Generation(GridOfCells):
+    """The key-value cache against the full forward pass, and greedy continuations against HuggingFace's."""
+
+    question = GENERATION
+    version = "1"
+
+    def track_cache_error(self, *cell):
+        return figure(self.measurement.cache_error, self.measurement.reasons.get("steps", ""))
+
+    def track_cache_error_growth(self, *cell):
+        growth = self.measurement.growth
+        return figure(growth and growth.exponent, "n/a: too few steps differ for a line through them")
+
+    def track_wrong_tokens(self, *cell):
+        return figure(self.measurement.wrong_tokens, self.measurement.reasons.get("greedy", ""))
+
+    track_cache_error.unit = "nats"
+    track_cache_error_growth.unit = "exponent"
+    track_wrong_tokens.unit = "tokens"

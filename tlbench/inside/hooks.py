@@ -1,0 +1,207 @@
+"""Do hooks and caches tell the truth? What needs no reference, and edits against the exact function's."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tlbench.cells import Cell
+from tlbench.exceptions import CellFailed, NotApplicable
+from tlbench.inside.components import Component, site
+from tlbench.inside.depth import hook_names
+from tlbench.inside.edits import CHANGES
+from tlbench.inside.edits import Edit as Editing
+from tlbench.inside.errors import relative_error
+from tlbench.inside.findings import Findings
+from tlbench.inside.records import HookTruth, Pair
+from tlbench.lens.interface import Lens
+from tlbench.measure import Loaded, load_cell
+from tlbench.reference import huggingface
+from tlbench.reference.inside import exact, huggingface_inside
+
+
+def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
+    """Everything that hooks and caches promise, of one cell: about a dozen forward passes.
+
+    Args:
+        cell: which cell.
+        loaded: what :func:`~tlbench.measure.load_cell` gave for it, where that is there already.
+
+    Raises:
+        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
+        CheckpointUnavailable: if it is a hub model that is not on this machine.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
+        CellFailed: if loading or running raised.
+    """
+    checkpoint, lens = loaded or load_cell(cell)
+    ids = huggingface.tokens(checkpoint, "natural")
+    found = Findings()
+    with torch.inference_mode():
+        try:
+            plain = lens.logits(ids)
+        except Exception as error:
+            raise CellFailed(f"the forward pass raised {type(error).__name__}: {error}") from error
+        sums = found.ask("sums", lambda: _sums(lens, ids)) or _Sums()
+        counts = found.ask("counts", lambda: _identity_hooks(lens, ids, plain))
+        cached = found.ask("cache", lambda: _largest(lens.run_with_cache(ids)[0], plain))
+        final = found.ask("final", lambda: _final(lens, ids, plain))
+        stop = found.ask("stop_at_layer", lambda: _stop(lens, ids))
+        start = found.ask("start_at_layer", lambda: _start(lens, ids, plain))
+        edits = found.ask("edits", lambda: _edits(checkpoint, cell, lens, ids)) or {}
+    return HookTruth(
+        cell=cell,
+        additivity=max(sums.blocks, default=None),
+        additivity_block=sums.blocks.index(max(sums.blocks)) if sums.blocks else None,
+        pattern_rows=max(sums.patterns, default=None),
+        final=final,
+        cached=cached,
+        hooked=counts.disturbance if counts else None,
+        n_hooks=counts.n_hooks if counts else 0,
+        refused=counts.refused if counts else (),
+        silent=counts.silent if counts else (),
+        repeated=counts.repeated if counts else (),
+        leftover=counts.leftover if counts else 0,
+        stop_at_layer=stop,
+        start_at_layer=start,
+        edits=edits,
+        reasons=found.reasons,
+    )
+
+
+@dataclass
+class _Sums:
+    blocks: list[float] = field(default_factory=list)
+    patterns: list[float] = field(default_factory=list)
+
+
+def _sums(lens: Lens, ids: Tensor) -> _Sums:
+    """By block: how far input + attention + MLP is from the output, and the rows of the pattern from one."""
+    found = _Sums()
+    now: dict[Component, Tensor] = {}
+
+    def keep(component: Component) -> Callable[[Tensor], None]:
+        def look(value: Tensor) -> None:
+            if component is Component.PATTERN:
+                found.patterns.append((value.double().sum(-1) - 1).abs().max().item())
+            else:
+                now[component] = value.reshape(value.shape)
+            if component is Component.RESID_POST:
+                found.blocks.append(_additivity(now))
+                now.clear()
+
+        return look
+
+    wanted = (Component.RESID_PRE, Component.ATTN_OUT, Component.MLP_OUT, Component.RESID_POST)
+    names = hook_names(lens.n_blocks)
+    hooks = {}
+    for i in range(lens.n_blocks):
+        for component in (*wanted, Component.PATTERN):
+            hook = names[site(i, component)]
+            if lens.has_hook(hook):
+                hooks[hook] = keep(component)
+            elif component in wanted:
+                raise NotApplicable(f"this TransformerLens has no {hook}")
+    lens.run_with_hooks(ids, hooks)
+    return found
+
+
+def _additivity(found: dict[Component, Tensor]) -> float:
+    """0 where some order of summation gives the output bit for bit; else the relative error of the sum in float64."""
+    if len(found) < 4:
+        missing = {Component.RESID_PRE, Component.ATTN_OUT, Component.MLP_OUT, Component.RESID_POST} - found.keys()
+        raise NotApplicable(f"a hook does not fire: {', '.join(sorted(missing))}")
+    pre, attn, mlp, post = (
+        found[c] for c in (Component.RESID_PRE, Component.ATTN_OUT, Component.MLP_OUT, Component.RESID_POST)
+    )
+    mlp = mlp.reshape(post.shape)
+    if any(
+        torch.equal(total.to(post.dtype), post) for total in ((pre + attn) + mlp, pre + (attn + mlp), (pre + mlp) + attn)
+    ):
+        return 0.0
+    return relative_error(pre.double() + attn.double() + mlp.double(), post)
+
+
+@dataclass(frozen=True)
+class _Counts:
+    disturbance: float
+    n_hooks: int
+    refused: tuple[str, ...]
+    silent: tuple[str, ...]
+    repeated: tuple[str, ...]
+    leftover: int
+
+
+def _identity_hooks(lens: Lens, ids: Tensor, plain: Tensor) -> _Counts:
+    """An identity hook on every hook point: the change of the logits, which fire, and what is left of them afterwards."""
+    fired: Counter[str] = Counter()
+
+    def identity(name: str) -> Callable[[Tensor], Tensor]:
+        def hooked(value: Tensor) -> Tensor:
+            fired[name] += 1
+            return value
+
+        return hooked
+
+    every = lens.hook_names()
+    names = [name for name in every if lens.accepts_hook(name)]
+    logits = lens.run_with_hooks(ids, {name: identity(name) for name in names})
+    return _Counts(
+        disturbance=_largest(logits, plain),
+        n_hooks=len(every),
+        refused=tuple(name for name in every if name not in names),
+        silent=tuple(name for name in names if not fired[name]),
+        repeated=tuple(name for name in names if fired[name] > 1),
+        leftover=lens.count_hooks(),
+    )
+
+
+def _final(lens: Lens, ids: Tensor, plain: Tensor) -> float:
+    """The cached residual stream through final norm and unembedding against the logits: 0, or the relative error."""
+    last: list[Tensor] = []
+    name = hook_names(lens.n_blocks)[site(lens.n_blocks - 1, Component.RESID_POST)]
+    lens.run_with_hooks(ids, {name: last.append})
+    logits = lens.unembedded(last[-1])
+    return 0.0 if torch.equal(logits, plain) else relative_error(logits, plain, centred=True)
+
+
+def _stop(lens: Lens, ids: Tensor) -> float:
+    """``stop_at_layer`` half-way against the hooked residual stream."""
+    return _largest(lens.stopped_at(ids, lens.n_blocks // 2), _half_way(lens, ids))
+
+
+def _start(lens: Lens, ids: Tensor, plain: Tensor) -> float:
+    """``start_at_layer`` from the residual stream half-way against the full run."""
+    return _largest(lens.started_at(_half_way(lens, ids), lens.n_blocks // 2), plain)
+
+
+def _half_way(lens: Lens, ids: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+    lens.run_with_hooks(ids, {hook_names(lens.n_blocks)[site(lens.n_blocks // 2, Component.RESID_PRE)]: seen.append})
+    return seen[-1]
+
+
+def _edits(checkpoint: Any, cell: Cell, lens: Lens, ids: Tensor) -> dict[str, Pair]:
+    """The relative error of the logits at the last position under each edit, and HuggingFace's own."""
+    g = exact(checkpoint, cell.dtype)
+    reference = huggingface_inside(checkpoint, cell.dtype)
+    names = hook_names(lens.n_blocks)
+    found = {}
+    for edit, change in CHANGES.items():
+        logits = lens.run_with_hooks(ids, {names[change.site(lens.n_blocks)]: change.apply})[:, -1]
+        own = relative_error(reference.edited[edit], g.edited(edit), centred=True)
+        found[Editing(edit).value] = Pair(relative_error(logits, g.edited(edit), centred=True), own)
+    return found
+
+
+def _largest(one: Tensor, other: Tensor) -> float:
+    """The largest difference; infinite where one is not finite and the other is, or is otherwise."""
+    if torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) and torch.equal(one.isfinite(), other.isfinite()):
+        return 0.0
+    difference = (one.double() - other.double()).abs().max().item()
+    return difference if math.isfinite(difference) else math.inf

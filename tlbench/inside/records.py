@@ -1,0 +1,224 @@
+"""What is kept of the questions about hooks, reading, generation, gradients and context length. Knows figures only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tlbench.cells import Cell
+from tlbench.figures import UNIT_ROUNDOFF
+from tlbench.inside.growth import Growth, fit
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An error, and HuggingFace's own at the same dtype."""
+
+    error: float
+    reference_error: float
+
+
+@dataclass(frozen=True)
+class HookTruth:
+    """Whether hooks and caches tell the truth. A figure is None where its reason is in ``reasons``.
+
+    Attributes:
+        cell: which cell.
+        additivity: the largest relative error, of any block, of input + attention + MLP against the output; 0 where some
+            order of summation gives it bit for bit.
+        additivity_block: the block that has it.
+        pattern_rows: by how much a row of an attention pattern differs from a sum of one, at most.
+        final: the relative error of the hooked residual stream through final norm and unembedding against the logits.
+        cached: by how much ``run_with_cache`` changes the logits, at most. Logits (nats).
+        hooked: by how much an identity hook on every hook point does.
+        n_hooks: how many hook points there are.
+        refused: hook points that take no hook, unless the model is told to compute them.
+        silent: hook points that take one and never fire.
+        repeated: hook points that fire more than once in a forward pass.
+        leftover: hooks that are still there afterwards.
+        stop_at_layer: the largest difference of ``stop_at_layer`` from the hooked residual stream.
+        start_at_layer: the largest difference of the logits of ``start_at_layer`` from those of the full run.
+        edits: by :class:`~tlbench.inside.edits.Edit`, the relative error of the logits against the exact function's.
+        reasons: why something could not be found.
+    """
+
+    cell: Cell
+    additivity: float | None
+    additivity_block: int | None
+    pattern_rows: float | None
+    final: float | None
+    cached: float | None
+    hooked: float | None
+    n_hooks: int
+    refused: tuple[str, ...]
+    silent: tuple[str, ...]
+    repeated: tuple[str, ...]
+    leftover: int
+    stop_at_layer: float | None
+    start_at_layer: float | None
+    edits: dict[str, Pair]
+    reasons: dict[str, str]
+
+    @property
+    def disturbance(self) -> float | None:
+        """The largest change of the logits by looking at the model: by its cache, or by identity hooks."""
+        found = [value for value in (self.cached, self.hooked) if value is not None]
+        return max(found, default=None)
+
+    @property
+    def edit_ratio(self) -> float | None:
+        """The largest error under an edit over HuggingFace's own, or over one rounding where that is larger."""
+        roundoff = UNIT_ROUNDOFF[self.cell.dtype]
+        return max((pair.error / max(pair.reference_error, roundoff) for pair in self.edits.values()), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; floats keep every bit."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> HookTruth:
+        """What :meth:`to_json` wrote."""
+        fields = {
+            **data,
+            "cell": Cell(**data["cell"]),
+            "edits": {name: Pair(**pair) for name, pair in data["edits"].items()},
+        }
+        return cls(**{**fields, "silent": tuple(data["silent"]), "repeated": tuple(data["repeated"])})
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a researcher reads off a model, in nats: how far it is from the exact value, at most over prompts and heads.
+
+    Attributes:
+        cell: which cell.
+        logit_difference: error of the difference of the two most likely tokens' logits at the last position.
+        patch_effect: error of the effect that one activation patch has on the first prompt's difference.
+        exact_patch_effect: the effect itself.
+        head_attribution: error of what a head adds to the difference, by TransformerLens's ``logit_attrs``.
+        largest_head_attribution: the largest exact one, by size.
+        reasons: why something could not be found.
+    """
+
+    cell: Cell
+    logit_difference: Pair | None
+    patch_effect: Pair | None
+    exact_patch_effect: float | None
+    head_attribution: float | None
+    largest_head_attribution: float | None
+    reasons: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; floats keep every bit."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Reading:
+        """What :meth:`to_json` wrote."""
+        pairs = {name: Pair(**data[name]) if data[name] else None for name in ("logit_difference", "patch_effect")}
+        return cls(**{**data, **pairs, "cell": Cell(**data["cell"])})
+
+
+@dataclass(frozen=True)
+class GradientError:
+    """One block's input: its gradient against the exact one.
+
+    Attributes:
+        error: rms(t - g) / rms(g).
+        reference_error: HuggingFace's own, rms(h - g) / rms(g).
+        correlation: of the two errors.
+        one_less_cosine: 1 less the cosine of TransformerLens's gradient with the exact one; never negative.
+    """
+
+    error: float
+    reference_error: float
+    correlation: float
+    one_less_cosine: float
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradient of a logit difference with respect to the embeddings (block 0's input) and every block's input.
+
+    Attributes:
+        cell: which cell.
+        blocks: by block.
+    """
+
+    cell: Cell
+    blocks: tuple[GradientError, ...]
+
+    @property
+    def worst(self) -> GradientError:
+        """The block whose error is the largest."""
+        return max(self.blocks, key=lambda one: one.error)
+
+    @property
+    def worst_ratio(self) -> float:
+        """The largest error over HuggingFace's own, or over one rounding where that is larger."""
+        roundoff = UNIT_ROUNDOFF[self.cell.dtype]
+        return max(one.error / max(one.reference_error, roundoff) for one in self.blocks)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; floats keep every bit."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Gradients:
+        """What :meth:`to_json` wrote."""
+        return cls(Cell(**data["cell"]), tuple(GradientError(**one) for one in data["blocks"]))
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One token after another with the key-value cache.
+
+    Attributes:
+        cell: which cell.
+        steps: by step, the largest difference of the centred logits from those of the full forward pass. Nats.
+        reference_steps: HuggingFace's own.
+        n_tokens: how many tokens were made greedily.
+        diverged: the first of them, of any prompt, that is not HuggingFace's; None if all are.
+        tie: whether it was one: HuggingFace's margin there is within a few units in the last place. None if none diverged.
+        reasons: why something could not be found.
+    """
+
+    cell: Cell
+    steps: tuple[float, ...]
+    reference_steps: tuple[float, ...]
+    n_tokens: int
+    diverged: int | None
+    tie: bool | None
+    reasons: dict[str, str]
+
+    @property
+    def cache_error(self) -> float | None:
+        """The largest over the steps."""
+        return max(self.steps, default=None)
+
+    @property
+    def reference_cache_error(self) -> float | None:
+        """HuggingFace's own."""
+        return max(self.reference_steps, default=None)
+
+    @property
+    def growth(self) -> Growth | None:
+        """Of the difference over the steps."""
+        return fit([i + 1.0 for i in range(len(self.steps))], self.steps)
+
+    @property
+    def wrong_tokens(self) -> int | None:
+        """How many of the tokens come after a divergence that was no tie; None where nothing was generated."""
+        if "greedy" in self.reasons:
+            return None
+        return 0 if self.diverged is None or self.tie else self.n_tokens - self.diverged
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; floats keep every bit."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Generation:
+        """What :meth:`to_json` wrote."""
+        steps = {name: tuple(data[name]) for name in ("steps", "reference_steps")}
+        return cls(**{**data, **steps, "cell": Cell(**data["cell"])})

@@ -11,7 +11,8 @@ class Hooks(GridOfCells):
     version = "1"
 
     def found(self, value, *asked):
-        return figure(value, "; ".join(self.measurement.reasons.get(name, "") for name in asked))
+        reasons = self.measurement.reasons
+        return figure(value, "; ".join(reasons[name] for name in asked if name in reasons))
 
     def track_additivity(self, *cell):
         return self.found(self.measurement.additivity, "sums")

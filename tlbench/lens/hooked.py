@@ -75,20 +75,24 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
         output: Tensor = model(tokens, return_type="logits")
         return output
 
+    def tokenizer() -> Any:
+        """Up to 1.19 for the key-value cache, and from 2.0 for ``generate``, a tokenizer is wanted even for token ids."""
+        from transformers import AutoTokenizer
+
+        return patch.object(model, "tokenizer", AutoTokenizer.from_pretrained(checkpoint.folder))
+
     def steps(ids: Tensor) -> Iterator[Tensor]:
         cache = _key_value_cache().init_cache(model.cfg, device.current(), len(ids))
         takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
-        for i in range(ids.shape[1]):
-            token = ids[:, i : i + 1]
-            # From 2.0 the mask comes from a tokenizer unless it is given. No token is padding here.
-            mask = {"attention_mask": torch.ones_like(token)} if takes_mask else {}
-            yield model(token, return_type="logits", past_kv_cache=cache, **mask)[:, -1]
+        with tokenizer():
+            for i in range(ids.shape[1]):
+                token = ids[:, i : i + 1]
+                # From 2.0 the tokenizer would say what is padding; nothing is.
+                mask = {"attention_mask": torch.ones_like(token)} if takes_mask else {}
+                yield model(token, return_type="logits", past_kv_cache=cache, **mask)[:, -1]
 
     def greedy(ids: Tensor, n: int) -> Tensor:
-        # From 2.0 `generate` wants a tokenizer even for token ids.
-        from transformers import AutoTokenizer
-
-        with patch.object(model, "tokenizer", AutoTokenizer.from_pretrained(checkpoint.folder)):
+        with tokenizer():
             tokens: Tensor = model.generate(ids, max_new_tokens=n, do_sample=False, stop_at_eos=False, verbose=False)
         return tokens
 

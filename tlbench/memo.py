@@ -24,7 +24,7 @@ from tlbench.cells import Cell, ReferenceCell
 from tlbench.exceptions import CellFailed, CheckpointUnavailable, NoGolden, NotApplicable, TlbenchError
 from tlbench.files import canonical_json, locked, sha256_of, tree_digest, write_json
 from tlbench.inside.profile import DepthProfile
-from tlbench.inside.records import Generation, Gradients, HookTruth, Reading
+from tlbench.inside.records import ContextLength, Generation, Gradients, HookTruth, Reading
 from tlbench.paths import cache_dir, package_dir
 from tlbench.record import ErrorBudget, Measurement, NoiseFloor, ReferenceMeasurement
 
@@ -86,8 +86,12 @@ HOOKS = Question[Cell, HookTruth]("hooks", Cell, "tlbench.inside.hooks:measure_h
 READING = Question[Cell, Reading]("reading", Cell, "tlbench.inside.reading:measure_reading", Reading)
 GENERATION = Question[Cell, Generation]("generation", Cell, "tlbench.inside.generation:measure_generation", Generation)
 GRADIENTS = Question[Cell, Gradients]("gradients", Cell, "tlbench.inside.gradients:measure_gradients", Gradients)
+CONTEXT_LENGTH = Question[Cell, ContextLength](
+    "context-length", Cell, "tlbench.inside.context:measure_context", ContextLength
+)
 
-_ALL = (ACCURACY, REFERENCE, NOISE_FLOOR, ERROR_BUDGET, DEPTH, HOOKS, READING, GENERATION, GRADIENTS)
+_INSIDE = (DEPTH, HOOKS, READING, GENERATION, GRADIENTS, CONTEXT_LENGTH)
+_ALL = (ACCURACY, REFERENCE, NOISE_FLOOR, ERROR_BUDGET, *_INSIDE)
 QUESTIONS: dict[str, Question[Any, Any]] = {question.name: question for question in _ALL}
 
 

@@ -222,3 +222,56 @@ class Generation:
         """What :meth:`to_json` wrote."""
         steps = {name: tuple(data[name]) for name in ("steps", "reference_steps")}
         return cls(**{**data, **steps, "cell": Cell(**data["cell"])})
+
+
+@dataclass(frozen=True)
+class ContextLength:
+    """Errors against the length of the context, rms of the centred logits, in nats.
+
+    Attributes:
+        cell: which cell.
+        errors: by length.
+        reference_errors: HuggingFace's own.
+        octaves: at the longest length, by the octave k of the position, counted from one: [2**k, 2**(k+1)).
+        reference_octaves: HuggingFace's own.
+        stopped: why longer ones were not run; empty where all were.
+        left_padding: by how much masked padding on the left changes the other tokens' logits, at most.
+        reasons: why something could not be found.
+    """
+
+    cell: Cell
+    errors: dict[int, float]
+    reference_errors: dict[int, float]
+    octaves: dict[int, float]
+    reference_octaves: dict[int, float]
+    stopped: str
+    left_padding: float | None
+    reasons: dict[str, str]
+
+    @property
+    def longest(self) -> int:
+        """The longest length that was run."""
+        return max(self.errors)
+
+    @property
+    def growth(self) -> Growth | None:
+        """Of the error over the length, from two tokens on."""
+        lengths = sorted(length for length in self.errors if length > 1)
+        return fit([float(length) for length in lengths], [self.errors[length] for length in lengths])
+
+    @property
+    def largest_ratio(self) -> float | None:
+        """The largest, over the lengths that both ran, of the error over HuggingFace's own."""
+        both = [(self.errors[n], self.reference_errors[n]) for n in self.errors.keys() & self.reference_errors.keys()]
+        return max((error / reference for error, reference in both if reference), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; floats keep every bit."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ContextLength:
+        """What :meth:`to_json` wrote: JSON has no integers as keys."""
+        names = ("errors", "reference_errors", "octaves", "reference_octaves")
+        by_number = {name: {int(key): value for key, value in data[name].items()} for name in names}
+        return cls(**{**data, **by_number, "cell": Cell(**data["cell"])})

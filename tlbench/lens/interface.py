@@ -43,6 +43,11 @@ class Lens:
         """How many blocks it has."""
         return len(self.model.blocks)
 
+    def longest_context(self) -> int | None:
+        """The longest context that it takes, if it names one."""
+        longest = getattr(self.model.cfg, "n_ctx", None)
+        return int(longest) if longest else None
+
     def has_hook(self, name: str) -> bool:
         """Whether it has a hook point of this name."""
         return name in self.model.hook_dict

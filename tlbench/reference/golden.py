@@ -18,16 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlbench import catalogue as catalogues
-from tlbench.catalogue import Source
 from tlbench.cells import Dtype
-from tlbench.checkpoints import Checkpoint, locate
+from tlbench.checkpoints import Checkpoint
 from tlbench.environments import reference_python
-from tlbench.exceptions import CellFailed, NoGolden, NotGolden, TlbenchError
+from tlbench.exceptions import CellFailed, NoGolden, NotGolden
 from tlbench.files import locked
 from tlbench.paths import cache_dir
 from tlbench.reference import huggingface, store
 from tlbench.reference.float64 import assert_true_float64, true_float64
+from tlbench.reference.several import compute_each, zoo_with
 
 METHOD = "1"
 """Raised by hand when what is computed changes, so that goldens of the old method are not read."""
@@ -260,32 +259,13 @@ def _provenance(checkpoint: Checkpoint, weights: Weights) -> dict[str, str]:
 
 
 def _compute_in_own_environment(checkpoint: Checkpoint) -> None:
-    """A whole zoo is computed by one process, since importing transformers costs more than all its forwards."""
-    catalogue = catalogues.load()
-    names = [checkpoint.model.name]
-    if checkpoint.model.source is Source.ZOO:
-        names += [m.name for m in catalogue.models if m.source is Source.ZOO and m is not checkpoint.model]
     doing = f"computing the golden logits of {checkpoint.model.name}"
-    store.run_apart(reference_python(), "tlbench.reference.golden", names, doing)
+    store.run_apart(reference_python(), "tlbench.reference.golden", zoo_with(checkpoint), doing)
 
 
 def main(names: Sequence[str]) -> int:
     """``MODEL...``: compute what is missing. Only the first model's failure is this process's own."""
-    catalogue = catalogues.load()
-    status = 0
-    for name in names:
-        try:
-            compute(locate(catalogue.get(name), catalogue))
-        except TlbenchError as error:
-            failure = str(error)
-        except Exception as error:
-            failure = f"{name}: {type(error).__name__}: {error}".replace("\n", " ")
-        else:
-            continue
-        if name == names[0]:
-            print(failure, file=sys.stderr)
-            status = 1
-    return status
+    return compute_each(names, compute)
 
 
 if __name__ == "__main__":

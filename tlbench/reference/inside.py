@@ -16,13 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlbench import catalogue as catalogues
-from tlbench.catalogue import Source
 from tlbench.cells import Attention, Dtype, Option
-from tlbench.checkpoints import Checkpoint, locate
+from tlbench.checkpoints import Checkpoint
 from tlbench.environments import reference_python
 from tlbench.errors import centred
-from tlbench.exceptions import CellFailed, NoGolden, NotApplicable, NotGolden, TlbenchError
+from tlbench.exceptions import CellFailed, NoGolden, NotApplicable, NotGolden
 from tlbench.files import locked
 from tlbench.inside.components import END, LOGITS, ROUTING, Component, site
 from tlbench.inside.edits import CHANGES, Edit
@@ -32,6 +30,7 @@ from tlbench.reference import golden, huggingface, store
 from tlbench.reference.attribution import FOLDED_VALUE_BIASES, HEADS, VALUE_BIASES, head_attribution
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
+from tlbench.reference.several import compute_each, zoo_with
 from tlbench.reference.sites import editing, feeding, sites, watching
 
 METHOD = "1"
@@ -200,7 +199,7 @@ def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
         with locked(cache_dir() / "locks" / "inside.lock"):
             kept = store.read(path)
             if kept is None:
-                arguments = ["exact", dtype.value, *_zoo_with(checkpoint)]
+                arguments = ["exact", dtype.value, *zoo_with(checkpoint)]
                 doing = f"computing what is inside {checkpoint.model.name} exactly"
                 store.run_apart(reference_python(), "tlbench.reference.inside", arguments, doing)
                 kept = store.read(path)
@@ -249,7 +248,7 @@ def huggingface_inside(checkpoint: Checkpoint, dtype: Dtype) -> HuggingFaceInsid
         with locked(cache_dir() / "locks" / "inside-errors.lock"):
             kept = store.read(path)
             if kept is None:
-                arguments = ["errors", dtype.value, *_zoo_with(checkpoint)]
+                arguments = ["errors", dtype.value, *zoo_with(checkpoint)]
                 doing = f"computing HuggingFace's errors inside {checkpoint.model.name}"
                 store.run_apart(sys.executable, "tlbench.reference.inside", arguments, doing)
                 kept = store.read(path)
@@ -414,33 +413,11 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _zoo_with(checkpoint: Checkpoint) -> list[str]:
-    """A whole zoo is computed by one process, since importing transformers costs more than all its forwards."""
-    names = [checkpoint.model.name]
-    if checkpoint.model.source is Source.ZOO:
-        names += [m.name for m in catalogues.load().models if m.source is Source.ZOO and m is not checkpoint.model]
-    return names
-
-
 def main(arguments: Sequence[str]) -> int:
     """``exact|errors DTYPE MODEL...``: compute what is missing. Only the first model's failure is this process's own."""
     kind, dtype, *names = arguments
     compute = {"exact": compute_exact, "errors": compute_errors}[kind]
-    catalogue = catalogues.load()
-    status = 0
-    for name in names:
-        try:
-            compute(locate(catalogue.get(name), catalogue), Dtype(dtype))
-        except TlbenchError as error:
-            failure = str(error)
-        except Exception as error:
-            failure = f"{name}: {type(error).__name__}: {error}".replace("\n", " ")
-        else:
-            continue
-        if name == names[0]:
-            print(failure, file=sys.stderr)
-            status = 1
-    return status
+    return compute_each(names, lambda checkpoint: compute(checkpoint, Dtype(dtype)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,29 @@
+"""How does the error grow with the sequence, from one token to the model's longest context?"""
+
+from benchmarks.cell import GridOfCells, figure
+from tlbench.memo import CONTEXT_LENGTH
+
+
+class ContextLength(GridOfCells):
+    """Errors against the exact answer by length, rms of the centred logits."""
+
+    question = CONTEXT_LENGTH
+    version = "1"
+
+    def track_longest(self, *cell):
+        return figure(self.measurement.errors[self.measurement.longest], "")
+
+    def track_largest_ratio(self, *cell):
+        return figure(self.measurement.largest_ratio, "n/a: HuggingFace has no error at any length")
+
+    def track_growth_exponent(self, *cell):
+        growth = self.measurement.growth
+        return figure(growth and growth.exponent, "n/a: too few lengths have an error for a line through them")
+
+    def track_left_padding(self, *cell):
+        return figure(self.measurement.left_padding, self.measurement.reasons.get("left_padding", ""))
+
+    track_longest.unit = "nats"
+    track_largest_ratio.unit = "ratio"
+    track_growth_exponent.unit = "exponent"
+    track_left_padding.unit = "nats"

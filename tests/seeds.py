@@ -1,8 +1,8 @@
 """False alarms: every zoo architecture drawn from many seeds, every dtype and option, on one TransformerLens.
 
-``python -m tests.seeds [--seeds 20] [--first 1] [--tl 4.3.0]`` prints every cell whose verdict is worse than benign, then
-how many cells had each verdict and the largest ratio at each dtype; exit status 1 if there was an alarm. Healthy models
-have none. It takes the better part of an hour, and is no part of the tests.
+``python -m tests.seeds [--seeds 20] [--first 1] [--tl 4.3.0] [--family mixtral]`` prints every cell whose verdict is worse
+than benign, then how many cells had each verdict and the largest judged ratio at each dtype; exit status 1 if there was an
+alarm. Healthy models have none. It takes the better part of an hour, and is no part of the tests.
 """
 
 import argparse
@@ -29,9 +29,10 @@ def main():
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--tl", default="4.3.0")
+    parser.add_argument("--family", action="append", help="only this architecture; default: all")
     wanted = parser.parse_args()
     python = lens_environment(wanted.tl).python
-    families = [model.family for model in catalogue.load().models if model.source == "zoo"]
+    families = wanted.family or [model.family for model in catalogue.load().models if model.source == "zoo"]
     verdicts, largest, alarms = Counter(), defaultdict(float), 0
     with progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task("seeds", total=wanted.seeds * len(families) * len(Dtype) * len(Option))
@@ -44,10 +45,10 @@ def main():
                 verdicts[str(word)] += 1
                 truth = outcome.record.truth if outcome.record else None
                 if truth:
-                    largest[cell.dtype] = max(largest[cell.dtype], truth.error_ratio)
+                    largest[cell.dtype] = max(largest[cell.dtype], truth.judged_ratio)
                 if outcome.record is None or word.is_alarm:
                     alarms += 1
-                    print("alarm:", cell, word, truth or outcome.reason, flush=True)
+                    print(f"alarm: seed {seed}:", cell, word, truth or outcome.reason, flush=True)
     print(f"{sum(verdicts.values())} cells of {wanted.seeds} seeds on TransformerLens {wanted.tl}: {dict(verdicts)}")
     print("largest ratio:", {str(dtype): round(ratio, 3) for dtype, ratio in largest.items()})
     return 1 if alarms else 0

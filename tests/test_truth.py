@@ -205,10 +205,28 @@ def beyond(gate):
         ({"no_op": True, "identical": True}, Verdict.NO_OP),
         ({"no_op": True, "error_ratio": 50.0}, Verdict.WORSE),
         ({"no_op": True, "error_ratio": 500.0}, Verdict.BROKEN),
+        ({"has_experts": True, "error_ratio": 50.0, "typical_ratio": RATIO_GATE[F32]}, Verdict.BENIGN),
+        ({"has_experts": True, "error_ratio": 1.5, "typical_ratio": beyond(RATIO_GATE[F32])}, Verdict.WORSE),
+        ({"has_experts": True, "top1_unexplained": 1, "typical_ratio": 1.0}, Verdict.BENIGN),
+        ({"has_experts": True, "top1_unexplained": 1, "typical_ratio": 2.5}, Verdict.BROKEN),
+        ({"has_experts": True, "error_ratio": BROKEN_RATIO, "typical_ratio": 1.0}, Verdict.BROKEN),
     ],
 )
 def test_the_verdict_at_each_gate(case, word):
     assert verdict(**case) is word
+
+
+def test_the_typical_ratio_does_not_see_a_token_that_went_to_another_expert_and_sees_an_error_everywhere():
+    g, e = logits(2, 16, 32), 1e-4 * logits(2, 16, 32, seed=1)
+    elsewhere = e.clone()
+    elsewhere[0, 3] *= 100
+    found = truth_of(g + elsewhere, g - e, g)
+    assert found.typical_ratio == pytest.approx(1, abs=0.01)
+    assert found.error_ratio > 10
+    everywhere = truth_of(g + 3 * e, g - e, g)
+    assert everywhere.typical_ratio == pytest.approx(3, rel=1e-6)
+    assert everywhere.judged_ratio == everywhere.error_ratio
+    assert replace(everywhere, has_experts=True).judged_ratio == everywhere.typical_ratio
 
 
 def test_without_a_golden_nothing_is_judged_but_a_nonfinite_logit():

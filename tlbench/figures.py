@@ -61,6 +61,8 @@ class Truth:
         total_rms: rms of the distance to the function of the weights as they are in the file, in nats.
         weights_rms: how far rounding the weights to the dtype alone moves the exact function, in nats.
         golden_precision: ``float64``; ``float32`` marks a makeshift golden.
+        typical_ratio: the ratio between medians over positions: of the mean square of e_t and of e_h, its root.
+        has_experts: whether the model is a mixture of experts, where a rounding may send a token to another expert.
     """
 
     identical: bool
@@ -79,3 +81,15 @@ class Truth:
     total_rms: float
     weights_rms: float
     golden_precision: str
+    typical_ratio: float
+    has_experts: bool
+
+    @property
+    def judged_ratio(self) -> float:
+        """The ratio that the gate is held against.
+
+        Of a mixture of experts it is the typical one. A token near the border between two experts is sent to the other one
+        by any rounding, which makes an error of another size at that position alone: in TransformerLens at some, in
+        HuggingFace at others, and neither is less right.
+        """
+        return self.typical_ratio if self.has_experts else self.error_ratio

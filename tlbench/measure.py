@@ -135,4 +135,5 @@ def _truth(checkpoint: Checkpoint, dtype: Dtype, t: Tensor, h: Tensor) -> Truth:
         )
     original = golden.golden(checkpoint, Weights.ORIGINAL)
     d_vocab = t.shape[-1]
-    return against_truth(t, h, g.logits[..., :d_vocab], original.logits[..., :d_vocab], dtype, g.precision.value)
+    exact = (g.logits[..., :d_vocab], original.logits[..., :d_vocab])
+    return against_truth(t, h, *exact, dtype, g.precision.value, has_experts=checkpoint.has_experts)

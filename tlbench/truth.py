@@ -23,7 +23,16 @@ SERIES_BELOW = 1e-2
 """Below it expm1(x) - x cancels, and its Taylor series to x**6 is exact to float64."""
 
 
-def against_truth(t: Tensor, h: Tensor, g: Tensor, original: Tensor, dtype: Dtype, precision: str = "float64") -> Truth:
+def against_truth(
+    t: Tensor,
+    h: Tensor,
+    g: Tensor,
+    original: Tensor,
+    dtype: Dtype,
+    precision: str = "float64",
+    *,
+    has_experts: bool = False,
+) -> Truth:
     """Every figure of one cell against the truth.
 
     Args:
@@ -33,6 +42,7 @@ def against_truth(t: Tensor, h: Tensor, g: Tensor, original: Tensor, dtype: Dtyp
         original: the golden logits of the weights as they are in the file.
         dtype: at which ``t`` and ``h`` were computed.
         precision: in what the goldens were computed.
+        has_experts: whether the model is a mixture of experts.
     """
     z_g, z_original = centred(g), centred(original)
     e_t, e_h = centred(t) - z_g, centred(h) - z_g
@@ -57,12 +67,19 @@ def against_truth(t: Tensor, h: Tensor, g: Tensor, original: Tensor, dtype: Dtyp
         total_rms=rms(e_t + z_g - z_original),
         weights_rms=rms(z_g - z_original),
         golden_precision=precision,
+        typical_ratio=typical(e_t) / max(typical(e_h), FLOAT64_RESOLUTION * golden_rms),
+        has_experts=has_experts,
     )
 
 
 def rms(error: Tensor) -> float:
     """The root of the mean square over every entry."""
     return float(error.square().mean().sqrt())
+
+
+def typical(error: Tensor) -> float:
+    """The root of the median over positions of the mean square over the vocabulary."""
+    return float(error.square().mean(-1).median().sqrt())
 
 
 def correlation(e_t: Tensor, e_h: Tensor) -> float:

@@ -48,6 +48,12 @@ class Checkpoint:
     sha256: str
     prompts: prompt_sets.Prompts
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether its configuration is that of a mixture of experts."""
+        config = json.loads((self.folder / "config.json").read_text())
+        return any(config.get(name) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
+
 
 Pins = dict[str, dict[str, str]]
 """Model name to file name to SHA-256."""

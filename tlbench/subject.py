@@ -15,7 +15,7 @@ from tlbench import catalogue as catalogues
 from tlbench.catalogue import CATALOGUE_VARIABLE, Catalogue, Source
 from tlbench.checkpoints import Checkpoint, ensure
 from tlbench.exceptions import BadInput
-from tlbench.files import written_whole
+from tlbench.files import locked, written_whole
 from tlbench.paths import cache_dir
 
 THREADS = 2
@@ -27,7 +27,8 @@ def prepared(
 ) -> Iterator[tuple[Checkpoint, Catalogue]]:
     """The checkpoint of a model that need not be in the catalogue; within the block the catalogue in use has it.
 
-    A local folder may have changed since it was looked at last, so its pins and token ids are made anew.
+    A local folder may have changed since it was looked at last, so its pins and token ids are made anew. Two runs of one model
+    wait for each other, so that neither deletes what the other reads.
 
     Args:
         name: a name of the catalogue, a folder with config.json and safetensors, or a name on the hub.
@@ -43,6 +44,15 @@ def prepared(
         yield ensure(catalogue.get(name), catalogue, say), catalogue
         return
     entry = _entry(name, catalogue) | ({"hooked_name": hooked_name} if hooked_name else {})
+    say("waiting for another run of this model, if there is one")
+    with locked(cache_dir() / "locks" / f"subject-{entry['name']}.lock"), _in_use(entry) as catalogue:
+        (model,) = catalogue.models
+        yield ensure(model, catalogue, say), catalogue
+
+
+@contextmanager
+def _in_use(entry: dict[str, str]) -> Iterator[Catalogue]:
+    """A catalogue with this entry alone; within the block it is the one in use."""
     path = cache_dir() / "subjects" / entry["name"] / "models.toml"
     if entry["source"] == Source.LOCAL:
         shutil.rmtree(path.parent, ignore_errors=True)
@@ -54,9 +64,7 @@ def prepared(
     before = os.environ.get(CATALOGUE_VARIABLE)
     os.environ[CATALOGUE_VARIABLE] = str(path)
     try:
-        catalogue = catalogues.load(path)
-        (model,) = catalogue.models
-        yield ensure(model, catalogue, say), catalogue
+        yield catalogues.load(path)
     finally:
         if before is None:
             del os.environ[CATALOGUE_VARIABLE]

@@ -190,6 +190,14 @@ def truth_beside_accuracy(bench, commit):
         yield at_most(f"truth.py added to accuracy.py, {words}", 100 * (both / accuracy - 1), "%", 15)
 
 
+def inside_of_one_model(bench, commit):
+    """All of depth, hooks, gradients and context length for one model and dtype, every option; first with its references."""
+    cells = rf"(depth|hooks|gradients|context_length).*\('{MODEL}', 'float32'.*TransformerBridge"
+    bench.run(cells, [commit])
+    seconds = bench.run(cells, [commit], TLBENCH_REMEASURE="1")
+    return at_most("depth, hooks, gradients and context length of one zoo model, one dtype, all options", seconds, "s", 60)
+
+
 def golden_figures(folder):
     """Computing the exact answers from nothing, by the command that does it, and reading them as a cell does."""
     models = catalogue.load()
@@ -255,9 +263,10 @@ def main(wanted):
             figure.show()
         for figure in truth_beside_accuracy(bench, commits[-1]) if "truth" in wanted else ():
             figure.show()
+        inside_of_one_model(bench, commits[-1]).show() if "inside" in wanted else None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["cell", "versions", "plain", "golden", "truth"])
+    main(sys.argv[1:] or ["cell", "versions", "plain", "golden", "truth", "inside"])

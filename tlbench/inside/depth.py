@@ -57,18 +57,18 @@ def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
     ids = huggingface.tokens(checkpoint, "natural")
     propagated = _errors(lens, ids, g, present, fed=False)
     local = _errors(lens, ids, g, present, fed=True)
-    fired = propagated.keys() & local.keys()
-    comparable = fired & reference.local.keys()
+    fired = propagated.seen & local.seen
+    comparable = propagated.found.keys() & local.found.keys() & reference.local.keys()
     return DepthProfile(
         cell=cell,
         n_blocks=g.n_blocks,
         sites={
-            name: SiteError(propagated[name], local[name], reference.propagated[name], reference.local[name])
+            name: SiteError(propagated.found[name], local.found[name], reference.propagated[name], reference.local[name])
             for name in (*names, LOGITS)
             if name in comparable and not name.endswith(ROUTING)
         },
         routing=tuple(
-            RoutingAgreement(propagated[name], reference.propagated[name])
+            RoutingAgreement(propagated.found[name], reference.propagated[name])
             for name in (site(i, ROUTING) for i in range(g.n_blocks))
             if name in comparable
         ),
@@ -83,7 +83,7 @@ def hook_names(n_blocks: int) -> dict[str, str]:
     return {**names, LN_FINAL: LN_FINAL_HOOK}
 
 
-def _errors(lens: Lens, ids: Tensor, g: Exact, hooks: dict[str, str], *, fed: bool) -> dict[str, float]:
+def _errors(lens: Lens, ids: Tensor, g: Exact, hooks: dict[str, str], *, fed: bool) -> Errors:
     """The relative error of each quantity; with ``fed``, every block and the final norm read their exact input."""
     errors = Errors(g, fed=fed)
     inputs = g.inputs()
@@ -113,4 +113,4 @@ def _errors(lens: Lens, ids: Tensor, g: Exact, hooks: dict[str, str], *, fed: bo
     except Exception as error:
         raise CellFailed(f"run_with_hooks raised {type(error).__name__}: {error}") from error
     errors.see(LOGITS, logits)
-    return errors.found
+    return errors

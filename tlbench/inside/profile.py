@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -143,7 +144,12 @@ class DepthProfile:
         return None
 
     def ratio(self, error: SiteError) -> float:
-        """The local error over HuggingFace's own, or over one rounding at the dtype where that is larger."""
+        """The local error over HuggingFace's own, or over one rounding at the dtype where that is larger.
+
+        1 where neither is finite: HuggingFace overflows there, too.
+        """
+        if math.isinf(error.reference_local) and math.isinf(error.local):
+            return 1.0
         return error.local / max(error.reference_local, UNIT_ROUNDOFF[self.cell.dtype])
 
     def _ratios(self) -> Iterator[tuple[str, SiteError, float]]:

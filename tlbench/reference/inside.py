@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +34,7 @@ from tlbench.reference.golden import Precision, Weights
 from tlbench.reference.several import compute_each, zoo_with
 from tlbench.reference.sites import editing, feeding, sites, watching
 
-METHOD = "1"
+METHOD = "2"
 """Raised by hand when what is computed changes, so that files of the old method are not read."""
 PROPAGATED, LOCAL, EDITED, GRADIENT = "propagated", "local", "edited", "gradient"
 TOKENS, STEPS, GREEDY, GREEDY_LOGITS = "tokens", "steps", "greedy", "greedy_logits"
@@ -160,7 +161,9 @@ class Errors:
             should is then left out of what comes after: that is no arithmetic, and has a figure of its own.
 
     Attributes:
-        found: the relative errors by name, and for ``routing`` the share of the tokens whose experts are right.
+        found: the relative errors by name, and for ``routing`` the share of the tokens whose experts are right. What has no
+            token left that counts has no error.
+        seen: the names of all that was shown.
     """
 
     def __init__(self, g: Exact, *, fed: bool) -> None:
@@ -168,9 +171,11 @@ class Errors:
         self._fed = fed
         self._tokens: Tensor | None = None
         self.found: dict[str, float] = {}
+        self.seen: set[str] = set()
 
     def see(self, name: str, value: Tensor) -> None:
         """Take one quantity's error. A block's come in the order of computation."""
+        self.seen.add(name)
         if name.endswith(Component.RESID_PRE):
             self._tokens = None
         if name.endswith(ROUTING):
@@ -179,7 +184,9 @@ class Errors:
             self._tokens = same if self._fed else None
         else:
             after_experts = name.endswith((Component.MLP_OUT, Component.RESID_POST))
-            self.found[name] = self._exact.error(name, value, self._tokens if after_experts else None)
+            tokens = self._tokens if after_experts else None
+            if tokens is None or tokens.any():
+                self.found[name] = self._exact.error(name, value, tokens)
 
 
 def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
@@ -327,8 +334,7 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
     model = huggingface.load_model(checkpoint.folder, dtype, Attention.EAGER)
     propagated, local = Errors(g, fed=False), Errors(g, fed=True)
     _run(model, ids, propagated.see)
-    with feeding(model, g.inputs()):
-        _run(model, ids, local.see)
+    _run(model, ids, local.see, g.inputs())
     kept = {_of(PROPAGATED, name): value for name, value in propagated.found.items()}
     kept |= {_of(LOCAL, name): value for name, value in local.found.items()}
     errors = {name: torch.tensor(value, dtype=torch.float64) for name, value in kept.items()}
@@ -389,8 +395,12 @@ def _gradients(model: Any, ids: Tensor, tokens: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def _run(model: Any, ids: Tensor, seen: Callable[[str, Tensor], None]) -> None:
-    with torch.no_grad(), watching(model, seen):
+def _run(model: Any, ids: Tensor, seen: Callable[[str, Tensor], None], inputs: Sequence[Tensor] | None = None) -> None:
+    """Show what a forward pass computes; with ``inputs``, every block and the final norm read those.
+
+    A block's input is seen before it is replaced, as TransformerLens's hooks see it.
+    """
+    with torch.no_grad(), watching(model, seen), feeding(model, inputs) if inputs else nullcontext():
         # transformers 4 keeps the pattern to itself unless it is asked for.
         seen(LOGITS, model(ids, use_cache=False, output_attentions=True).logits)
 

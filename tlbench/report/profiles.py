@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -63,25 +65,36 @@ def to_json(cell: Cell, outcome: Outcome[DepthProfile]) -> dict[str, Any]:
         "outcome": outcome.kind.value,
         "reason": outcome.reason,
         **place_json(wrong),
-        "propagated_last": outcome.record.propagated_last if outcome.record else None,
+        "propagated_last": _finite(outcome.record.propagated_last) if outcome.record else None,
         "growth_exponent": growth.exponent if growth else None,
         "growth_standard_error": growth.standard_error if growth else None,
-        "sites": outcome.record.to_json()["sites"] if outcome.record else {},
+        "sites": {
+            name: {kind: _finite(value) for kind, value in asdict(error).items()}
+            for name, error in (outcome.record.sites.items() if outcome.record else ())
+        },
         "silent_hooks": list(outcome.record.silent) if outcome.record else [],
         "missing_hooks": list(outcome.record.missing) if outcome.record else [],
     }
 
 
 def place_json(wrong: Wrong | None) -> dict[str, Any]:
-    """The first wrong quantity; nulls where all is well. Before and after the blocks only ``block`` is null."""
+    """The first wrong quantity; nulls where all is well. Before and after the blocks only ``block`` is null.
+
+    An error that is not finite is null.
+    """
     return {
         "block": wrong.block if wrong else None,
         "component": wrong.component if wrong else None,
         "part": wrong.part if wrong else None,
-        "error": wrong.error if wrong else None,
-        "reference_error": wrong.reference_error if wrong else None,
-        "ratio": wrong.ratio if wrong else None,
+        "error": _finite(wrong.error) if wrong else None,
+        "reference_error": _finite(wrong.reference_error) if wrong else None,
+        "ratio": _finite(wrong.ratio) if wrong else None,
     }
+
+
+def _finite(value: float | None) -> float | None:
+    """A number that JSON has; it has no infinity."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def first_wrong(found: Found) -> Wrong | None:

@@ -27,8 +27,8 @@ def prepared(
 ) -> Iterator[tuple[Checkpoint, Catalogue]]:
     """The checkpoint of a model that need not be in the catalogue; within the block the catalogue in use has it.
 
-    A local folder may have changed since it was looked at last, so its pins and token ids are made anew. Two runs of one model
-    wait for each other, so that neither deletes what the other reads.
+    A local folder may have changed since it was looked at last, so its pins and token ids are made anew. Two runs of one
+    model wait for each other, so that neither deletes what the other reads.
 
     Args:
         name: a name of the catalogue, a folder with config.json and safetensors, or a name on the hub.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
     ids = long_ids(checkpoint, exact.lengths[-1])
     longest = lens.longest_context()
     within = [length for length in exact.lengths if longest is None or length <= longest]
-    lengths = measure_lengths(type(exact)(exact.logits, exact.positions, within), ids, lambda some: forward(lens, some))
+    lengths = measure_lengths(replace(exact, lengths=within), ids, lambda some: forward(lens, some))
     found = Findings()
     padded = found.ask("left_padding", lambda: _left_padding(lens, ids[:, :PADDED_TOKENS]))
     stopped = lengths.stopped

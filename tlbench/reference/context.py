@@ -40,6 +40,8 @@ PER_OCTAVE = 16
 TOO_LONG_S = 60.0
 """A length that would take longer is not run: 16-bit arithmetic on a CPU without it."""
 CHECKED_TOKENS = 32
+SCORES_AT_ONCE = 4
+"""Tensors of the size of a layer's attention scores that are in memory at once: raw, masked, as a softmax, and room."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,13 @@ class Context:
         logits: the exact ones at ``positions``, float64 ``[position, d_vocab]``.
         positions: the positions, ascending.
         lengths: the lengths to measure, doubling.
+        stopped: why they do not reach the longest context; empty where they do.
     """
 
     logits: Tensor
     positions: list[int]
     lengths: list[int]
+    stopped: str = ""
 
     def errors(self, logits: Tensor, length: int) -> tuple[float, dict[int, float]]:
         """The rms error of the centred logits over the positions of a length, and by octave of the position. Nats.
@@ -93,6 +97,24 @@ def longest(folder: Path) -> int:
     config = json.loads((folder / "config.json").read_text())
     found = next((config[name] for name in ("max_position_embeddings", "n_positions") if config.get(name)), None)
     return int(found or LONGEST_WITHOUT_LIMIT)
+
+
+def fitting(folder: Path, length: int, available_bytes: int | None = None) -> int:
+    """The longest context, halved until its attention scores fit in memory in float64.
+
+    Args:
+        folder: of the checkpoint.
+        length: to begin with.
+        available_bytes: the memory that may be used; by default what the machine has free.
+    """
+    import psutil
+
+    config = json.loads((folder / "config.json").read_text())
+    heads = next(config[name] for name in ("num_attention_heads", "n_head", "num_heads") if config.get(name))
+    available = int(psutil.virtual_memory().available) if available_bytes is None else available_bytes
+    while SCORES_AT_ONCE * 8 * heads * length**2 > available and length > 1:
+        length //= 2
+    return length
 
 
 def long_ids(checkpoint: Checkpoint, length: int) -> Tensor:
@@ -135,8 +157,10 @@ def context(checkpoint: Checkpoint, dtype: Dtype) -> Context:
         raise NoGolden(f"the exact logits of {checkpoint.model.name} over {length} tokens were not stored at {path}")
     if reason := kept.provenance.get("reason"):
         raise NoGolden(reason)
-    lengths = [2**k for k in range(length.bit_length()) if 2**k <= length]
-    return Context(kept.tensors["logits"], kept.tensors["positions"].tolist(), lengths)
+    positions = kept.tensors["positions"].tolist()
+    lengths = [2**k for k in range(length.bit_length()) if 2**k <= positions[-1] + 1]
+    too_long = f"{2 * lengths[-1]} tokens do not fit in memory in float64" if 2 * lengths[-1] <= length else ""
+    return Context(kept.tensors["logits"], positions, lengths, too_long)
 
 
 def huggingface_lengths(checkpoint: Checkpoint, dtype: Dtype) -> Lengths:
@@ -188,7 +212,7 @@ def measure_lengths(found: Context, ids: Tensor, logits: Callable[[Tensor], Tens
         # Twice the tokens take up to four times as long.
         if length < found.lengths[-1] and 4 * seconds > TOO_LONG_S:
             return Lengths(errors, octaves, f"{2 * length} tokens would take over {TOO_LONG_S:.0f} s here")
-    return Lengths(errors, octaves, "")
+    return Lengths(errors, octaves, found.stopped)
 
 
 def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
@@ -197,7 +221,7 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
     if store.read(path) is not None:
         return
     torch.set_num_threads(checkpoint.model.threads)
-    length = longest(checkpoint.folder)
+    length = fitting(checkpoint.folder, longest(checkpoint.folder))
     positions = positions_of(length)
     ids = long_ids(checkpoint, length)
     provenance = {"checkpoint": checkpoint.sha256, "torch": torch.__version__, "transformers": version("transformers")}

@@ -148,6 +148,7 @@ def _identity_hooks(lens: Lens, ids: Tensor, plain: Tensor) -> _Counts:
 
         return hooked
 
+    before = lens.count_hooks()
     every = lens.hook_names()
     names = [name for name in every if lens.accepts_hook(name)]
     logits = lens.run_with_hooks(ids, {name: identity(name) for name in names})
@@ -157,7 +158,7 @@ def _identity_hooks(lens: Lens, ids: Tensor, plain: Tensor) -> _Counts:
         refused=tuple(name for name in every if name not in names),
         silent=tuple(name for name in names if not fired[name]),
         repeated=tuple(name for name in names if fired[name] > 1),
-        leftover=lens.count_hooks(),
+        leftover=lens.count_hooks() - before,
     )
 
 

@@ -1,6 +1,7 @@
 """Do hooks, caches and generation tell the truth? Most of it needs no reference: it is 0, or the error."""
 
 from benchmarks.cell import GridOfCells, figure
+from tlbench.inside.findings import NOT_APPLICABLE
 from tlbench.memo import GENERATION, HOOKS
 
 
@@ -11,14 +12,15 @@ class Hooks(GridOfCells):
     version = "1"
 
     def found(self, value, *asked):
-        reasons = self.measurement.reasons
-        return figure(value, "; ".join(reasons[name] for name in asked if name in reasons))
+        reasons = [self.measurement.reasons[name] for name in asked if name in self.measurement.reasons]
+        # A failure comes before what cannot exist.
+        return figure(value, "; ".join(sorted(reasons, key=lambda reason: reason.startswith(NOT_APPLICABLE))))
 
     def track_additivity(self, *cell):
         return self.found(self.measurement.additivity, "sums")
 
     def track_pattern_rows(self, *cell):
-        return self.found(self.measurement.pattern_rows, "sums")
+        return self.found(self.measurement.pattern_rows, "sums", "patterns")
 
     def track_final_logits(self, *cell):
         return self.found(self.measurement.final, "final")

@@ -57,7 +57,7 @@ def _steps(lens: Lens, ids: Tensor, full: Tensor) -> list[float]:
 
 
 def _greedy(lens: Lens, ids: Tensor, reference: HuggingFaceInside, dtype: Dtype) -> tuple[int | None, bool | None]:
-    """The first token, of any prompt, that is not HuggingFace's, and whether that is a tie."""
+    """The first token, of any prompt, that is not HuggingFace's, and whether that is a tie; one that is none comes first."""
     start = ids[:, :GREEDY_START]
     tokens = lens.greedy(start, GREEDY_TOKENS)
     expected = list(reference.greedy.shape)
@@ -67,9 +67,12 @@ def _greedy(lens: Lens, ids: Tensor, reference: HuggingFaceInside, dtype: Dtype)
     differs = tokens.cpu() != reference.greedy
     if not differs.any():
         return None, None
-    first = int(differs.any(0).nonzero()[0])
-    step = first - GREEDY_START
-    row = int(differs[:, first].nonzero()[0])
-    logits = reference.greedy_logits[row, step].double()
-    pair = torch.stack([logits.max(), logits[tokens[row, first]]])
-    return step, bool(is_tie(pair[0] - pair[1], pair.abs().max(), dtype))
+    found = []
+    for row in range(len(tokens)):
+        if differs[row].any():
+            first = int(differs[row].nonzero()[0])
+            logits = reference.greedy_logits[row, first - GREEDY_START].double()
+            pair = torch.stack([logits.max(), logits[tokens[row, first]]])
+            found.append((bool(is_tie(pair[0] - pair[1], pair.abs().max(), dtype)), first - GREEDY_START))
+    tie, step = min(found)
+    return step, tie

@@ -74,5 +74,6 @@ def _error(t: Tensor, g: Tensor, h: Tensor) -> GradientError:
         error=relative_error(t, g),
         reference_error=relative_error(h, g),
         correlation=correlation(t - g, h - g),
-        one_less_cosine=max(0.0, 1 - cosine),
+        # In this order a cosine that is no number stays one.
+        one_less_cosine=max(1 - cosine, 0.0),
     )

@@ -18,8 +18,9 @@ from tlbench.inside.depth import hook_names
 from tlbench.inside.edits import CHANGES
 from tlbench.inside.edits import Edit as Editing
 from tlbench.inside.errors import relative_error
-from tlbench.inside.findings import Findings
+from tlbench.inside.findings import NOT_APPLICABLE, Findings
 from tlbench.inside.records import HookTruth, Pair
+from tlbench.inside.worst import worst
 from tlbench.lens.interface import Lens
 from tlbench.measure import Loaded, load_cell
 from tlbench.reference import huggingface
@@ -48,6 +49,8 @@ def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
         except Exception as error:
             raise CellFailed(f"the forward pass raised {type(error).__name__}: {error}") from error
         sums = found.ask("sums", lambda: _sums(lens, ids)) or _Sums()
+        if not sums.patterns:
+            found.reasons["patterns"] = f"{NOT_APPLICABLE}: no hook point gives an attention pattern"
         counts = found.ask("counts", lambda: _identity_hooks(lens, ids, plain))
         cached = found.ask("cache", lambda: _largest(lens.run_with_cache(ids)[0], plain))
         final = found.ask("final", lambda: _final(lens, ids, plain))
@@ -56,9 +59,9 @@ def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
         edits = found.ask("edits", lambda: _edits(checkpoint, cell, lens, ids)) or {}
     return HookTruth(
         cell=cell,
-        additivity=max(sums.blocks, default=None),
+        additivity=worst(sums.blocks),
         additivity_block=sums.blocks.index(max(sums.blocks)) if sums.blocks else None,
-        pattern_rows=max(sums.patterns, default=None),
+        pattern_rows=worst(sums.patterns),
         final=final,
         cached=cached,
         hooked=counts.disturbance if counts else None,
@@ -90,7 +93,8 @@ def _sums(lens: Lens, ids: Tensor) -> _Sums:
             if component is Component.PATTERN:
                 found.patterns.append((value.double().sum(-1) - 1).abs().max().item())
             else:
-                now[component] = value.reshape(value.shape)
+                # What is added in place afterwards must not be seen.
+                now[component] = value.clone()
             if component is Component.RESID_POST:
                 found.blocks.append(_additivity(now))
                 now.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from tlbench.cells import Cell
 from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF
 from tlbench.inside.components import BLOCK_COMPONENTS, LN_FINAL, LOGITS, Component, site
 from tlbench.inside.growth import Growth, fit
+from tlbench.inside.worst import times
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,7 @@ class DepthProfile:
 
         1 where neither is finite: HuggingFace overflows there, too.
         """
-        if math.isinf(error.reference_local) and math.isinf(error.local):
-            return 1.0
-        return error.local / max(error.reference_local, UNIT_ROUNDOFF[self.cell.dtype])
+        return times(error.local, error.reference_local, UNIT_ROUNDOFF[self.cell.dtype])
 
     def _ratios(self) -> Iterator[tuple[str, SiteError, float]]:
         names = [

@@ -8,6 +8,7 @@ from typing import Any
 from tlbench.cells import Cell
 from tlbench.figures import UNIT_ROUNDOFF
 from tlbench.inside.growth import Growth, fit
+from tlbench.inside.worst import times, worst
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,16 @@ class HookTruth:
 
     @property
     def disturbance(self) -> float | None:
-        """The largest change of the logits by looking at the model: by its cache, or by identity hooks."""
-        found = [value for value in (self.cached, self.hooked) if value is not None]
-        return max(found, default=None)
+        """The largest change of the logits by looking at the model, by its cache or by identity hooks; None without both."""
+        if self.cached is None or self.hooked is None:
+            return None
+        return worst((self.cached, self.hooked))
 
     @property
     def edit_ratio(self) -> float | None:
         """The largest error under an edit over HuggingFace's own, or over one rounding where that is larger."""
         roundoff = UNIT_ROUNDOFF[self.cell.dtype]
-        return max((pair.error / max(pair.reference_error, roundoff) for pair in self.edits.values()), default=None)
+        return worst(times(pair.error, pair.reference_error, roundoff) for pair in self.edits.values())
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; floats keep every bit."""
@@ -78,12 +80,9 @@ class HookTruth:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> HookTruth:
         """What :meth:`to_json` wrote."""
-        fields = {
-            **data,
-            "cell": Cell(**data["cell"]),
-            "edits": {name: Pair(**pair) for name, pair in data["edits"].items()},
-        }
-        return cls(**{**fields, "silent": tuple(data["silent"]), "repeated": tuple(data["repeated"])})
+        edits = {name: Pair(**pair) for name, pair in data["edits"].items()}
+        names = {key: tuple(data[key]) for key in ("refused", "silent", "repeated")}
+        return cls(**{**data, **names, "cell": Cell(**data["cell"]), "edits": edits})
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ class Gradients:
     def worst_ratio(self) -> float:
         """The largest error over HuggingFace's own, or over one rounding where that is larger."""
         roundoff = UNIT_ROUNDOFF[self.cell.dtype]
-        return max(one.error / max(one.reference_error, roundoff) for one in self.blocks)
+        return worst(times(one.error, one.reference_error, roundoff) for one in self.blocks) or 0.0
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; floats keep every bit."""
@@ -178,8 +177,9 @@ class Generation:
         steps: by step, the largest difference of the centred logits from those of the full forward pass. Nats.
         reference_steps: HuggingFace's own.
         n_tokens: how many tokens were made greedily.
-        diverged: the first of them, of any prompt, that is not HuggingFace's; None if all are.
-        tie: whether it was one: HuggingFace's margin there is within a few units in the last place. None if none diverged.
+        diverged: the first of them, of any prompt, that is not HuggingFace's though that is no tie; if there is none, the
+            first that is not HuggingFace's; None if all are.
+        tie: whether it is one: HuggingFace's margin there is within a few units in the last place. None if none diverged.
         reasons: why something could not be found.
     """
 
@@ -194,12 +194,12 @@ class Generation:
     @property
     def cache_error(self) -> float | None:
         """The largest over the steps."""
-        return max(self.steps, default=None)
+        return worst(self.steps)
 
     @property
     def reference_cache_error(self) -> float | None:
         """HuggingFace's own."""
-        return max(self.reference_steps, default=None)
+        return worst(self.reference_steps)
 
     @property
     def growth(self) -> Growth | None:

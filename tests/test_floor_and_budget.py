@@ -40,6 +40,11 @@ class MadeUp(nn.Module):
         return self.unembed(residual)
 
 
+def lens(logits, changed_weights, model):
+    """A lens that can only run: nothing is generated here."""
+    return Lens(logits, changed_weights, model, steps=None, greedy=None)
+
+
 def dyadic(*shape, seed):
     """Numbers of few bits, so that no product or sum of them is rounded in float32."""
     return torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(seed)) / 4.0
@@ -71,7 +76,7 @@ def test_each_part_of_the_budget_is_what_was_put_there(world):
     world(Weights.FLOAT32, exact, rotary=0.25)
     world(Weights.ORIGINAL, exact - rounding)
     model = MadeUp(embedding, unembedding + processed, noise)
-    found = measure_budget(replace(CELL, dtype="float32"), (CHECKPOINT, Lens(model, 1, model)))
+    found = measure_budget(replace(CELL, dtype="float32"), (CHECKPOINT, lens(model, 1, model)))
     assert found.weight_rounding == pytest.approx(centred_rms(rounding), rel=1e-12)
     assert found.weight_processing == pytest.approx(centred_rms(embedding[IDS] @ processed.T), rel=1e-12)
     arithmetic = noise.expand(2, 4, 8) @ (unembedding + processed).T
@@ -91,7 +96,7 @@ def test_the_last_rounding_is_seen_alone(world):
     world(Weights.FLOAT16, exact)
     world(Weights.ORIGINAL, exact)
     model = MadeUp(embedding.half(), unembedding.half(), torch.zeros(8, dtype=torch.float16))
-    found = measure_budget(CELL, (CHECKPOINT, Lens(model, 0, model)))
+    found = measure_budget(CELL, (CHECKPOINT, lens(model, 0, model)))
     assert found.weight_rounding == found.weight_processing == found.forward_arithmetic == 0
     assert found.final_rounding == pytest.approx(centred_rms(exact.half().double() - exact), rel=1e-9)
     assert found.final_rounding > 0
@@ -107,7 +112,7 @@ def test_a_model_that_cannot_be_widened_has_no_budget(world):
     world(Weights.ORIGINAL, exact)
     model = Stubborn(dyadic(4, 8, seed=1).half(), dyadic(ROWS, 8, seed=2).half(), torch.zeros(8, dtype=torch.float16))
     with pytest.raises(CellFailed, match="not float64 all the way"):
-        measure_budget(CELL, (CHECKPOINT, Lens(model, 0, model)))
+        measure_budget(CELL, (CHECKPOINT, lens(model, 0, model)))
 
 
 @pytest.fixture
@@ -134,7 +139,7 @@ def test_each_floor_is_what_was_put_there(references):
         calls.append(len(ids))
         return z
 
-    found = measure_floor(CELL, (CHECKPOINT, Lens(logits, 0, None)))
+    found = measure_floor(CELL, (CHECKPOINT, lens(logits, 0, None)))
     share = 1 - 1 / ROWS  # what centring leaves of a change in one entry
     assert found.repeat == pytest.approx(8 * share)
     assert found.threads == pytest.approx(2 * share)
@@ -146,10 +151,10 @@ def test_each_floor_is_what_was_put_there(references):
 
 def test_a_model_that_agrees_with_itself_has_no_floor(references):
     fixed = torch.randn(1, 4, ROWS, generator=torch.Generator().manual_seed(0))
-    found = measure_floor(CELL, (CHECKPOINT, Lens(lambda ids: fixed.expand(len(ids), -1, -1), 0, None)))
+    found = measure_floor(CELL, (CHECKPOINT, lens(lambda ids: fixed.expand(len(ids), -1, -1), 0, None)))
     assert found.largest == 0
 
 
 def test_a_nonfinite_logit_has_no_floor(references):
     with pytest.raises(NonFiniteLogits, match="512 non-finite"):
-        measure_floor(CELL, (CHECKPOINT, Lens(lambda ids: torch.full((len(ids), 4, ROWS), math.nan), 0, None)))
+        measure_floor(CELL, (CHECKPOINT, lens(lambda ids: torch.full((len(ids), 4, ROWS), math.nan), 0, None)))

@@ -33,7 +33,7 @@ class World:
 
     def measure(self, t, dtype="float32", changed_weights=3):
         cell = Cell("zoo-gpt2", dtype, "fold_ln", "TransformerBridge")
-        return measure(cell, (CHECKPOINT, Lens(lambda ids: t, changed_weights, None)))
+        return measure(cell, (CHECKPOINT, Lens(lambda ids: t, changed_weights, None, steps=None, greedy=None)))
 
 
 @pytest.fixture

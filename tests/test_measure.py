@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tlbench import Cell
+from tlbench import Cell, catalogue
+from tlbench.checkpoints import ensure
 from tlbench.exceptions import CellFailed, NoGolden, NonFiniteLogits
 from tlbench.lens import Lens
 from tlbench.measure import measure
@@ -14,7 +15,6 @@ from tlbench.reference import golden, huggingface
 from tlbench.reference.golden import Golden, Precision
 from tlbench.verdict import Verdict
 
-CHECKPOINT = SimpleNamespace(model=SimpleNamespace(threads=1, name="made up"))
 D_VOCAB = 32
 
 
@@ -31,9 +31,12 @@ class World:
     h = EXACT.float()
     precision = Precision.FLOAT64
 
+    has_experts = False
+
     def measure(self, t, dtype="float32", changed_weights=3):
         cell = Cell("zoo-gpt2", dtype, "fold_ln", "TransformerBridge")
-        return measure(cell, (CHECKPOINT, Lens(lambda ids: t, changed_weights, None, steps=None, greedy=None)))
+        checkpoint = SimpleNamespace(has_experts=self.has_experts, model=SimpleNamespace(threads=1, name="made up"))
+        return measure(cell, (checkpoint, Lens(lambda ids: t, changed_weights, None, steps=None, greedy=None)))
 
 
 @pytest.fixture
@@ -117,3 +120,19 @@ def test_a_measurement_without_an_exact_answer_keeps_its_accuracy(world, monkeyp
     assert found.require_accuracy().logit.max == 0
     assert found.no_truth == "its upcasts are not intercepted"
     assert found.verdict is Verdict.NOT_APPLICABLE
+
+
+def test_a_token_that_a_mixture_of_experts_sends_elsewhere_is_no_alarm_and_in_another_model_it_is(world):
+    t = EXACT.float()
+    t[0, 1] += 2e-6 * logits(seed=2)[0, 1]
+    assert world.measure(t).verdict.is_alarm
+    world.has_experts = True
+    found = world.measure(t)
+    assert not found.verdict.is_alarm
+    assert found.truth.has_experts
+
+
+def test_of_the_zoo_only_mixtral_has_experts():
+    models = catalogue.load()
+    found = {model.name: ensure(model, models).has_experts for model in models.models if model.source == "zoo"}
+    assert {name for name, has in found.items() if has} == {"zoo-mixtral"}

@@ -1,11 +1,7 @@
-"""Added to the end of ``transformer_lens/model_bridge/__init__.py`` in a copy of the release: one fault, chosen by a file.
+"""Faults that ``planting.py`` adds to a copy of the release.
 
 It stands for what goes wrong when a model is added to TransformerLens: the HuggingFace reference does not see it.
 """
-
-import os as _os
-
-import torch as _torch
 
 
 def _head_scale(bridge):
@@ -51,17 +47,3 @@ _FAULTS = {
     "dropped bias": _dropped_bias,
     "soft cap": _soft_cap,
 }
-_boot = TransformerBridge.boot_transformers  # noqa: F821
-
-
-def _boot_with_fault(*args, **kwargs):
-    bridge = _boot(*args, **kwargs)
-    with open(_os.environ["TLBENCH_PLANTED"]) as file:
-        fault = file.read()
-    if fault:
-        with _torch.no_grad():
-            _FAULTS[fault](bridge)
-    return bridge
-
-
-TransformerBridge.boot_transformers = staticmethod(_boot_with_fault)  # noqa: F821

@@ -1,11 +1,10 @@
-"""Added to the end of ``transformer_lens/model_bridge/__init__.py`` in a copy of the release: one fault in block 2 alone.
+"""Faults in block 2 alone that ``planting.py`` adds to a copy of the release.
 
 The HuggingFace reference does not see it. Some of the bridge's classes compute with numbers of their own and others with
 those of the HuggingFace module that they wrap, so a fault goes where the class that is there looks.
 """
 
 import copy as _copy
-import os as _os
 
 import torch as _torch
 
@@ -54,7 +53,7 @@ def _rotary_base(block):
     block.attn.register_forward_pre_hook(rotated, with_kwargs=True)
 
 
-_FAULTS = {
+_IN_BLOCK = {
     "attention scale": _attention_scale,
     "epsilon of ln1": lambda block: _epsilon(block.ln1),
     "epsilon of ln2": lambda block: _epsilon(block.ln2),
@@ -62,17 +61,4 @@ _FAULTS = {
     "soft cap": _soft_cap,
     "rotary base": _rotary_base,
 }
-_boot = TransformerBridge.boot_transformers  # noqa: F821
-
-
-def _boot_with_fault(*args, **kwargs):
-    bridge = _boot(*args, **kwargs)
-    with open(_os.environ["TLBENCH_PLANTED"]) as file:
-        fault = file.read()
-    if fault:
-        with _torch.no_grad():
-            _FAULTS[fault](bridge.blocks[2])
-    return bridge
-
-
-TransformerBridge.boot_transformers = staticmethod(_boot_with_fault)  # noqa: F821
+_FAULTS = {name: lambda bridge, plant=plant: plant(bridge.blocks[2]) for name, plant in _IN_BLOCK.items()}

@@ -1,10 +1,9 @@
-"""Added to the end of ``transformer_lens/model_bridge/__init__.py`` in a copy of the release: one fault, chosen by a file.
+"""Faults that ``planting.py`` adds to a copy of the release.
 
 The function from tokens to logits stays what it is, but in the last of them: what lies are hooks, caches and gradients.
 """
 
 import functools as _functools
-import os as _os
 
 import torch as _torch
 
@@ -191,16 +190,3 @@ _FAULTS = {
     "scaled directions": _scaled_directions,
     "scaled logits": _scaled_logits,
 }
-_boot = TransformerBridge.boot_transformers  # noqa: F821
-
-
-def _boot_with_fault(*args, **kwargs):
-    bridge = _boot(*args, **kwargs)
-    with open(_os.environ["TLBENCH_PLANTED"]) as file:
-        fault = file.read()
-    if fault:
-        _FAULTS[fault](bridge)
-    return bridge
-
-
-TransformerBridge.boot_transformers = staticmethod(_boot_with_fault)  # noqa: F821

@@ -1,10 +1,8 @@
 """Hooks, readings, generation and gradients: each planted fault moves the figures that it should move, and no other."""
 
-from pathlib import Path
-
 import pytest
 
-from tests.e2e.conftest import source_of
+from tests.e2e.planting import planted_tree
 from tlbench import Cell, catalogue
 from tlbench.apart import Interview
 from tlbench.cells import Option
@@ -13,8 +11,6 @@ from tlbench.environments import lens_environment
 from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF
 from tlbench.memo import GENERATION, GRADIENTS, HOOKS, READING
 
-RELEASE = "4.3.0"
-BRIDGE = "transformer_lens/model_bridge/__init__.py"
 QUESTIONS = (HOOKS, READING, GENERATION, GRADIENTS)
 MODELS = ("zoo-gpt2", "zoo-llama-gqa")
 OPTION = "fold_ln"
@@ -52,16 +48,7 @@ SMALL_PART_NATS = 1e-5
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """A source tree of the release whose hooks can be made to lie, and the file that says how."""
-    folder = tmp_path_factory.mktemp("tree")
-    for name, file in source_of(RELEASE, tmp_path_factory.mktemp("history")).items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(file.content)
-    with (folder / BRIDGE).open("a") as bridge:
-        bridge.write((Path(__file__).parent / "planted_in_hooks.py").read_text())
-    # Beside the tree, whose content names its environment: so that one serves every fault.
-    return folder, tmp_path_factory.mktemp("chosen") / "fault"
+    return planted_tree(tmp_path_factory, "planted_in_hooks.py")
 
 
 @pytest.fixture(scope="module")

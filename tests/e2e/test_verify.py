@@ -5,11 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ROOT, source_of
+from tests.e2e.conftest import ROOT
+from tests.e2e.planting import RELEASE, planted_tree
 from tlbench import Cell, catalogue
 from tlbench.apart import Interview
 from tlbench.checkpoints import ensure
@@ -17,8 +17,6 @@ from tlbench.environments import lens_environment
 from tlbench.memo import ACCURACY
 from tlbench.verdict import Verdict
 
-RELEASE = "4.3.0"
-BRIDGE = "transformer_lens/model_bridge/__init__.py"
 FAULTS = {
     "head scale": ("zoo-gpt2", "zoo-llama-gqa", "zoo-gpt-neox", "zoo-gemma2", "zoo-bloom"),
     "epsilon": ("zoo-gpt2", "zoo-llama-gqa", "zoo-gpt-neox", "zoo-gemma2", "zoo-olmo2"),
@@ -30,17 +28,7 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """A source tree of the release that can be made wrong, and the file that says how."""
-    folder = tmp_path_factory.mktemp("tree")
-    for name, file in source_of(RELEASE, tmp_path_factory.mktemp("history")).items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(file.content)
-    with (folder / BRIDGE).open("a") as bridge:
-        bridge.write((Path(__file__).parent / "planted_fault.py").read_text())
-    chosen = folder / "fault"
-    chosen.write_text("")
-    return folder, chosen
+    return planted_tree(tmp_path_factory, "planted_fault.py")
 
 
 @pytest.fixture(scope="module")

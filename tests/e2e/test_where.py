@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ROOT, source_of
+from tests.e2e.conftest import ROOT
+from tests.e2e.planting import RELEASE, planted_tree
 from tlbench import Cell, catalogue
 from tlbench.apart import Interview
 from tlbench.checkpoints import ensure
@@ -16,8 +16,6 @@ from tlbench.environments import lens_environment
 from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF
 from tlbench.memo import DEPTH
 
-RELEASE = "4.3.0"
-BRIDGE = "transformer_lens/model_bridge/__init__.py"
 PLANTED_BLOCK = 2
 DTYPES = ("float32", "bfloat16")
 FAULTS = {
@@ -36,17 +34,7 @@ ROUNDED_AWAY = ("soft cap", "zoo-gemma2", "bfloat16")
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """A source tree of the release that can be made wrong in one block, and the file that says how."""
-    folder = tmp_path_factory.mktemp("tree")
-    for name, file in source_of(RELEASE, tmp_path_factory.mktemp("history")).items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(file.content)
-    with (folder / BRIDGE).open("a") as bridge:
-        bridge.write((Path(__file__).parent / "planted_in_block.py").read_text())
-    chosen = folder / "fault"
-    chosen.write_text("")
-    return folder, chosen
+    return planted_tree(tmp_path_factory, "planted_in_block.py")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from tlbench.cells import Cell
 from tlbench.errors import centred
-from tlbench.exceptions import NotApplicable
 from tlbench.inside.findings import Findings
 from tlbench.inside.records import ContextLength
 from tlbench.lens.interface import Lens
@@ -56,12 +54,10 @@ def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
 
 def _left_padding(lens: Lens, ids: Tensor) -> float:
     """By how much padding on the left, masked, changes the centred logits of the other tokens. Nats."""
-    if "attention_mask" not in inspect.signature(lens.model.forward).parameters:
-        raise NotApplicable("this TransformerLens takes no attention_mask")
     padded = torch.cat([torch.zeros_like(ids[:, :PADDING]), ids], -1)
     mask = torch.ones_like(padded)
     mask[:, :PADDING] = 0
     with torch.inference_mode():
-        logits = lens.model(padded, return_type="logits", attention_mask=mask)[:, PADDING:]
+        logits = lens.masked_logits(padded, mask)[:, PADDING:]
         alone = lens.logits(ids)
     return (centred(logits) - centred(alone)).abs().max().item()

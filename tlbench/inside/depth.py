@@ -12,7 +12,7 @@ from tlbench.cells import Cell
 from tlbench.exceptions import CellFailed, NotApplicable, TlbenchError
 from tlbench.inside.components import LN_FINAL, LOGITS, ROUTING, Component, site
 from tlbench.inside.profile import DepthProfile, RoutingAgreement, SiteError
-from tlbench.lens.interface import Edit, Lens
+from tlbench.lens.interface import Hook, Lens
 from tlbench.measure import Loaded, load_cell
 from tlbench.reference import huggingface
 from tlbench.reference.inside import Errors, Exact, exact, huggingface_inside
@@ -93,7 +93,7 @@ def _errors(lens: Lens, ids: Tensor, g: Exact, hooks: dict[str, str], *, fed: bo
     if absent := [name for name in feeds if name not in hooks]:
         raise NotApplicable(f"this TransformerLens has no hook point for {absent[0]}: its blocks cannot be fed")
 
-    def look(name: str, hook: str) -> Edit:
+    def look(name: str, hook: str) -> Hook:
         as_defined: Callable[[Tensor], Tensor] = lens.before_gain(hook) if hook.endswith(NORMALISED) else lambda value: value
         if name.endswith(ROUTING):
             as_defined = partial(g.expert_mask, name)

@@ -16,7 +16,6 @@ from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.inside.components import Component, site
 from tlbench.inside.depth import hook_names
 from tlbench.inside.edits import CHANGES
-from tlbench.inside.edits import Edit as Editing
 from tlbench.inside.errors import relative_error
 from tlbench.inside.findings import NOT_APPLICABLE, Findings
 from tlbench.inside.records import HookTruth, Pair
@@ -200,7 +199,7 @@ def _edits(checkpoint: Any, cell: Cell, lens: Lens, ids: Tensor) -> dict[str, Pa
     for edit, change in CHANGES.items():
         logits = lens.run_with_hooks(ids, {names[change.site(lens.n_blocks)]: change.apply})[:, -1]
         own = relative_error(reference.edited[edit], g.edited(edit), centred=True)
-        found[Editing(edit).value] = Pair(relative_error(logits, g.edited(edit), centred=True), own)
+        found[edit.value] = Pair(relative_error(logits, g.edited(edit), centred=True), own)
     return found
 
 

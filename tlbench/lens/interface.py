@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tlbench.exceptions import NotApplicable
 
-Edit = Callable[[Tensor], Tensor | None]
+Hook = Callable[[Tensor], Tensor | None]
 """What a hook does with an activation: looks at it, or returns what shall stand in its place."""
 
 
@@ -138,13 +138,21 @@ class Lens:
         """
         return self._called("start_at_layer", residual, layer)
 
-    def _called(self, argument: str, value: Tensor, layer: int) -> Tensor:
+    def masked_logits(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """The logits where ``mask``, ``[batch, pos]``, is 0 on padding.
+
+        Raises:
+            NotApplicable: if this TransformerLens takes no ``attention_mask``.
+        """
+        return self._called("attention_mask", ids, mask)
+
+    def _called(self, argument: str, value: Tensor, given: int | Tensor) -> Tensor:
         if argument not in inspect.signature(self.model.forward).parameters:
             raise NotApplicable(f"this TransformerLens has no {argument}")
-        result: Tensor = self.model(value, return_type="logits", **{argument: layer})
+        result: Tensor = self.model(value, return_type="logits", **{argument: given})
         return result
 
-    def run_with_hooks(self, ids: Tensor, hooks: Mapping[str, Edit]) -> Tensor:
+    def run_with_hooks(self, ids: Tensor, hooks: Mapping[str, Hook]) -> Tensor:
         """The logits ``[batch, pos, d_vocab]`` by TransformerLens's own ``run_with_hooks``.
 
         Args:
@@ -190,7 +198,7 @@ class Lens:
             handle.remove()
 
 
-def _as_hook(edit: Edit) -> Callable[..., Tensor | None]:
+def _as_hook(edit: Hook) -> Callable[..., Tensor | None]:
     # TransformerLens passes the hook point by name.
     def hooked(value: Tensor, hook: Any) -> Tensor | None:
         return edit(value)

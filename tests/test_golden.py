@@ -215,3 +215,31 @@ def test_the_store_refuses_what_it_did_not_write(tmp_path):
     assert torch.equal(store.read(path).tensors["a"], torch.ones(3))
     path.with_suffix(".json").write_text("{")
     assert store.read(path) is None
+
+
+def test_a_model_that_is_no_causal_language_model_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}))
+    with pytest.raises(
+        CellFailed, match=r"holds a model of type 't5', of which transformers .* has no causal language model"
+    ):
+        huggingface.load_model(tmp_path, Dtype.FLOAT32)
+    with pytest.raises(CellFailed, match="has no causal language model"):
+        golden.load_exact(tmp_path, Weights.ORIGINAL)
+
+
+def test_a_kept_file_is_made_once_and_a_damaged_one_again_which_is_told(tmp_path, capsys):
+    path, made = tmp_path / "kept.safetensors", []
+
+    def make():
+        made.append(path)
+        store.write(path, {"x": torch.ones(2)}, {})
+
+    for _ in range(2):
+        assert store.read_or_make(path, "test.lock", make).tensors["x"].tolist() == [1, 1]
+    assert len(made) == 1
+    assert capsys.readouterr().err == ""
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    assert store.read_or_make(path, "test.lock", make).tensors["x"].tolist() == [1, 1]
+    assert len(made) == 2
+    assert "is damaged and is computed again" in capsys.readouterr().err
+    assert store.read_or_make(tmp_path / "never.safetensors", "test.lock", lambda: None) is None

@@ -23,8 +23,6 @@ from tlbench.checkpoints import Checkpoint
 from tlbench.environments import reference_python
 from tlbench.errors import centred
 from tlbench.exceptions import CellFailed, NoGolden, NotGolden
-from tlbench.files import locked
-from tlbench.paths import cache_dir
 from tlbench.reference import golden, huggingface, store
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
@@ -143,16 +141,16 @@ def context(checkpoint: Checkpoint, dtype: Dtype) -> Context:
     """
     length = longest(checkpoint.folder)
     path = _path("context", checkpoint, dtype)
-    kept = store.read(path)
-    if kept is None:
+
+    def make() -> None:
         if golden.affordable(checkpoint.folder) is not Precision.FLOAT64:
             raise NoGolden(f"{checkpoint.model.name} is too large to be evaluated in float64 here")
-        with locked(cache_dir() / "locks" / "context.lock"):
-            if store.read(path) is None:
-                doing = f"computing {checkpoint.model.name} over {length} tokens exactly"
-                words = ["exact", dtype.value, *zoo_with(checkpoint)]
-                store.run_apart(reference_python(), "tlbench.reference.context", words, doing)
-        kept = store.read(path)
+        doing = f"computing {checkpoint.model.name} over {length} tokens exactly"
+        store.run_apart(
+            reference_python(), "tlbench.reference.context", ["exact", dtype.value, *zoo_with(checkpoint)], doing
+        )
+
+    kept = store.read_or_make(path, "context.lock", make)
     if kept is None:
         raise NoGolden(f"the exact logits of {checkpoint.model.name} over {length} tokens were not stored at {path}")
     if reason := kept.provenance.get("reason"):
@@ -171,15 +169,13 @@ def huggingface_lengths(checkpoint: Checkpoint, dtype: Dtype) -> Lengths:
         CellFailed: if HuggingFace itself cannot run this checkpoint.
     """
     context(checkpoint, dtype)
-    path = _path("context-errors", checkpoint, dtype, **_versions(checkpoint))
-    kept = store.read(path)
-    if kept is None:
-        with locked(cache_dir() / "locks" / "context-errors.lock"):
-            if store.read(path) is None:
-                words = ["errors", dtype.value, *zoo_with(checkpoint)]
-                doing = f"computing HuggingFace's errors by length of {checkpoint.model.name}"
-                store.run_apart(sys.executable, "tlbench.reference.context", words, doing)
-        kept = store.read(path)
+    path = _path("context-errors", checkpoint, dtype, **_setting(checkpoint))
+
+    def make() -> None:
+        doing = f"computing HuggingFace's errors by length of {checkpoint.model.name}"
+        store.run_apart(sys.executable, "tlbench.reference.context", ["errors", dtype.value, *zoo_with(checkpoint)], doing)
+
+    kept = store.read_or_make(path, "context-errors.lock", make)
     if kept is None:
         raise CellFailed(f"HuggingFace's errors by length of {checkpoint.model.name} in {dtype} were not stored at {path}")
     by_kind: dict[str, dict[int, float]] = {"length": {}, "octave": {}}
@@ -240,7 +236,7 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
 
 def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
     """Compute and store HuggingFace's own errors in this process."""
-    path = _path("context-errors", checkpoint, dtype, **_versions(checkpoint))
+    path = _path("context-errors", checkpoint, dtype, **_setting(checkpoint))
     if store.read(path) is not None:
         return
     torch.set_num_threads(checkpoint.model.threads)
@@ -255,7 +251,7 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
     lengths = measure_lengths(found, long_ids(checkpoint, found.lengths[-1]), logits)
     kept = {f"length/{n}": torch.tensor(error, dtype=torch.float64) for n, error in lengths.errors.items()}
     kept |= {f"octave/{n}": torch.tensor(error, dtype=torch.float64) for n, error in lengths.octaves.items()}
-    store.write(path, kept, {**_versions(checkpoint), "stopped": lengths.stopped})
+    store.write(path, kept, {**_setting(checkpoint), "stopped": lengths.stopped})
 
 
 def _path(folder: str, checkpoint: Checkpoint, dtype: Dtype, **more: Any) -> Path:
@@ -263,13 +259,8 @@ def _path(folder: str, checkpoint: Checkpoint, dtype: Dtype, **more: Any) -> Pat
     return store.path_of(folder, checkpoint.model.name, key)
 
 
-def _versions(checkpoint: Checkpoint) -> dict[str, str]:
-    return {
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "threads": str(checkpoint.model.threads),
-    }
+def _setting(checkpoint: Checkpoint) -> dict[str, str]:
+    return {**huggingface.versions(), "threads": str(checkpoint.model.threads)}
 
 
 def main(arguments: Sequence[str]) -> int:

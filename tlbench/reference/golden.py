@@ -22,8 +22,6 @@ from tlbench.cells import Dtype
 from tlbench.checkpoints import Checkpoint
 from tlbench.environments import reference_python
 from tlbench.exceptions import CellFailed, NoGolden, NotGolden
-from tlbench.files import locked
-from tlbench.paths import cache_dir
 from tlbench.reference import huggingface, store
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.several import compute_each, zoo_with
@@ -76,16 +74,12 @@ def golden(checkpoint: Checkpoint, weights: Weights) -> Golden:
         NoGolden: if the model is too large for one here, or its architecture cannot be evaluated in true float64.
     """
     path = store_path(checkpoint, weights)
-    kept = store.read(path)
-    if kept is None:
+
+    def make() -> None:
         affordable(checkpoint.folder)
-        with locked(cache_dir() / "locks" / "golden.lock"):
-            kept = store.read(path)
-            if kept is None:
-                if store.is_damaged(path):
-                    print(f"tlbench: {path} is damaged: the golden logits are computed again", file=sys.stderr)
-                _compute_in_own_environment(checkpoint)
-                kept = store.read(path)
+        _compute_in_own_environment(checkpoint)
+
+    kept = store.read_or_make(path, "golden.lock", make)
     if kept is None:
         raise NoGolden(f"the golden logits of {checkpoint.model.name} were not stored at {path}")
     if reason := kept.provenance.get("reason"):
@@ -167,18 +161,8 @@ def _dtypes_at(folder: Path, dtype: Dtype) -> dict[str, torch.dtype]:
 
 
 def _load(folder: Path, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM
-
     # The default for experts is a grouped product that torch has for 32 and 16 bits only.
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation="eager",
-        experts_implementation="eager",
-        local_files_only=True,
-        use_safetensors=True,
-    )
-    return model.eval()
+    return huggingface.causal_lm(folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager")
 
 
 def run(model: Any, ids: Tensor, precision: Precision) -> Tensor:

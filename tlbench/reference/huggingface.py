@@ -6,6 +6,7 @@ and kept; ``python -m tlbench.reference.huggingface`` is the process that comput
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -15,15 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlbench import catalogue as catalogues
 from tlbench import device
 from tlbench.catalogue import Source
 from tlbench.cells import Attention, Dtype
-from tlbench.checkpoints import Checkpoint, locate
-from tlbench.exceptions import BadInput, CellFailed, CheckpointUnavailable
-from tlbench.files import locked
-from tlbench.paths import cache_dir
+from tlbench.checkpoints import Checkpoint
+from tlbench.exceptions import CellFailed
 from tlbench.reference import store
+from tlbench.reference.several import compute_each, zoo_with
 
 PROMPT_SETS = ("natural", "origin")
 Logits = dict[str, Tensor]
@@ -32,12 +31,28 @@ Logits = dict[str, Tensor]
 
 def load_model(folder: Path, dtype: Dtype, attention: Attention = Attention.EAGER) -> Any:
     """HuggingFace's model from a local folder, on the CPU, in evaluation mode."""
+    implementation = {} if attention is Attention.DEFAULT else {"attn_implementation": attention.value}
+    return causal_lm(folder, dtype=getattr(torch, dtype), **implementation)
+
+
+def causal_lm(folder: Path, **choices: Any) -> Any:
+    """transformers' model of a local folder, in evaluation mode.
+
+    Raises:
+        CellFailed: if this transformers has no causal language model of that architecture.
+    """
     from transformers import AutoModelForCausalLM
 
-    implementation = {} if attention is Attention.DEFAULT else {"attn_implementation": attention.value}
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True, **implementation
-    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **choices)
+    except ValueError as error:
+        if not str(error).startswith("Unrecognized configuration class"):
+            raise
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        raise CellFailed(
+            f"{folder} holds a model of type {kind!r}, of which transformers {version('transformers')} has no causal "
+            "language model: only those can be measured"
+        ) from None
     return model.eval()
 
 
@@ -55,13 +70,8 @@ def reference_logits(checkpoint: Checkpoint, dtype: Dtype, attention: Attention 
         CellFailed: if HuggingFace itself cannot run this checkpoint.
     """
     path = store_path(checkpoint, dtype, attention)
-    kept = store.read(path)
-    if kept is None:
-        with locked(cache_dir() / "locks" / f"references-{attention}.lock"):
-            kept = store.read(path)
-            if kept is None:
-                _compute_in_own_process(checkpoint, dtype, attention)
-                kept = store.read(path)
+    lock = f"references-{attention}.lock"
+    kept = store.read_or_make(path, lock, lambda: _compute_in_own_process(checkpoint, dtype, attention))
     if kept is None:
         raise CellFailed(f"HuggingFace's logits of {checkpoint.model.name} in {dtype} were not stored at {path}")
     return kept.tensors
@@ -74,7 +84,7 @@ def store_path(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> Pa
         "dtype": dtype.value,
         "attention": attention.value,
         "threads": checkpoint.model.threads,
-        **_versions(),
+        **versions(),
     }
     return store.path_of("references", checkpoint.model.name, key)
 
@@ -94,7 +104,7 @@ def compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> None:
     model = load_model(checkpoint.folder, dtype, attention).to(device.current())
     with torch.inference_mode():
         logits = {name: _run(model, tokens(checkpoint, name)) for name in PROMPT_SETS}
-    store.write(path, logits, _versions())
+    store.write(path, logits, versions())
 
 
 def _run(model: Any, ids: Tensor) -> Tensor:
@@ -102,7 +112,8 @@ def _run(model: Any, ids: Tensor) -> Tensor:
     return logits.contiguous().cpu()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Everything but the model that decides what HuggingFace computes."""
     return {
         "torch": torch.__version__,
         "transformers": version("transformers"),
@@ -112,13 +123,8 @@ def _versions() -> dict[str, str]:
 
 
 def _compute_in_own_process(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> None:
-    catalogue = catalogues.load()
-    if checkpoint.model.source is Source.ZOO:
-        names = [model.name for model in catalogue.models if model.source is Source.ZOO]
-        dtypes = list(Dtype)
-    else:
-        names, dtypes = [checkpoint.model.name], [dtype]
-    arguments = [attention.value, ",".join(dtypes), *names]
+    dtypes = list(Dtype) if checkpoint.model.source is Source.ZOO else [dtype]
+    arguments = [attention.value, ",".join(dtypes), *zoo_with(checkpoint)]
     doing = f"computing HuggingFace's logits of {checkpoint.model.name}"
     store.run_apart(sys.executable, "tlbench.reference.huggingface", arguments, doing)
 
@@ -126,21 +132,12 @@ def _compute_in_own_process(checkpoint: Checkpoint, dtype: Dtype, attention: Att
 def main(arguments: Sequence[str]) -> int:
     """``ATTENTION DTYPE[,DTYPE...] MODEL...``: compute what is missing; a model that fails does not stop the others."""
     attention, dtypes, names = Attention(arguments[0]), arguments[1].split(","), arguments[2:]
-    catalogue = catalogues.load()
-    failures = []
-    for name in names:
-        try:
-            checkpoint = locate(catalogue.get(name), catalogue)
-            for dtype in dtypes:
-                compute(checkpoint, Dtype(dtype), attention)
-        except (BadInput, CheckpointUnavailable) as error:
-            failures.append(str(error))
-        except Exception as error:
-            failures.append(f"{name}: {type(error).__name__}: {error}".replace("\n", " "))
-    if failures and len(names) == 1:
-        print(failures[0], file=sys.stderr)
-        return 1
-    return 0
+
+    def compute_every(checkpoint: Checkpoint) -> None:
+        for dtype in dtypes:
+            compute(checkpoint, Dtype(dtype), attention)
+
+    return compute_each(names, compute_every)
 
 
 if __name__ == "__main__":

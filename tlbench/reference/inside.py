@@ -22,11 +22,9 @@ from tlbench.checkpoints import Checkpoint
 from tlbench.environments import reference_python
 from tlbench.errors import centred
 from tlbench.exceptions import CellFailed, NoGolden, NotApplicable, NotGolden
-from tlbench.files import locked
 from tlbench.inside.components import END, LOGITS, ROUTING, Component, site
 from tlbench.inside.edits import CHANGES, Edit
 from tlbench.inside.errors import logit_difference, relative_error
-from tlbench.paths import cache_dir
 from tlbench.reference import golden, huggingface, store
 from tlbench.reference.attribution import FOLDED_VALUE_BIASES, HEADS, VALUE_BIASES, head_attribution
 from tlbench.reference.float64 import assert_true_float64, true_float64
@@ -197,19 +195,16 @@ def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
         NotApplicable: if tlbench cannot look inside this architecture.
     """
     path = _exact_path(checkpoint, dtype)
-    kept = store.read(path)
-    if kept is None:
+
+    def make() -> None:
         if golden.affordable(checkpoint.folder) is not Precision.FLOAT64:
             raise NoGolden(
                 f"{checkpoint.model.name} is too large to be evaluated in float64 here, so nothing inside it can be"
             )
-        with locked(cache_dir() / "locks" / "inside.lock"):
-            kept = store.read(path)
-            if kept is None:
-                arguments = ["exact", dtype.value, *zoo_with(checkpoint)]
-                doing = f"computing what is inside {checkpoint.model.name} exactly"
-                store.run_apart(reference_python(), "tlbench.reference.inside", arguments, doing)
-                kept = store.read(path)
+        doing = f"computing what is inside {checkpoint.model.name} exactly"
+        store.run_apart(reference_python(), "tlbench.reference.inside", ["exact", dtype.value, *zoo_with(checkpoint)], doing)
+
+    kept = store.read_or_make(path, "inside.lock", make)
     if kept is None:
         raise NoGolden(f"what is inside {checkpoint.model.name} was not stored at {path}")
     if reason := kept.provenance.get("reason"):
@@ -250,15 +245,12 @@ def huggingface_inside(checkpoint: Checkpoint, dtype: Dtype) -> HuggingFaceInsid
     """
     exact(checkpoint, dtype)
     path = _errors_path(checkpoint, dtype)
-    kept = store.read(path)
-    if kept is None:
-        with locked(cache_dir() / "locks" / "inside-errors.lock"):
-            kept = store.read(path)
-            if kept is None:
-                arguments = ["errors", dtype.value, *zoo_with(checkpoint)]
-                doing = f"computing HuggingFace's errors inside {checkpoint.model.name}"
-                store.run_apart(sys.executable, "tlbench.reference.inside", arguments, doing)
-                kept = store.read(path)
+
+    def make() -> None:
+        doing = f"computing HuggingFace's errors inside {checkpoint.model.name}"
+        store.run_apart(sys.executable, "tlbench.reference.inside", ["errors", dtype.value, *zoo_with(checkpoint)], doing)
+
+    kept = store.read_or_make(path, "inside-errors.lock", make)
     if kept is None:
         raise CellFailed(f"HuggingFace's errors inside {checkpoint.model.name} in {dtype} were not stored at {path}")
     n_blocks = sum(name.startswith(f"{GRADIENT}/") for name in kept.tensors)
@@ -339,7 +331,7 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
     kept |= {_of(LOCAL, name): value for name, value in local.found.items()}
     errors = {name: torch.tensor(value, dtype=torch.float64) for name, value in kept.items()}
     values = {**_edited(model, ids), **_gradients(model, ids, g.tokens), **_generated(model, ids)}
-    store.write(path, {**errors, **values}, _versions())
+    store.write(path, {**errors, **values}, huggingface.versions())
 
 
 def _edited(model: Any, ids: Tensor) -> dict[str, Tensor]:
@@ -411,16 +403,8 @@ def _exact_path(checkpoint: Checkpoint, dtype: Dtype) -> Path:
 
 
 def _errors_path(checkpoint: Checkpoint, dtype: Dtype) -> Path:
-    key = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, "method": METHOD, **_versions()}
+    key = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, "method": METHOD, **huggingface.versions()}
     return store.path_of("inside-errors", checkpoint.model.name, {**key, "threads": checkpoint.model.threads})
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-    }
 
 
 def main(arguments: Sequence[str]) -> int:

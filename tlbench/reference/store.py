@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from tlbench.exceptions import CellFailed
-from tlbench.files import canonical_json, sha256_of, write_json, written_whole
+from tlbench.files import canonical_json, locked, sha256_of, write_json, written_whole
 from tlbench.paths import cache_dir, package_dir
 
 
@@ -61,6 +62,29 @@ def read(path: Path) -> Kept | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Kept(load_file(path), provenance) if intact else None
+
+
+def read_or_make(path: Path, lock: str, make: Callable[[], None]) -> Kept | None:
+    """The tensors; where they are missing or damaged, ``make`` is called first, by one process at a time.
+
+    Args:
+        path: the file.
+        lock: the name of the lock that those hold who make such files.
+        make: writes the file, if it can be had.
+
+    Returns:
+        None if ``make`` did not write it.
+    """
+    kept = read(path)
+    if kept is None:
+        with locked(cache_dir() / "locks" / lock):
+            kept = read(path)
+            if kept is None:
+                if is_damaged(path):
+                    print(f"tlbench: {path} is damaged and is computed again", file=sys.stderr)
+                make()
+                kept = read(path)
+    return kept
 
 
 def is_damaged(path: Path) -> bool:

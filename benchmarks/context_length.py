@@ -23,7 +23,22 @@ class ContextLength(GridOfCells):
     def track_left_padding(self, *cell):
         return figure(self.measurement.left_padding, self.measurement.reasons.get("left_padding", ""))
 
+    def track_past_window(self, *cell):
+        return self._at("window", "no sliding window that ends within its longest context")
+
+    def track_past_rotary_table(self, *cell):
+        return self._at("rotary_table", "no rotary table that is made longer within its longest context")
+
+    def track_table_end(self, *cell):
+        return self._at("table_end", "no learned table of positions")
+
+    def _at(self, edge, absent):
+        return figure(self.measurement.ratio_at(edge), f"n/a: this model has {absent}, or that much was not run")
+
     track_longest.unit = "nats"
     track_largest_ratio.unit = "ratio"
     track_growth_exponent.unit = "exponent"
     track_left_padding.unit = "nats"
+    track_past_window.unit = "ratio"
+    track_past_rotary_table.unit = "ratio"
+    track_table_end.unit = "ratio"

@@ -1,6 +1,8 @@
 """Long contexts: one exact pass serves every length, and what is too long is not run and says so."""
 
+import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from tlbench.checkpoints import ensure
 from tlbench.inside.records import ContextLength
 from tlbench.reference import context as contexts
 from tlbench.reference import golden
+from tlbench.reference.blocked import EAGER, can_be_blocked, in_blocks
 from tlbench.reference.context import Context, context, fitting, long_ids, longest, measure_lengths, positions_of
 from tlbench.reference.float64 import true_float64
 from tlbench.reference.golden import Weights
@@ -31,7 +34,8 @@ def test_positions_are_ascending_within_the_length_and_have_the_last_of_each_oct
     assert found[-1] == length - 1
     for k in range(length.bit_length()):
         octave = [p for p in found if 2**k <= p + 1 < 2 ** (k + 1)]
-        assert 1 <= len(octave) <= contexts.PER_OCTAVE
+        assert 1 <= len(octave) <= contexts.PER_OCTAVE + 3 * contexts.BESIDE_AN_EDGE
+        assert set(range(2**k - contexts.BESIDE_AN_EDGE, 2**k + contexts.BESIDE_AN_EDGE)) & set(range(length)) <= set(found)
         assert min(2 ** (k + 1), length + 1) - 2 in octave
 
 
@@ -60,21 +64,38 @@ def small(lengths):
     return Context(logits, list(range(8)), lengths)
 
 
-def test_errors_are_root_mean_squares_of_centred_logits_by_length_and_octave():
+def test_errors_are_root_mean_squares_of_centred_logits_by_position():
     z = torch.tensor([[1.0, -1.0, 1.0, -1.0], [2.0, -2.0, 2.0, -2.0], [12.0, 8.0, 12.0, 8.0], [7.0, 7.0, 7.0, 7.0]])
-    error, octaves = small([4]).errors(z, 4)
-    assert error == pytest.approx((9 / 4) ** 0.5, rel=1e-15)
-    assert octaves == {0: 1.0, 1: 2.0, 2: 0.0}
+    assert small([4]).errors(z, 4) == {0: 1.0, 1: 2.0, 2: 2.0, 3: 0.0}
 
 
-def test_a_length_that_would_take_too_long_is_not_run(monkeypatch):
-    now = iter([0.0, 0.1, 1.0, 17.0])
-    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+def test_a_lengths_error_is_that_of_all_its_logits():
+    found = measure_lengths(small([4]), torch.zeros(1, 8, dtype=torch.long), lambda ids: noise(ids.shape[1]), Dtype.FLOAT32)
+    z = noise(4)[0].double()
+    assert found.errors == {4: pytest.approx((z - z.mean(-1, keepdim=True)).square().mean().sqrt().item(), rel=1e-14)}
+
+
+def noise(length):
+    return torch.randn(1, length, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_length_that_would_take_too_long_is_not_run_in_16_bits(monkeypatch):
+    clock(monkeypatch)
     found = measure_lengths(
-        small([1, 2, 4]), torch.zeros(1, 8, dtype=torch.long), lambda ids: torch.ones(1, ids.shape[1], 4)
+        small([1, 2, 4]), torch.zeros(1, 8, dtype=torch.long), lambda ids: torch.ones(1, ids.shape[1], 4), Dtype.BFLOAT16
     )
     assert list(found.errors) == [1, 2]
     assert found.stopped == "4 tokens would take over 60 s here"
+    clock(monkeypatch)
+    in_float32 = measure_lengths(
+        small([1, 2, 4]), torch.zeros(1, 8, dtype=torch.long), lambda ids: torch.ones(1, ids.shape[1], 4), Dtype.FLOAT32
+    )
+    assert (list(in_float32.errors), in_float32.stopped) == ([1, 2, 4], "")
+
+
+def clock(monkeypatch):
+    now = iter([0.0, 0.1, 1.0, 17.0, 20.0, 80.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
 
 
 def test_a_length_that_does_not_fit_is_told_and_another_error_raised():
@@ -84,14 +105,14 @@ def test_a_length_that_does_not_fit_is_told_and_another_error_raised():
         return torch.ones(1, ids.shape[1], 4)
 
     ids = torch.zeros(1, 8, dtype=torch.long)
-    found = measure_lengths(small([1, 2, 4, 8]), ids, model)
+    found = measure_lengths(small([1, 2, 4, 8]), ids, model, Dtype.FLOAT16)
     assert (list(found.errors), found.stopped) == ([1, 2], "4 tokens do not fit in memory")
 
     def wrong(ids):
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        measure_lengths(small([1, 2]), ids, wrong)
+        measure_lengths(small([1, 2]), ids, wrong, Dtype.FLOAT16)
 
 
 def test_the_context_is_halved_until_its_scores_fit():
@@ -99,14 +120,113 @@ def test_the_context_is_halved_until_its_scores_fit():
     assert fitting(folder, 256, available_bytes=4 * 8 * 4 * 256**2) == 256
     assert fitting(folder, 256, available_bytes=4 * 8 * 4 * 256**2 - 1) == 128
     assert fitting(folder, 256, available_bytes=0) == 1
+    assert fitting(folder, 256, available_bytes=3 * 8 * 256**2, blocked=True) == 256
+    assert fitting(folder, 256, available_bytes=3 * 8 * 256**2 - 1, blocked=True) == 128
+
+
+@pytest.mark.parametrize("name", ["zoo-gpt2", "zoo-mistral", "zoo-gemma2", "zoo-gpt-neo"])
+def test_attention_in_blocks_is_the_same_function(name):
+    found = checkpoint(name)
+    model = golden.load_exact(found.folder, Weights.FLOAT32)
+    ids = long_ids(found, 50)
+    with torch.inference_mode(), true_float64():
+        whole = model(ids, use_cache=False).logits
+        with counted(model) as calls, in_blocks(model, queries=7):
+            blocked = model(ids, use_cache=False).logits
+        again = model(ids, use_cache=False).logits
+    assert calls == ([7] * 7 + [1]) * model.config.num_hidden_layers * can_be_blocked(model)
+    assert torch.equal(again, whole)
+    assert (blocked - whole).abs().max() < 1e-14 * whole.abs().max()
+
+
+@contextmanager
+def counted(model):
+    """How many queries each call of the model's own attention has."""
+    calls = []
+    modeling = sys.modules[type(model).__module__]
+    whole = getattr(modeling, EAGER, None)
+
+    def seen(module, query, *args, **kwargs):
+        calls.append(query.shape[-2])
+        return whole(module, query, *args, **kwargs)
+
+    if whole:
+        setattr(modeling, EAGER, seen)
+    try:
+        yield calls
+    finally:
+        if whole:
+            setattr(modeling, EAGER, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("zoo-gpt2", {"table_end": 256}),
+        ("zoo-opt", {"table_end": 256}),
+        ("zoo-gpt-neo", {"window": 32, "table_end": 256}),
+        ("zoo-mistral", {"window": 32}),
+        ("zoo-gemma2", {"window": 4096}),
+        ("zoo-gpt-j", {}),
+        ("zoo-qwen2", {}),
+        ("zoo-bloom", {}),
+    ],
+)
+def test_the_edges_are_those_of_the_architecture(name, found):
+    assert contexts.edges(checkpoint(name).folder) == found
+
+
+@pytest.mark.parametrize("name", ["zoo-gpt-neo", "zoo-mistral"])
+def test_the_window_is_the_first_position_that_does_not_see_the_first_token(name):
+    """An edit of the first token is seen by the positions of the first block's window and by no other."""
+    found = checkpoint(name)
+    window = contexts.edges(found.folder)["window"]
+    model = golden.load_exact(found.folder, Weights.FLOAT32)
+    (kept,) = [i for i, kind in enumerate(windowed(model.config)) if kind][:1]
+    blocks = model.model.layers if hasattr(model, "model") else model.transformer.h
+    outputs = []
+    blocks[kept].register_forward_hook(lambda _, inputs, output: outputs.append((inputs[0], output)))
+    for first in (5, 6):
+        ids = long_ids(found, window + 8)
+        with torch.inference_mode(), true_float64():
+            embedded = model.get_input_embeddings()(ids)
+            embedded[:, 0] = embedded[:, first]
+            model(inputs_embeds=embedded, use_cache=False)
+    (_, one), (_, other) = outputs
+    one, other = (x[0] if isinstance(x, tuple) else x for x in (one, other))
+    seen = (one - other).abs().amax((0, -1)) > 0
+    if kept == 0:
+        assert seen.tolist() == [position < window for position in range(window + 8)]
+    else:
+        assert seen[:window].all()
+
+
+def windowed(config):
+    if config.model_type == "gpt_neo":
+        return [kind == "local" for kind in config.attention_layers]
+    return [True] * config.num_hidden_layers
 
 
 def test_the_growth_and_the_ratio_are_over_the_lengths():
     cell = Cell("zoo-gpt2", "float32", "unprocessed", "TransformerBridge")
     errors = {n: 1e-6 * n**0.5 for n in (1, 2, 4, 8)}
     reference = {1: 1e-6, 2: 1e-6, 4: 1e-6}
-    found = ContextLength(cell, errors, reference, {}, {}, "", None, {})
+    found = ContextLength(cell, errors, reference, {}, {}, {}, "", None, {})
     assert found.growth.exponent == pytest.approx(0.5, rel=1e-12)
     assert found.largest_ratio == pytest.approx(2.0, rel=1e-12)
     assert found.longest == 8
+    assert ContextLength.from_json(found.to_json()) == found
+
+
+def test_errors_by_octave_and_at_an_edge_are_of_its_positions():
+    cell = Cell("zoo-gpt2", "float32", "unprocessed", "TransformerBridge")
+    positions = {0: 1.0, 1: 3.0, 2: 4.0, 3: 0.0, 4: 2.0, 5: 2.0, 6: 2.0, 7: 6.0}
+    reference = dict.fromkeys(positions, 0.5)
+    edges = {"window": 4, "table_end": 8, "rotary_table": 9}
+    found = ContextLength(cell, {8: 1.0}, {8: 1.0}, positions, reference, edges, "", None, {})
+    assert found.octaves == {0: 1.0, 1: 12.5**0.5, 2: 3.0**0.5, 3: 6.0}
+    assert found.ratio_at("window") == pytest.approx((48 / 4) ** 0.5 / 0.5, rel=1e-15)
+    assert found.ratio_at("table_end") == found.ratio_at("window")
+    assert found.ratio_at("rotary_table") is None
+    assert found.ratio_at("nothing") is None
     assert ContextLength.from_json(found.to_json()) == found

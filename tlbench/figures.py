@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tlbench.cells import Dtype, Statistic
@@ -10,6 +12,11 @@ UNIT_ROUNDOFF = {Dtype.FLOAT32: 2.0**-24, Dtype.FLOAT16: 2.0**-11, Dtype.BFLOAT1
 """u: half the distance from 1 to the next number of the type (Higham, "Accuracy and Stability", 2nd ed., section 2.1)."""
 RATIO_GATE = {Dtype.FLOAT32: 2.0, Dtype.FLOAT16: 3.0, Dtype.BFLOAT16: 3.0}
 """How many times HuggingFace's own error is still benign, as in PyTorch's accuracy check (``torch._dynamo.utils.same``)."""
+
+
+def root_mean_square(errors: Collection[float]) -> float:
+    """Of rms errors that are each of as many entries: that of all the entries."""
+    return math.sqrt(math.fsum(error**2 for error in errors) / len(errors))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tlbench.inside.findings import Findings
 from tlbench.inside.records import ContextLength
 from tlbench.lens.interface import Lens
 from tlbench.measure import Loaded, forward, load_cell
-from tlbench.reference.context import context, huggingface_lengths, long_ids, measure_lengths
+from tlbench.reference.context import context, edges, huggingface_lengths, long_ids, measure_lengths
 
 PADDED_TOKENS, PADDING = 32, 8
 
@@ -33,8 +33,11 @@ def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
     reference = huggingface_lengths(checkpoint, cell.dtype)
     ids = long_ids(checkpoint, exact.lengths[-1])
     longest = lens.longest_context()
+    found_edges = edges(checkpoint.folder)
+    if (table := lens.rotary_table()) is not None:
+        found_edges["rotary_table"] = table
     within = [length for length in exact.lengths if longest is None or length <= longest]
-    lengths = measure_lengths(replace(exact, lengths=within), ids, lambda some: forward(lens, some))
+    lengths = measure_lengths(replace(exact, lengths=within), ids, lambda some: forward(lens, some), cell.dtype)
     found = Findings()
     padded = found.ask("left_padding", lambda: _left_padding(lens, ids[:, :PADDED_TOKENS]))
     stopped = lengths.stopped
@@ -44,8 +47,9 @@ def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
         cell=cell,
         errors=lengths.errors,
         reference_errors=reference.errors,
-        octaves=lengths.octaves,
-        reference_octaves=reference.octaves,
+        positions=lengths.positions,
+        reference_positions=reference.positions,
+        edges=found_edges,
         stopped=stopped,
         left_padding=padded,
         reasons=found.reasons,

@@ -6,9 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tlbench.cells import Cell
-from tlbench.figures import UNIT_ROUNDOFF
+from tlbench.figures import UNIT_ROUNDOFF, root_mean_square
 from tlbench.inside.growth import Growth, fit
 from tlbench.inside.worst import times, worst
+
+BEYOND = 4
+"""At so many positions beyond an edge is the error looked at."""
 
 
 @dataclass(frozen=True)
@@ -232,8 +235,9 @@ class ContextLength:
         cell: which cell.
         errors: by length.
         reference_errors: HuggingFace's own.
-        octaves: at the longest length, by the octave k of the position, counted from one: [2**k, 2**(k+1)).
-        reference_octaves: HuggingFace's own.
+        positions: at the longest length, by position, counted from zero.
+        reference_positions: HuggingFace's own.
+        edges: where something changes along the sequence, by what it is: the first position beyond.
         stopped: why longer ones were not run; empty where all were.
         left_padding: by how much masked padding on the left changes the other tokens' logits, at most.
         reasons: why something could not be found.
@@ -242,8 +246,9 @@ class ContextLength:
     cell: Cell
     errors: dict[int, float]
     reference_errors: dict[int, float]
-    octaves: dict[int, float]
-    reference_octaves: dict[int, float]
+    positions: dict[int, float]
+    reference_positions: dict[int, float]
+    edges: dict[str, int]
     stopped: str
     left_padding: float | None
     reasons: dict[str, str]
@@ -265,6 +270,32 @@ class ContextLength:
         both = [(self.errors[n], self.reference_errors[n]) for n in self.errors.keys() & self.reference_errors.keys()]
         return max((error / reference for error, reference in both if reference), default=None)
 
+    @property
+    def octaves(self) -> dict[int, float]:
+        """The error by the octave k of the position, counted from one: [2**k, 2**(k+1))."""
+        by_octave: dict[int, list[float]] = {}
+        for position, error in self.positions.items():
+            by_octave.setdefault((position + 1).bit_length() - 1, []).append(error)
+        return {octave: root_mean_square(errors) for octave, errors in by_octave.items()}
+
+    def ratio_at(self, edge: str) -> float | None:
+        """The error over HuggingFace's own at the first :data:`BEYOND` positions beyond an edge.
+
+        At the last ones before it where the sequence ends there. None where this model has no such edge, or it lies beyond
+        what was run.
+        """
+        first = self.edges.get(edge)
+        if first is None:
+            return None
+        both = sorted(self.positions.keys() & self.reference_positions.keys())
+        beyond = [p for p in both if first <= p < first + BEYOND]
+        if both and both[-1] == first - 1:
+            beyond = both[-BEYOND:]
+        if not beyond:
+            return None
+        reference = root_mean_square([self.reference_positions[p] for p in beyond])
+        return root_mean_square([self.positions[p] for p in beyond]) / reference if reference else None
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object; floats keep every bit."""
         return asdict(self)
@@ -272,6 +303,6 @@ class ContextLength:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ContextLength:
         """What :meth:`to_json` wrote: JSON has no integers as keys."""
-        names = ("errors", "reference_errors", "octaves", "reference_octaves")
+        names = ("errors", "reference_errors", "positions", "reference_positions")
         by_number = {name: {int(key): value for key, value in data[name].items()} for name in names}
         return cls(**{**data, **by_number, "cell": Cell(**data["cell"])})

@@ -48,6 +48,13 @@ class Lens:
         longest = getattr(self.model.cfg, "n_ctx", None)
         return int(longest) if longest else None
 
+    def rotary_table(self) -> int | None:
+        """For how many positions there is a rotary table now, where it is one that grows with the text (2.17 to 3.x)."""
+        attention = self.model.blocks[0].attn
+        if not hasattr(attention, "_extend_rotary_embeddings") or not hasattr(attention, "rotary_sin"):
+            return None
+        return len(attention.rotary_sin)
+
     def has_hook(self, name: str) -> bool:
         """Whether it has a hook point of this name."""
         return name in self.model.hook_dict

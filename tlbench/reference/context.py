@@ -7,6 +7,7 @@ serves every length. ``python -m tlbench.reference.context`` is the process that
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,23 +24,29 @@ from tlbench.checkpoints import Checkpoint
 from tlbench.environments import reference_python
 from tlbench.errors import centred
 from tlbench.exceptions import CellFailed, NoGolden, NotGolden
+from tlbench.figures import root_mean_square
 from tlbench.reference import golden, huggingface, store
+from tlbench.reference.blocked import can_be_blocked, in_blocks
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
 from tlbench.reference.several import compute_each, zoo_with
-from tlbench.truth import rms
 
-METHOD = "1"
+METHOD = "2"
 """Raised by hand when what is computed changes, so that files of the old method are not read."""
 LONGEST_WITHOUT_LIMIT = 256
 """For an architecture that names no longest context (ALiBi)."""
+LONGEST_NAMES = ("max_position_embeddings", "n_positions")
 PER_OCTAVE = 16
 """How many positions of [2**k, 2**(k+1)) are looked at."""
+BESIDE_AN_EDGE = 4
+"""And how many on either side of 2**k, where windows end and tables are made longer."""
 TOO_LONG_S = 60.0
-"""A length that would take longer is not run: 16-bit arithmetic on a CPU without it."""
+"""A length that would take longer in 16 bits is not run: on a CPU without 16-bit arithmetic that says nothing new."""
 CHECKED_TOKENS = 32
 SCORES_AT_ONCE = 4
 """Tensors of the size of a layer's attention scores that are in memory at once: raw, masked, as a softmax, and room."""
+MASKS_AT_ONCE = 3
+"""And of one head's, where the scores are never whole: the masks of full and of windowed attention, and room."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,8 @@ class Context:
     lengths: list[int]
     stopped: str = ""
 
-    def errors(self, logits: Tensor, length: int) -> tuple[float, dict[int, float]]:
-        """The rms error of the centred logits over the positions of a length, and by octave of the position. Nats.
+    def errors(self, logits: Tensor, length: int) -> dict[int, float]:
+        """The rms error of the centred logits at each position of a length that is looked at. Nats.
 
         Args:
             logits: of one sequence, ``[pos, d_vocab]``.
@@ -69,10 +76,7 @@ class Context:
         z = centred(logits[[self.positions[i] for i in inside]].cpu())
         d_vocab = min(z.shape[-1], self.logits.shape[-1])
         error = z[..., :d_vocab] - centred(self.logits[inside][..., :d_vocab])
-        octaves: dict[int, list[int]] = {}
-        for row, i in enumerate(inside):
-            octaves.setdefault((self.positions[i] + 1).bit_length() - 1, []).append(row)
-        return rms(error), {octave: rms(error[rows]) for octave, rows in octaves.items()}
+        return dict(zip((self.positions[i] for i in inside), error.square().mean(-1).sqrt().tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -81,36 +85,54 @@ class Lengths:
 
     Attributes:
         errors: the rms error by length.
-        octaves: at the longest that was run, by octave of the position.
+        positions: at the longest that was run, by position.
         stopped: why longer ones were not run; empty where all were.
     """
 
     errors: dict[int, float]
-    octaves: dict[int, float]
+    positions: dict[int, float]
     stopped: str
 
 
 def longest(folder: Path) -> int:
     """The longest context that a checkpoint's configuration names."""
     config = json.loads((folder / "config.json").read_text())
-    found = next((config[name] for name in ("max_position_embeddings", "n_positions") if config.get(name)), None)
+    found = next((config[name] for name in LONGEST_NAMES if config.get(name)), None)
     return int(found or LONGEST_WITHOUT_LIMIT)
 
 
-def fitting(folder: Path, length: int, available_bytes: int | None = None) -> int:
+def edges(folder: Path) -> dict[str, int]:
+    """Where along the sequence a checkpoint's function changes, by what it is: the first position beyond.
+
+    ``window``: a token no longer sees all that come before it. ``table_end``: the learned table of positions ends.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    found = {}
+    windowed = config.get("use_sliding_window", True)
+    if window := (windowed and config.get("sliding_window")) or config.get("window_size"):
+        found["window"] = int(window)
+    rotary = any(name.startswith(("rope_", "rotary_")) for name in config)
+    if not rotary and any(name in config for name in LONGEST_NAMES):
+        found["table_end"] = longest(folder)
+    return found
+
+
+def fitting(folder: Path, length: int, available_bytes: int | None = None, *, blocked: bool = False) -> int:
     """The longest context, halved until its attention scores fit in memory in float64.
 
     Args:
         folder: of the checkpoint.
         length: to begin with.
         available_bytes: the memory that may be used; by default what the machine has free.
+        blocked: whether attention is computed some queries at a time.
     """
     import psutil
 
     config = json.loads((folder / "config.json").read_text())
     heads = next(config[name] for name in ("num_attention_heads", "n_head", "num_heads") if config.get(name))
     available = int(psutil.virtual_memory().available) if available_bytes is None else available_bytes
-    while SCORES_AT_ONCE * 8 * heads * length**2 > available and length > 1:
+    at_once = MASKS_AT_ONCE if blocked else SCORES_AT_ONCE * heads
+    while at_once * 8 * length**2 > available and length > 1:
         length //= 2
     return length
 
@@ -122,15 +144,16 @@ def long_ids(checkpoint: Checkpoint, length: int) -> Tensor:
 
 
 def positions_of(length: int) -> list[int]:
-    """At most :data:`PER_OCTAVE` positions of each octave, evenly spaced, the last of each among them."""
+    """Positions, ascending: :data:`PER_OCTAVE` evenly spaced in each octave, the last of each among them, and the edges."""
     found: set[int] = set()
     start = 1
     while start <= length:
         stop = min(2 * start, length + 1)
         n = min(PER_OCTAVE, stop - start)
         found |= {stop - 2 - (i * (stop - start)) // n for i in range(n)}
+        found |= set(range(max(start - BESIDE_AN_EDGE, 0), min(start + BESIDE_AN_EDGE, length)))
         start *= 2
-    return sorted(found)
+    return sorted(found | set(range(max(length - BESIDE_AN_EDGE, 0), length)))
 
 
 def context(checkpoint: Checkpoint, dtype: Dtype) -> Context:
@@ -178,23 +201,25 @@ def huggingface_lengths(checkpoint: Checkpoint, dtype: Dtype) -> Lengths:
     kept = store.read_or_make(path, "context-errors.lock", make)
     if kept is None:
         raise CellFailed(f"HuggingFace's errors by length of {checkpoint.model.name} in {dtype} were not stored at {path}")
-    by_kind: dict[str, dict[int, float]] = {"length": {}, "octave": {}}
+    by_kind: dict[str, dict[int, float]] = {"length": {}, "position": {}}
     for name, value in kept.tensors.items():
         kind, _, number = name.partition("/")
         by_kind[kind][int(number)] = value.item()
-    return Lengths(by_kind["length"], by_kind["octave"], kept.provenance["stopped"])
+    return Lengths(by_kind["length"], by_kind["position"], kept.provenance["stopped"])
 
 
-def measure_lengths(found: Context, ids: Tensor, logits: Callable[[Tensor], Tensor]) -> Lengths:
-    """The errors of a model at each length, until one would take over :data:`TOO_LONG_S` or memory runs out.
+def measure_lengths(found: Context, ids: Tensor, logits: Callable[[Tensor], Tensor], dtype: Dtype) -> Lengths:
+    """The errors of a model at each length, until memory runs out or, in 16 bits, one would take over :data:`TOO_LONG_S`.
 
     Args:
         found: the exact logits.
         ids: the longest context ``[1, pos]``.
         logits: the model, from ``[1, pos]`` to ``[1, pos, d_vocab]``.
+        dtype: in what it computes.
     """
+    limit = math.inf if dtype is Dtype.FLOAT32 else TOO_LONG_S
     errors: dict[int, float] = {}
-    octaves: dict[int, float] = {}
+    positions: dict[int, float] = {}
     for length in found.lengths:
         started = time.monotonic()
         try:
@@ -202,13 +227,14 @@ def measure_lengths(found: Context, ids: Tensor, logits: Callable[[Tensor], Tens
         except (RuntimeError, MemoryError) as error:
             if not errors or "memory" not in str(error).lower():
                 raise
-            return Lengths(errors, octaves, f"{length} tokens do not fit in memory")
-        errors[length], octaves = found.errors(z, length)
+            return Lengths(errors, positions, f"{length} tokens do not fit in memory")
+        positions = found.errors(z, length)
+        errors[length] = root_mean_square(positions.values())
         seconds = time.monotonic() - started
         # Twice the tokens take up to four times as long.
-        if length < found.lengths[-1] and 4 * seconds > TOO_LONG_S:
-            return Lengths(errors, octaves, f"{2 * length} tokens would take over {TOO_LONG_S:.0f} s here")
-    return Lengths(errors, octaves, found.stopped)
+        if length < found.lengths[-1] and 4 * seconds > limit:
+            return Lengths(errors, positions, f"{2 * length} tokens would take over {TOO_LONG_S:.0f} s here")
+    return Lengths(errors, positions, found.stopped)
 
 
 def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
@@ -217,17 +243,17 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
     if store.read(path) is not None:
         return
     torch.set_num_threads(checkpoint.model.threads)
-    length = fitting(checkpoint.folder, longest(checkpoint.folder))
+    model = golden.load_exact(checkpoint.folder, Weights(dtype))
+    length = fitting(checkpoint.folder, longest(checkpoint.folder), blocked=can_be_blocked(model))
     positions = positions_of(length)
     ids = long_ids(checkpoint, length)
     provenance = {"checkpoint": checkpoint.sha256, "torch": torch.__version__, "transformers": version("transformers")}
-    model = golden.load_exact(checkpoint.folder, Weights(dtype))
     try:
         assert_true_float64(model, ids[:, :CHECKED_TOKENS])
     except NotGolden as error:
         store.write(path, {"nothing": torch.zeros(0)}, {**provenance, "reason": str(error)})
         return
-    with torch.inference_mode(), true_float64():
+    with torch.inference_mode(), true_float64(), in_blocks(model):
         logits = model(ids, use_cache=False, logits_to_keep=torch.tensor(positions)).logits[0]
     if len(logits) != len(positions):
         logits = logits[positions]
@@ -248,9 +274,9 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
             z: Tensor = model(ids, use_cache=False).logits
         return z
 
-    lengths = measure_lengths(found, long_ids(checkpoint, found.lengths[-1]), logits)
+    lengths = measure_lengths(found, long_ids(checkpoint, found.lengths[-1]), logits, dtype)
     kept = {f"length/{n}": torch.tensor(error, dtype=torch.float64) for n, error in lengths.errors.items()}
-    kept |= {f"octave/{n}": torch.tensor(error, dtype=torch.float64) for n, error in lengths.octaves.items()}
+    kept |= {f"position/{n}": torch.tensor(error, dtype=torch.float64) for n, error in lengths.positions.items()}
     store.write(path, kept, {**_setting(checkpoint), "stopped": lengths.stopped})
 
 

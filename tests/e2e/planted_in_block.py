@@ -35,8 +35,13 @@ def _dropped_bias(block):
     biases[-1].zero_()
 
 
-def _soft_cap(block):
+def _no_soft_cap(block):
     block.attn.original_component.attn_logit_softcapping = None
+
+
+def _soft_cap(block):
+    """A tenth of what it should be."""
+    block.attn.original_component.attn_logit_softcapping /= 10
 
 
 def _rotary_base(block):
@@ -59,6 +64,7 @@ _IN_BLOCK = {
     "epsilon of ln2": lambda block: _epsilon(block.ln2),
     "dropped bias": _dropped_bias,
     "soft cap": _soft_cap,
+    "no soft cap": _no_soft_cap,
     "rotary base": _rotary_base,
 }
 _FAULTS = {name: lambda bridge, plant=plant: plant(bridge.blocks[2]) for name, plant in _IN_BLOCK.items()}

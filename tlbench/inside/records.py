@@ -11,7 +11,7 @@ from tlbench.inside.growth import Growth, fit
 from tlbench.inside.worst import times, worst
 
 BEYOND = 4
-"""At so many positions beyond an edge is the error looked at."""
+"""At so many positions of an edge is the error looked at."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class ContextLength:
         reference_errors: HuggingFace's own.
         positions: at the longest length, by position, counted from zero.
         reference_positions: HuggingFace's own.
-        edges: where something changes along the sequence, by what it is: the first position beyond.
+        edges: where something changes along the sequence, by what it is: the first position to look at.
         stopped: why longer ones were not run; empty where all were.
         left_padding: by how much masked padding on the left changes the other tokens' logits, at most.
         reasons: why something could not be found.
@@ -279,18 +279,15 @@ class ContextLength:
         return {octave: root_mean_square(errors) for octave, errors in by_octave.items()}
 
     def ratio_at(self, edge: str) -> float | None:
-        """The error over HuggingFace's own at the first :data:`BEYOND` positions beyond an edge.
+        """The error over HuggingFace's own at the first :data:`BEYOND` positions of an edge.
 
-        At the last ones before it where the sequence ends there. None where this model has no such edge, or it lies beyond
-        what was run.
+        None where this model has no such edge, or it lies beyond what was run.
         """
         first = self.edges.get(edge)
         if first is None:
             return None
         both = sorted(self.positions.keys() & self.reference_positions.keys())
         beyond = [p for p in both if first <= p < first + BEYOND]
-        if both and both[-1] == first - 1:
-            beyond = both[-BEYOND:]
         if not beyond:
             return None
         reference = root_mean_square([self.reference_positions[p] for p in beyond])

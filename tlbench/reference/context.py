@@ -102,9 +102,9 @@ def longest(folder: Path) -> int:
 
 
 def edges(folder: Path) -> dict[str, int]:
-    """Where along the sequence a checkpoint's function changes, by what it is: the first position beyond.
+    """Where along the sequence to look at a checkpoint's error, by what is there: the first position.
 
-    ``window``: a token no longer sees all that come before it. ``table_end``: the learned table of positions ends.
+    ``window``: a token no longer sees all that come before it. ``table_end``: the last positions of a learned table.
     """
     config = json.loads((folder / "config.json").read_text())
     found = {}
@@ -113,7 +113,7 @@ def edges(folder: Path) -> dict[str, int]:
         found["window"] = int(window)
     rotary = any(name.startswith(("rope_", "rotary_")) for name in config)
     if not rotary and any(name in config for name in LONGEST_NAMES):
-        found["table_end"] = longest(folder)
+        found["table_end"] = max(longest(folder) - BESIDE_AN_EDGE, 0)
     return found
 
 

@@ -10,6 +10,7 @@ not counted in part 1. The scan of part 2 keeps such cells: a step that changes 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+from asv.results import iter_results_for_machine
 from tabulate import tabulate
 
 from tlbench.cells import Cell, Dtype, Option, Space, Statistic, Wrapper
@@ -34,6 +37,25 @@ COLUMNS = tuple(f"{dtype} {statistic}" for dtype, statistic in product(DTYPES, S
 SHOWN = ("zoo-gpt2", "zoo-mistral", "smollm2-135m")
 WRONG = 30.0
 NEAR = 5.0
+PROMISES = {
+    "additivity": "hooks.Hooks.track_additivity",
+    "disturbance": "hooks.Hooks.track_hook_disturbance",
+    "final logits": "hooks.Hooks.track_final_logits",
+    "leftover": "hooks.Hooks.track_leftover_hooks",
+    "`stop_at_layer`": "hooks.Hooks.track_stop_at_layer",
+    "`start_at_layer`": "hooks.Hooks.track_start_at_layer",
+}
+"""What is 0 where a hook or a cache tells the truth."""
+LIMITS = {
+    "hooks.Generation.track_wrong_tokens": 0.0,
+    "hooks.Generation.track_cache_error": 1.0,
+    "context_length.ContextLength.track_left_padding": 1.0,
+    "context_length.ContextLength.track_largest_ratio": 3.0,
+    "depth.Depth.track_local_ratio_max": 3.0,
+    "gradients.Gradients.track_error_ratio": 10.0,
+    "hooks.Hooks.track_edit_ratio": 10.0,
+}
+"""Above which a figure inside the network is listed, in the track's unit."""
 
 
 class Part1:
@@ -200,6 +222,47 @@ def part_3(stored: StoredResults) -> str:
     return _table(["wrapper", "model", "releases", "dtypes", "options", "cells a release"], lines)
 
 
+def inside_the_network(stored: StoredResults) -> str:
+    """At each release how many cells break a promise, and which; and every figure above its limit."""
+    tags = {commit.hash: commit.tag for commit in stored.commits}
+    results = sorted(iter_results_for_machine(str(CONFIG.parent / "results"), MACHINE), key=lambda result: result.date)
+    lines = []
+    found: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for result in results:
+        if PROMISES["additivity"] not in result.get_all_result_keys():
+            continue
+        tag = tags[result.commit_hash]
+        promises = {name: _track(result, name) for name in PROMISES.values()}
+        lines.append([tag, *(f"{sum(v != 0 for v in cells.values())} of {len(cells)}" for cells in promises.values())])
+        limits = dict.fromkeys(PROMISES.values(), 0.0) | LIMITS
+        for name, limit in limits.items():
+            above: dict[tuple[str, str], dict[Cell, float]] = defaultdict(dict)
+            for cell, value in _track(result, name).items():
+                if value > limit:
+                    above[cell.model, cell.wrapper][cell] = value
+            for (model, wrapper), cells in above.items():
+                dtypes, options = (_in_order(getattr(c, of) for c in cells) for of in ("dtype", "option"))
+                key = (name.split(".track_")[1], model, wrapper, dtypes, options, _range(cells.values(), ".3g"))
+                found[key].append(tag)
+    rows = [[name, model, wrapper, ", ".join(of), *rest] for (name, model, wrapper, *rest), of in sorted(found.items())]
+    table = _table(["release", *PROMISES], lines)
+    outliers = _table(["track", "model", "wrapper", "releases", "dtypes", "options", "figures"], rows)
+    limits_text = ", ".join(f"{name.split('.track_')[1]} {limit:g}" for name, limit in LIMITS.items())
+    return f"Not 0, of the cells measured:\n\n{table}\n\nEach of them, and figures above {limits_text}:\n\n{outliers}"
+
+
+def _track(result: Any, name: str) -> dict[Cell, float]:
+    """The cells of one track at one release that have a figure."""
+    params = result.get_result_params(name)
+    cells = (Cell(*(value.strip("'\"") for value in point)) for point in product(*params))
+    found = zip(cells, result.get_result_value(name, params), strict=True)
+    return {cell: float(value) for cell, value in found if value is not None and not math.isnan(value)}
+
+
+def _in_order(words: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(words))
+
+
 def _outliers(stored: StoredResults, dtype: Dtype) -> Iterator[Outlier]:
     """Cells far above the median of the other models at the same release, wrapper and option, without exact zeros."""
     for commit in stored.commits:
@@ -298,6 +361,7 @@ def main() -> None:
         "(f) smallest error in float32": claim_f(figures),
         "2. Cells that are wrong": part_2(stored),
         "3. Cells that fail": part_3(stored),
+        "Inside the network": inside_the_network(stored),
     }
     print("\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items()))
 

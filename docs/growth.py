@@ -32,6 +32,8 @@ PICTURE = Path(__file__).parent / "images" / "growth.png"
 DTYPES = tuple(Dtype)
 COLOURS = {Dtype.FLOAT32: "#0072b2", Dtype.FLOAT16: "#009e73", Dtype.BFLOAT16: "#d55e00"}
 LARGEST = "smollm2-135m"
+BOTTOM, TOP = 0.4, 120.0
+"""Of the picture, where the two slopes meet."""
 
 
 @dataclass(frozen=True)
@@ -162,12 +164,15 @@ def draw(found: Sequence[Found], path: Path) -> None:
         (depth, "Residual stream over depth", "blocks", 30),
         (length, "Logits over length", "tokens", 8192),
     ):
-        low = axes.get_ylim()[0]
-        start = max(low, 0.02)
         for p in (0.5, 1.0):
-            axes.plot([1, last], [start, start * last**p], color="black", linestyle=":", linewidth=1)
-            axes.annotate(f"p = {p:g}", (last, start * last**p), ha="right", va="bottom", fontsize=8)
-        axes.set(xscale="log", yscale="log", title=title, xlabel=name, ylabel="relative error, in roundings at the dtype")
+            start = max(1.0, last * (BOTTOM / TOP) ** (1 / p))
+            axes.plot([start, last], [TOP * (start / last) ** p, TOP], color="black", linestyle=":", linewidth=1)
+            middle = (start * last) ** 0.5
+            axes.annotate(
+                f"p = {p:g}", (middle, TOP * (middle / last) ** p), fontsize=9, backgroundcolor="white", ha="center"
+            )
+        axes.set(xscale="log", yscale="log", ylim=(BOTTOM, 1.3 * TOP), title=title, xlabel=name)
+        axes.set_ylabel("relative error, in roundings at the dtype")
         axes.grid(alpha=0.25)
     depth.legend(fontsize=8, title="thin: the zoo")
     figure.savefig(path, dpi=110)
@@ -175,7 +180,8 @@ def draw(found: Sequence[Found], path: Path) -> None:
 
 def main(release: str = "4.3.0", *names: str) -> None:
     """Measure, print, draw."""
-    found = list(measured(release, names or catalogue.load().names()))
+    here = [model.name for model in catalogue.load().models if model.source != "hub"]
+    found = list(measured(release, names or here))
     print(table_of_exponents(found), "", table_of_sizes(found), sep="\n")
     if importlib.util.find_spec("matplotlib"):
         draw(found, PICTURE)

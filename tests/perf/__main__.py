@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.e2e.conftest import asv_configuration
 from tlbench import catalogue
 from tlbench.checkpoints import ensure
+from tlbench.environments import lens_environment
 from tlbench.history import build_history
 from tlbench.paths import cache_dir
 from tlbench.reference import golden
@@ -198,6 +199,53 @@ def inside_of_one_model(bench, commit):
     return at_most("depth, hooks, gradients and context length of one zoo model, one dtype, all options", seconds, "s", 60)
 
 
+MEMORY = """
+import json, sys
+sys.path.insert(0, {root!r})
+import torch
+from tlbench.cells import Cell
+from tlbench.measure import load_cell
+from tlbench.memo import QUESTIONS
+from tlbench.reference import huggingface
+cell = Cell({model!r}, "float32", "all_options", "TransformerBridge")
+loaded = checkpoint, lens = load_cell(cell)
+ids = huggingface.tokens(checkpoint, "natural")
+with torch.inference_mode():
+    lens.logits(ids)
+def resident(name):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name + ":"))
+grown = {{}}
+for name in ("depth", "hooks", "reading", "gradients"):
+    with open("/proc/self/clear_refs", "w") as peak:
+        peak.write("5")  # the peak is counted from here
+    before = resident("VmRSS")
+    QUESTIONS[name].measurer_function()(cell, loaded)
+    grown[name] = resident("VmHWM") - before
+with torch.inference_mode():
+    _, cache = lens.run_with_cache(ids)
+stores = {{value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in cache.values()}}
+print(json.dumps([max(grown.values()), sum(stores.values()), grown]))
+"""
+
+
+def memory_inside(folder):
+    """What depth, hooks, reading and gradients need beyond the loaded model, in units of all its activations.
+
+    By the process's largest resident size, which Linux counts. The zoo's activations are too small for that: SmolLM2's.
+    """
+    model = "smollm2-135m"
+    code = MEMORY.format(root=str(ROOT), model=model)
+    python = lens_environment(RELEASES[-1].removeprefix("v")).python
+    subprocess.run([python, "-c", code], check=True, cwd=folder, capture_output=True)
+    done = subprocess.run([python, "-c", code], check=True, cwd=folder, capture_output=True, text=True)
+    grown, activations, by_question = json.loads(done.stdout.splitlines()[-1])
+    print({name: round(needed / activations, 2) for name, needed in by_question.items()}, file=sys.stderr)
+    return at_most(
+        f"memory of depth, hooks, reading and gradients of {model}, times its activations", grown / activations, "x", 2
+    )
+
+
 def golden_figures(folder):
     """Computing the exact answers from nothing, by the command that does it, and reading them as a cell does."""
     models = catalogue.load()
@@ -264,9 +312,10 @@ def main(wanted):
         for figure in truth_beside_accuracy(bench, commits[-1]) if "truth" in wanted else ():
             figure.show()
         inside_of_one_model(bench, commits[-1]).show() if "inside" in wanted else None
+        memory_inside(folder).show() if "memory" in wanted else None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["cell", "versions", "plain", "golden", "truth", "inside"])
+    main(sys.argv[1:] or ["cell", "versions", "plain", "golden", "truth", "inside", "memory"])

@@ -277,12 +277,14 @@ def test_where_a_hook_of_a_block_never_fires_additivity_is_not_applicable_and_th
     assert found.additivity is None
     assert found.reasons["sums"] == f"n/a: a hook does not fire: {name.removeprefix('hook_')}"
     assert found.silent == (f"blocks.2.{name}",)
+    assert found.pattern_rows == 0
 
 
 def test_where_there_is_no_such_hook_additivity_is_not_applicable_and_the_rest_is_measured(made_up):
     del made_up.hook_dict["blocks.2.hook_mlp_out"]
     found = hooks_of(made_up)
-    assert found.additivity is found.pattern_rows is None
+    assert found.additivity is None
+    assert found.pattern_rows == 0
     assert found.reasons["sums"] == "n/a: this TransformerLens has no blocks.2.hook_mlp_out"
     assert found.hooked == found.final == found.stop_at_layer == 0
 

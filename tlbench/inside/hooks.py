@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from tlbench.inside.components import Component, site
 from tlbench.inside.depth import hook_names
 from tlbench.inside.edits import CHANGES
 from tlbench.inside.errors import relative_error
-from tlbench.inside.findings import NOT_APPLICABLE, Findings
+from tlbench.inside.findings import Findings
 from tlbench.inside.records import HookTruth, Pair
 from tlbench.inside.worst import worst
 from tlbench.lens.interface import Lens
@@ -47,9 +47,8 @@ def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
             plain = lens.logits(ids)
         except Exception as error:
             raise CellFailed(f"the forward pass raised {type(error).__name__}: {error}") from error
-        sums = found.ask("sums", lambda: _sums(lens, ids)) or _Sums()
-        if not sums.patterns:
-            found.reasons["patterns"] = f"{NOT_APPLICABLE}: no hook point gives an attention pattern"
+        sums = found.ask("sums", lambda: _sums(lens, ids)) or []
+        patterns = found.ask("patterns", lambda: _pattern_rows(lens, ids))
         counts = found.ask("counts", lambda: _identity_hooks(lens, ids, plain))
         cached = found.ask("cache", lambda: _largest(lens.run_with_cache(ids)[0], plain))
         final = found.ask("final", lambda: _final(lens, ids, plain))
@@ -58,9 +57,9 @@ def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
         edits = found.ask("edits", lambda: _edits(checkpoint, cell, lens, ids)) or {}
     return HookTruth(
         cell=cell,
-        additivity=worst(sums.blocks),
-        additivity_block=sums.blocks.index(max(sums.blocks)) if sums.blocks else None,
-        pattern_rows=worst(sums.patterns),
+        additivity=worst(sums),
+        additivity_block=sums.index(max(sums)) if sums else None,
+        pattern_rows=patterns,
         final=final,
         cached=cached,
         hooked=counts.disturbance if counts else None,
@@ -76,42 +75,45 @@ def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
     )
 
 
-@dataclass
-class _Sums:
-    blocks: list[float] = field(default_factory=list)
-    patterns: list[float] = field(default_factory=list)
-
-
-def _sums(lens: Lens, ids: Tensor) -> _Sums:
-    """By block: how far input + attention + MLP is from the output, and the rows of the pattern from one."""
-    found = _Sums()
+def _sums(lens: Lens, ids: Tensor) -> list[float]:
+    """By block, how far input + attention + MLP is from the output."""
+    found: list[float] = []
     now: dict[Component, Tensor] = {}
 
     def keep(component: Component) -> Callable[[Tensor], None]:
         def look(value: Tensor) -> None:
-            if component is Component.PATTERN:
-                found.patterns.append((value.double().sum(-1) - 1).abs().max().item())
-            else:
-                # What is added in place afterwards must not be seen.
-                now[component] = value.clone()
+            # What is added in place afterwards must not be seen.
+            now[component] = value.clone()
             if component is Component.RESID_POST:
-                found.blocks.append(_additivity(now))
+                found.append(_additivity(now))
                 now.clear()
 
         return look
 
-    wanted = (Component.RESID_PRE, Component.ATTN_OUT, Component.MLP_OUT, Component.RESID_POST)
     names = hook_names(lens.n_blocks)
     hooks = {}
     for i in range(lens.n_blocks):
-        for component in (*wanted, Component.PATTERN):
+        for component in (Component.RESID_PRE, Component.ATTN_OUT, Component.MLP_OUT, Component.RESID_POST):
             hook = names[site(i, component)]
-            if lens.has_hook(hook):
-                hooks[hook] = keep(component)
-            elif component in wanted:
+            if not lens.has_hook(hook):
                 raise NotApplicable(f"this TransformerLens has no {hook}")
+            hooks[hook] = keep(component)
     lens.run_with_hooks(ids, hooks)
     return found
+
+
+def _pattern_rows(lens: Lens, ids: Tensor) -> float:
+    """By how much a row of an attention pattern differs from a sum of one, at most."""
+    found: list[float] = []
+    names = hook_names(lens.n_blocks)
+    hooks = [hook for i in range(lens.n_blocks) if lens.has_hook(hook := names[site(i, Component.PATTERN)])]
+    lens.run_with_hooks(
+        ids, {hook: lambda value: found.append((value.double().sum(-1) - 1).abs().max().item()) for hook in hooks}
+    )
+    largest = worst(found)
+    if largest is None:
+        raise NotApplicable("no hook point gives an attention pattern")
+    return largest
 
 
 def _additivity(found: dict[Component, Tensor]) -> float:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from tabulate import tabulate
 
@@ -113,6 +114,26 @@ def table_of_exponents(found: Sequence[Found]) -> str:
     return tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True)
 
 
+def medians(found: Sequence[Found]) -> str:
+    """The zoo's exponents in the middle."""
+    rows = []
+    for dtype in DTYPES:
+        growths = [(one.depth.growth, one.length.growth) for one in found if one.dtype is dtype and one.model != LARGEST]
+        middle = [median(growth.exponent for growth in column if growth) for column in zip(*growths, strict=True)]
+        rows.append([dtype, len(growths), *(f"{exponent:.2f}" for exponent in middle)])
+    header = ["dtype", "models of the zoo", "median over depth", "median over length"]
+    return tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True)
+
+
+def table_of_lengths(found: Sequence[Found], name: str) -> str:
+    """One model's error at each length."""
+    by_dtype = [one.length.errors for one in found if one.model == name]
+    lengths = sorted(set().union(*by_dtype))
+    rows = [[n, *(f"{errors[n]:.2e}" if n in errors else "" for errors in by_dtype)] for n in lengths]
+    header = ["tokens", *(f"{one.dtype}, nats" for one in found if one.model == name)]
+    return tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True)
+
+
 def table_of_sizes(found: Sequence[Found]) -> str:
     """What each model's error is at the end, in the units in which one may ask whether larger models have less."""
     header = [
@@ -182,7 +203,10 @@ def main(release: str = "4.3.0", *names: str) -> None:
     """Measure, print, draw."""
     here = [model.name for model in catalogue.load().models if model.source != "hub"]
     found = list(measured(release, names or here))
-    print(table_of_exponents(found), "", table_of_sizes(found), sep="\n")
+    tables = [table_of_exponents(found), table_of_sizes(found)]
+    if not names:
+        tables += [medians(found), table_of_lengths(found, LARGEST)]
+    print(*tables, sep="\n\n")
     if importlib.util.find_spec("matplotlib"):
         draw(found, PICTURE)
         print(f"drawn: {PICTURE.name}", file=sys.stderr)

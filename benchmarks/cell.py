@@ -1,7 +1,6 @@
 """The grid that every question is asked of, and the one measurement of each cell that all tracks read."""
 
 import math
-import os
 from pathlib import Path
 
 from asv_runner.benchmarks.mark import SkipNotImplemented
@@ -11,9 +10,8 @@ from tlbench.catalogue import load
 from tlbench.exceptions import CellFailed, NonFiniteLogits
 from tlbench.inside.findings import NOT_APPLICABLE
 from tlbench.memo import ACCURACY, REFERENCE, shared
+from tlbench.paths import outcomes_dir
 from tlbench.server import answer_there
-
-COMMIT_VARIABLE = "ASV_COMMIT"
 
 
 class SharedRun:
@@ -76,12 +74,6 @@ def figure(value, reason):
 def _answer(question, cell):
     """The shared answer; asv's word for a cell that cannot exist, where it cannot; any other exception is a failure."""
     try:
-        return shared(question, cell, Path.cwd(), _log_folder(), answer_there)
+        return shared(question, cell, Path.cwd(), outcomes_dir(), answer_there)
     except NotApplicable as reason:
         raise NotImplementedError(str(reason)) from None
-
-
-def _log_folder():
-    """Where the reasons of failed and skipped cells are kept, beside asv's environments."""
-    commit = os.environ.get(COMMIT_VARIABLE)
-    return Path(os.environ["ASV_CONF_DIR"]) / ".asv" / "outcomes" / commit if commit else None

@@ -8,6 +8,9 @@ from pathlib import Path
 import platformdirs
 
 CACHE_VARIABLE = "TLBENCH_CACHE"
+COMMIT_VARIABLE, CONFIGURATION_VARIABLE = "ASV_COMMIT", "ASV_CONF_DIR"
+"""What asv tells a benchmark: the commit under test, and where its configuration lies."""
+OUTCOMES = Path(".asv") / "outcomes"
 
 
 def cache_dir() -> Path:
@@ -19,3 +22,9 @@ def cache_dir() -> Path:
 def package_dir() -> Path:
     """The folder of the tlbench package itself."""
     return Path(__file__).resolve().parent
+
+
+def outcomes_dir() -> Path | None:
+    """Where the reasons of failed and skipped cells are kept in a run of asv, beside its environments; else None."""
+    commit, configuration = os.environ.get(COMMIT_VARIABLE), os.environ.get(CONFIGURATION_VARIABLE)
+    return Path(configuration) / OUTCOMES / commit if commit and configuration else None

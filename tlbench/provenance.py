@@ -18,10 +18,10 @@ from pathlib import Path
 
 from tlbench.exceptions import WrongTransformerLens
 from tlbench.files import sha256_of, tree_digest
+from tlbench.paths import COMMIT_VARIABLE
 
 PACKAGE = "transformer_lens"
 RECORD_NAME = "tlbench-install.json"
-COMMIT_VARIABLE = "ASV_COMMIT"
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from tlbench.exceptions import CellFailed
+from tlbench.facts import record
 from tlbench.files import locked
 from tlbench.memo import QUESTIONS, Kind, Outcome, Question, R, S, attempt
-from tlbench.paths import package_dir
+from tlbench.paths import outcomes_dir, package_dir
 
 SOCKET, LOG, LOCK = "measuring.socket", "measuring.log", "measuring.lock"
 """Names in the run's folder, which is the current one: a socket's full path might be longer than the system allows."""
@@ -98,6 +99,8 @@ def serve(owner: int) -> None:
     from tlbench.preload import preload
 
     preload()
+    if (outcomes := outcomes_dir()) is not None:
+        record(outcomes)
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(SOCKET)
     listening.listen()

@@ -127,6 +127,44 @@ def test_asv_compare_sees_the_fault(project):
     assert re.search(r"\+\s.*accuracy\.Logit\.track_max\('zoo-gpt2', 'float32', 'unprocessed'", said)
 
 
+def environment(project, *words):
+    return subprocess.run([BIN / "tlbench", "env", *words], cwd=project.folder, capture_output=True, text=True, check=False)
+
+
+def test_what_the_results_were_measured_in_is_kept_with_them(project):
+    done = environment(project, project.commits["good"], "--json")
+    assert done.returncode == 0, done.stderr
+    ((name,),) = {tuple(values) for values in json.loads(done.stdout).values()}
+    assert name == project.commits["good"]
+    kept = {fact: value for fact, values in json.loads(done.stdout).items() for value in values.values()}
+    assert kept["torch"].startswith("2.13.0")
+    assert kept["cpu"]
+    assert kept["transformer-lens"]
+    assert "Skipping results" not in project.asv("show", "--machine", "e2e", project.commits["good"])
+
+
+def test_two_results_environments_are_compared(project):
+    good, faulty = project.commits["good"], project.commits["faulty"]
+    same = environment(project, good, faulty)
+    assert (same.returncode, same.stderr) == (0, "")
+    assert "in the same environment" in same.stdout
+    (stored,) = (project.folder / "results" / "e2e").glob(f"{faulty[:8]}-*.environments.jsonl")
+    before = stored.read_text()
+    facts = json.loads(before.splitlines()[-1])
+    try:
+        stored.write_text(before + json.dumps({**facts, "torch": "9.9"}) + "\n")
+        other = environment(project, good, f"e2e:{faulty}")
+    finally:
+        stored.write_text(before)
+    assert other.returncode == 1
+    assert "9.9" in other.stdout
+    assert "transformers" not in other.stdout
+    assert "measured in 2 environments" in other.stderr
+    nothing = environment(project, project.commits["no build"])
+    assert nothing.returncode == 2
+    assert "were stored before environments were kept" in nothing.stderr
+
+
 def test_the_root_configuration_is_the_releases_one_but_for_where_things_lie():
     from asv.util import load_json
 

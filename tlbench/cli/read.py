@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from tlbench import catalogue as catalogues
 from tlbench.cells import Dtype, Option, Space, Wrapper, parse
@@ -105,6 +108,43 @@ def verdicts(
     if not rows:
         fail(f"no cell of {one} matches that was measured against the exact answer: run `asv run -b truth`")
     report.show(wide_console(), style, one, [row for row in rows if row.verdict.is_alarm or not alarms])
+
+
+@app.command()
+def env(
+    one: Annotated[str, typer.Argument(help="A tag or hash with results, or MACHINE:TAG.")],
+    other: Annotated[str, typer.Argument(help="Another: then only what differs is printed.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
+    config: Config = None,
+) -> None:
+    """Print what stored results were measured in, or what differs between two. Exit status 1: something differs."""
+    from tlbench.facts import differences
+
+    names = [name for name in (one, other) if name]
+    found = [_environment(name, config) for name in names]
+    rows = {name: (value,) for name, value in found[0].items()} if not other else differences(*found)
+    if as_json:
+        print(json.dumps({name: dict(zip(names, values, strict=True)) for name, values in rows.items()}, indent=1))
+    elif rows:
+        table = Table("", *names)
+        for name, values in rows.items():
+            table.add_row(name, *values)
+        wide_console().print(table, highlight=False)
+    else:
+        print(f"{one} and {other} were measured in the same environment")
+    raise typer.Exit(1 if other and rows else 0)
+
+
+def _environment(name: str, config: Path | None) -> dict[str, str]:
+    """The last one that results were measured in; a warning tells of others."""
+    from tlbench.report.stored import StoredResults
+
+    machine, _, commit = name.rpartition(":")
+    stored = StoredResults(config, machine)
+    found = stored.environments(stored.commit(commit))
+    if len(found) > 1:
+        print(f"{name} was measured in {len(found)} environments: the last is shown", file=sys.stderr)
+    return found[-1]
 
 
 @app.command()

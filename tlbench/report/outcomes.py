@@ -13,10 +13,9 @@ from tabulate import tabulate
 from tlbench.cells import Wrapper
 from tlbench.exceptions import BadInput
 from tlbench.memo import ACCURACY, Kind, Outcome
+from tlbench.paths import OUTCOMES
 from tlbench.record import Measurement
 from tlbench.report.stored import Commit
-
-FOLDER = Path(".asv") / "outcomes"
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,12 @@ def reasons(folder: Path, commits: Sequence[Commit], kinds: Iterable[Kind]) -> d
     Raises:
         BadInput: if no run has left outcomes here.
     """
-    if not (folder / FOLDER).is_dir():
-        raise BadInput(f"no run has left outcomes under {folder / FOLDER}: run `asv run` there first")
+    if not (folder / OUTCOMES).is_dir():
+        raise BadInput(f"no run has left outcomes under {folder / OUTCOMES}: run `asv run` there first")
     wanted = set(kinds)
     found: dict[Reason, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for commit in commits:
-        for path in sorted((folder / FOLDER / commit.hash).glob(f"{ACCURACY.name}-*.json")):
+        for path in sorted((folder / OUTCOMES / commit.hash).glob(f"{ACCURACY.name}-*.json")):
             kind, why = _ending(Outcome.from_json(json.loads(path.read_text()), ACCURACY.record))
             if kind in wanted:
                 # file_name() writes QUESTION-MODEL-DTYPE-OPTION-WRAPPER, and a model's name may hold dashes.

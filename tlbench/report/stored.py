@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 
 from tlbench.cells import Cell, Space, Statistic
 from tlbench.exceptions import BadInput
+from tlbench.facts import SUFFIX, Facts, read
 from tlbench.verdict import SEVERITIES, Verdict
 
 BENCHMARKS: dict[Space, str] = {
@@ -193,6 +194,20 @@ class StoredResults:
 
         machines: set[str] = {r.params["machine"] for r in self._results if r.commit_hash == commit.hash}
         return max(sorted(machines), key=written)
+
+    def environments(self, commit: Commit) -> list[Facts]:
+        """What the results of a commit were measured in, the last at the end.
+
+        Raises:
+            BadInput: if that was not kept.
+        """
+        folder = self._folder / self._conf.results_dir / self.machine(commit)
+        found = [facts for path in sorted(folder.glob(f"{commit.hash[:8]}-*{SUFFIX}")) for facts in read(path)]
+        if not found:
+            raise BadInput(
+                f"the results of {commit} on {folder.name} were stored before environments were kept: `asv run` it again"
+            )
+        return found
 
     def rows(self, commit: Commit, space: Space) -> list[Row]:
         """Every cell of a commit in one space, in the grid's order."""

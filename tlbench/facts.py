@@ -1,0 +1,108 @@
+"""What decides a figure beside the code under test: processor, libraries, threads, device. asv itself keeps none of it.
+
+The measuring process writes them beside its outcomes, and ``asv_plugins/facts.py`` keeps them with asv's results.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from tlbench.exceptions import BadInput
+from tlbench.files import write_json, written_whole
+
+FILE_NAME = "environment.json"
+SUFFIX = ".environments.jsonl"
+"""Of the file beside a file of results: one environment a line. asv takes every ``.json`` there for results."""
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "huggingface-hub", "transformer-lens")
+ARITHMETIC_FLAGS = ("avx", "amx", "fma", "f16c", "sse4", "bf16", "fp16", "sve", "asimd", "neon")
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG")
+
+Facts = dict[str, str]
+
+
+def facts() -> Facts:
+    """The facts of this process. Imports torch."""
+    import torch
+
+    blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    found = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_field("model name") or platform.processor() or platform.machine(),
+        "cpu flags": " ".join(sorted(flag for flag in _cpu_field("flags").split() if flag.startswith(ARITHMETIC_FLAGS))),
+        "cores": str(os.cpu_count()),
+        "torch's arithmetic": torch.backends.cpu.get_cpu_capability(),
+        "torch's threads unless set": str(torch.get_num_threads()),
+        "BLAS": blas[1] if blas else "",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "cuda": (torch.version.cuda or "") if torch.cuda.is_available() else "",
+        "gpu driver": _driver() if torch.cuda.is_available() else "",
+    }
+    found |= {name: _version(name) for name in PACKAGES}
+    return found | {name: os.environ.get(name, "") for name in VARIABLES}
+
+
+def record(folder: Path) -> None:
+    """Write this process's facts into a folder of outcomes."""
+    write_json(folder / FILE_NAME, facts())
+
+
+def keep(recorded: Path, results: Path) -> None:
+    """Add recorded facts to those that are kept with a file of asv's results, the last run's at the end; each once."""
+    if not recorded.is_file():
+        return
+    one: Facts = json.loads(recorded.read_text())
+    stored = results.with_suffix(SUFFIX)
+    earlier = [other for other in read(stored) if other != one] if stored.is_file() else []
+    with written_whole(stored) as path:
+        path.write_text("".join(json.dumps(facts) + "\n" for facts in (*earlier, one)))
+
+
+def read(stored: Path) -> list[Facts]:
+    """Every environment of a file that :func:`keep` wrote, the last run's at the end.
+
+    Raises:
+        BadInput: if the file is damaged.
+    """
+    try:
+        return [dict(json.loads(line)) for line in stored.read_text().splitlines()]
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{stored} is damaged ({type(error).__name__}): restore it, or delete it and measure") from error
+
+
+def differences(one: Facts, other: Facts) -> dict[str, tuple[str, str]]:
+    """What differs between two environments, in the first one's order."""
+    names = [*one, *(name for name in other if name not in one)]
+    pairs = {name: (one.get(name, ""), other.get(name, "")) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _cpu_field(name: str) -> str:
+    """A field of Linux's description of the first processor; elsewhere "" ."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return ""
+    names = (name, "Features") if name == "flags" else (name,)
+    for line in path.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in names:
+            return value.strip()
+    return ""
+
+
+def _driver() -> str:
+    path = Path("/proc/driver/nvidia/version")
+    found = re.search(r"Kernel Module\D*([\d.]+)", path.read_text()) if path.exists() else None
+    return found[1] if found else ""
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""

@@ -10,8 +10,10 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from asv.console import log
 from asv.results import Results
 
+from tlbench.exceptions import BadInput
 from tlbench.facts import FILE_NAME, keep
 from tlbench.paths import OUTCOMES
 
@@ -22,8 +24,11 @@ _save = Results.save
 def save(self: Any, result_dir: str) -> None:
     """Write the results as asv does, then the facts, where the run has left any."""
     _save(self, result_dir)
-    # asv runs in the folder of its configuration.
-    keep(Path.cwd() / OUTCOMES / self.commit_hash / FILE_NAME, Path(result_dir) / self._filename)
+    try:
+        # asv runs in the folder of its configuration.
+        keep(Path.cwd() / OUTCOMES / self.commit_hash / FILE_NAME, Path(result_dir) / self._filename)
+    except BadInput as error:
+        log.warning(str(error))  # what was measured is stored, and the run goes on
 
 
 Results.save = save

@@ -3,6 +3,7 @@
 import sys
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tlbench import catalogue
 from tlbench.cells import Cell, Dtype
 from tlbench.checkpoints import ensure
 from tlbench.inside.records import ContextLength
+from tlbench.lens import Lens
 from tlbench.reference import context as contexts
 from tlbench.reference import golden
 from tlbench.reference.blocked import EAGER, can_be_blocked, in_blocks
@@ -176,35 +178,43 @@ def test_the_edges_are_those_of_the_architecture(name, found):
     assert contexts.edges(checkpoint(name).folder) == found
 
 
-@pytest.mark.parametrize("name", ["zoo-gpt-neo", "zoo-mistral"])
-def test_the_window_is_the_first_position_that_does_not_see_the_first_token(name):
-    """An edit of the first token is seen by the positions of the first block's window and by no other."""
+@pytest.mark.parametrize(("name", "windowed"), [("zoo-gpt-neo", 1), ("zoo-mistral", 0)])
+def test_the_window_is_the_first_position_that_does_not_see_the_first_token(name, windowed):
+    """What is changed at the first position of a windowed block's input is seen at the window's positions and no other."""
     found = checkpoint(name)
     window = contexts.edges(found.folder)["window"]
     model = golden.load_exact(found.folder, Weights.FLOAT32)
-    (kept,) = [i for i, kind in enumerate(windowed(model.config)) if kind][:1]
-    blocks = model.model.layers if hasattr(model, "model") else model.transformer.h
+    block = (model.model.layers if hasattr(model, "model") else model.transformer.h)[windowed]
     outputs = []
-    blocks[kept].register_forward_hook(lambda _, inputs, output: outputs.append((inputs[0], output)))
-    for first in (5, 6):
-        ids = long_ids(found, window + 8)
+
+    def changed(_, inputs):
+        x = inputs[0].clone()
+        x[:, 0] *= 1 + len(outputs)
+        x[:, 0, 0] += len(outputs)
+        return x, *inputs[1:]
+
+    block.register_forward_pre_hook(changed)
+    block.register_forward_hook(lambda _, inputs, output: outputs.append(output[0] if isinstance(output, tuple) else output))
+    for _ in range(2):
         with torch.inference_mode(), true_float64():
-            embedded = model.get_input_embeddings()(ids)
-            embedded[:, 0] = embedded[:, first]
-            model(inputs_embeds=embedded, use_cache=False)
-    (_, one), (_, other) = outputs
-    one, other = (x[0] if isinstance(x, tuple) else x for x in (one, other))
-    seen = (one - other).abs().amax((0, -1)) > 0
-    if kept == 0:
-        assert seen.tolist() == [position < window for position in range(window + 8)]
-    else:
-        assert seen[:window].all()
+            model(long_ids(found, window + 8), use_cache=False)
+    one, other = outputs
+    assert ((one - other).abs().amax((0, -1)) > 0).tolist() == [position < window for position in range(window + 8)]
 
 
-def windowed(config):
-    if config.model_type == "gpt_neo":
-        return [kind == "local" for kind in config.attention_layers]
-    return [True] * config.num_hidden_layers
+def attention(**parts):
+    return SimpleNamespace(blocks=[SimpleNamespace(attn=SimpleNamespace(**parts))])
+
+
+def test_a_rotary_table_is_an_edge_only_where_it_can_be_made_longer():
+    """2.17 to 3.x has a method that does so, on every attention; only rotary models have a table."""
+    table, longer = torch.zeros(2048, 4), lambda size: None
+
+    def of(**parts):
+        return Lens(None, 0, attention(**parts), steps=None, greedy=None).rotary_table()
+
+    assert of(rotary_sin=table, _extend_rotary_embeddings=longer) == 2048
+    assert of(rotary_sin=table) is of(_extend_rotary_embeddings=longer) is None
 
 
 def test_the_growth_and_the_ratio_are_over_the_lengths():

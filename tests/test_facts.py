@@ -2,14 +2,17 @@
 
 import json
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
+from asv_plugins import facts as plugin
 from tlbench import facts
 from tlbench.exceptions import BadInput
+from tlbench.paths import OUTCOMES
 
 TEXTS = some.dictionaries(some.sampled_from("abcdef"), some.text(max_size=3), max_size=5)
 
@@ -62,3 +65,23 @@ def test_a_damaged_file_is_told_in_one_sentence(tmp_path):
         path.write_text(damage)
         with pytest.raises(BadInput, match="is damaged"):
             facts.read(path)
+
+
+def test_a_damaged_file_ends_no_run_and_is_left_as_it_is(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(plugin, "_save", lambda self, folder: kept.append(folder))
+    monkeypatch.setattr(plugin.log, "warning", kept.append)
+    monkeypatch.chdir(tmp_path)
+    recorded = tmp_path / OUTCOMES / "c0ffee" / facts.FILE_NAME
+    recorded.parent.mkdir(parents=True)
+    recorded.write_text(json.dumps({"torch": "1"}))
+    stored = tmp_path / "results" / "machine" / "c0ffee-env.environments.jsonl"
+    stored.parent.mkdir(parents=True)
+    results = SimpleNamespace(commit_hash="c0ffee", _filename="machine/c0ffee-env.json")
+    plugin.save(results, "results")
+    assert facts.read(stored) == [{"torch": "1"}]
+    assert kept == ["results"]
+    stored.write_text("{")
+    plugin.save(results, "results")
+    assert stored.read_text() == "{"
+    assert "is damaged" in kept[-1]

@@ -53,14 +53,20 @@ def record(folder: Path) -> None:
 
 
 def keep(recorded: Path, results: Path) -> None:
-    """Add recorded facts to those that are kept with a file of asv's results, the last run's at the end; each once."""
+    """Add recorded facts to those that are kept with a file of asv's results, the last run's at the end; each once.
+
+    Raises:
+        BadInput: if either file is damaged, or the second cannot be written.
+    """
     if not recorded.is_file():
         return
-    one: Facts = json.loads(recorded.read_text())
     stored = results.with_suffix(SUFFIX)
-    earlier = [other for other in read(stored) if other != one] if stored.is_file() else []
+    earlier = read(stored) if stored.is_file() else []
+    one = _parsed(recorded, recorded.read_text())
+    if earlier[-1:] == [one]:
+        return
     with written_whole(stored) as path:
-        path.write_text("".join(json.dumps(facts) + "\n" for facts in (*earlier, one)))
+        path.write_text("".join(json.dumps(facts) + "\n" for facts in (*(e for e in earlier if e != one), one)))
 
 
 def read(stored: Path) -> list[Facts]:
@@ -69,10 +75,14 @@ def read(stored: Path) -> list[Facts]:
     Raises:
         BadInput: if the file is damaged.
     """
+    return [_parsed(stored, line) for line in stored.read_text().splitlines()]
+
+
+def _parsed(path: Path, text: str) -> Facts:
     try:
-        return [dict(json.loads(line)) for line in stored.read_text().splitlines()]
+        return dict(json.loads(text))
     except (ValueError, TypeError) as error:
-        raise BadInput(f"{stored} is damaged ({type(error).__name__}): restore it, or delete it and measure") from error
+        raise BadInput(f"{path} is damaged ({type(error).__name__}): restore it, or delete it and measure again") from error
 
 
 def differences(one: Facts, other: Facts) -> dict[str, tuple[str, str]]:

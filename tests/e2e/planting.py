@@ -7,6 +7,10 @@ function that makes a loaded bridge wrong; the HuggingFace reference does not se
 from pathlib import Path
 
 from tests.e2e.conftest import source_of
+from tlbench import catalogue
+from tlbench.apart import Interview
+from tlbench.checkpoints import ensure
+from tlbench.environments import lens_environment
 
 RELEASE = "4.3.0"
 BRIDGE = "transformer_lens/model_bridge/__init__.py"
@@ -47,3 +51,22 @@ def planted_tree(tmp_path_factory, faults):
     chosen = tmp_path_factory.mktemp("chosen") / "fault"
     chosen.write_text("")
     return folder, chosen
+
+
+def ask_planted(tree, questions, cases):
+    """The outcomes of each case, by the question's name: a fault (or "") with a cell, whose checkpoint is made if need be.
+
+    Args:
+        tree: from :func:`planted_tree`.
+        questions: what each cell is asked.
+        cases: pairs of a fault's name and a cell.
+    """
+    folder, chosen = tree
+    models = catalogue.load()
+    for model in {cell.model for _, cell in cases}:
+        ensure(models.get(model), models)
+    settings = {"TLBENCH_PLANTED": str(chosen), "TLBENCH_REMEASURE": "1"}
+    asked = Interview(lens_environment(str(folder)).python, questions, settings)
+    waiting = iter(cases)
+    answers = asked.ask([cell for _, cell in cases], lambda _: chosen.write_text(next(waiting)[0]))
+    return [{name: outcome.require() for name, outcome in one.outcomes.items()} for one in answers]

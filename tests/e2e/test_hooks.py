@@ -2,12 +2,9 @@
 
 import pytest
 
-from tests.e2e.planting import planted_tree
-from tlbench import Cell, catalogue
-from tlbench.apart import Interview
+from tests.e2e.planting import ask_planted, planted_tree
+from tlbench import Cell
 from tlbench.cells import Option
-from tlbench.checkpoints import ensure
-from tlbench.environments import lens_environment
 from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF
 from tlbench.memo import GENERATION, GRADIENTS, HOOKS, READING
 
@@ -54,17 +51,9 @@ def tree(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(tree):
     """What was found in every case, by fault, model and option and then by the question's name."""
-    folder, chosen = tree
-    models = catalogue.load()
-    for model in MODELS:
-        ensure(models.get(model), models)
-    settings = {"TLBENCH_PLANTED": str(chosen), "TLBENCH_REMEASURE": "1"}
-    asked = Interview(lens_environment(str(folder)).python, QUESTIONS, settings)
     cases = [("", model, option) for model in MODELS for option in Option] + CASES
-    waiting = iter(cases)
-    cells = [Cell(model, "float32", option, "TransformerBridge") for _, model, option in cases]
-    answers = asked.ask(cells, lambda _: chosen.write_text(next(waiting)[0]))
-    records = [{name: outcome.require() for name, outcome in one.outcomes.items()} for one in answers]
+    cells = [(fault, Cell(model, "float32", option, "TransformerBridge")) for fault, model, option in cases]
+    records = ask_planted(tree, QUESTIONS, cells)
     return dict(zip(cases, records, strict=True))
 
 

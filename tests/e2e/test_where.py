@@ -8,11 +8,8 @@ import sys
 import pytest
 
 from tests.e2e.conftest import ROOT
-from tests.e2e.planting import RELEASE, planted_tree
-from tlbench import Cell, catalogue
-from tlbench.apart import Interview
-from tlbench.checkpoints import ensure
-from tlbench.environments import lens_environment
+from tests.e2e.planting import RELEASE, ask_planted, planted_tree
+from tlbench import Cell
 from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF
 from tlbench.memo import DEPTH
 
@@ -41,17 +38,10 @@ def tree(tmp_path_factory):
 @pytest.fixture(scope="module")
 def profiles(tree):
     """What was found in every case, by fault, model and dtype."""
-    folder, chosen = tree
-    models = catalogue.load()
-    for _, model, _ in HEALTHY:
-        ensure(models.get(model), models)
-    settings = {"TLBENCH_PLANTED": str(chosen), "TLBENCH_REMEASURE": "1"}
-    asked = Interview(lens_environment(str(folder)).python, (DEPTH,), settings)
     cases = [*HEALTHY, *CASES]
-    waiting = iter(cases)
-    cells = [Cell(model, dtype, "unprocessed", "TransformerBridge") for _, model, dtype in cases]
-    answers = asked.ask(cells, lambda _: chosen.write_text(next(waiting)[0]))
-    return {case: one.outcomes[DEPTH.name].require() for case, one in zip(cases, answers, strict=True)}
+    cells = [(fault, Cell(model, dtype, "unprocessed", "TransformerBridge")) for fault, model, dtype in cases]
+    answers = ask_planted(tree, (DEPTH,), cells)
+    return {case: one[DEPTH.name] for case, one in zip(cases, answers, strict=True)}
 
 
 def where(*words, **environment):

@@ -1,4 +1,4 @@
-"""HuggingFace's eager attention, some queries at a time: the same function in memory that grows with the length only."""
+"""HuggingFace's eager attention, some queries at a time: the same function, with scores that grow with the length only."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class GridOfCells(SharedRun):
     param_names = ["model", "dtype", "option", "wrapper"]
 
     def setup(self, model, dtype, option, wrapper):
-        self.measurement = _answer(self.question, Cell(model, dtype, option, wrapper))
+        self.measurement = answer(self.question, Cell(model, dtype, option, wrapper))
 
 
 class GridOfReferences(SharedRun):
@@ -48,7 +48,7 @@ class GridOfReferences(SharedRun):
     param_names = ["model", "dtype", "attention"]
 
     def setup(self, model, dtype, attention):
-        self.measurement = _answer(REFERENCE, ReferenceCell(model, dtype, attention))
+        self.measurement = answer(REFERENCE, ReferenceCell(model, dtype, attention))
 
 
 def skip_without_golden(measurement):
@@ -71,9 +71,14 @@ def figure(value, reason):
     return float(value)
 
 
-def _answer(question, cell):
-    """The shared answer; asv's word for a cell that cannot exist, where it cannot; any other exception is a failure."""
+def answer(question, cell):
+    """The answer that the whole run shares."""
+    return or_skip(shared, question, cell, Path.cwd(), outcomes_dir(), answer_there)
+
+
+def or_skip(function, *arguments):
+    """What a function returns; asv's word for what cannot exist, where it cannot. Any other exception is a failure."""
     try:
-        return shared(question, cell, Path.cwd(), outcomes_dir(), answer_there)
+        return function(*arguments)
     except NotApplicable as reason:
-        raise NotImplementedError(str(reason)) from None
+        raise SkipNotImplemented(str(reason)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
@@ -64,6 +65,31 @@ class Attention(StrEnum):
 
     EAGER = "eager"
     DEFAULT = "default"
+
+
+class Operation(StrEnum):
+    """What is done with a model when its time and memory are measured."""
+
+    LOADING = "loading"
+    """From the files to a model that can run, without weight processing."""
+    PROCESSING = "processing"
+    """TransformerLens's weight processing of a loaded model. HuggingFace has none: it stands beside its loading."""
+    FORWARD = "forward"
+    HOOKS = "hooks"
+    """A forward pass with a hook on every point that changes nothing, beside HuggingFace's plain one."""
+    CACHE = "cache"
+    """``run_with_cache``, beside HuggingFace's plain forward pass."""
+    BACKWARD = "backward"
+    """A forward pass, its cross-entropy, and the gradients of all parameters."""
+    GENERATION = "generation"
+    """Greedy, with the key-value cache."""
+
+
+class Device(StrEnum):
+    """What the models run on."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
 
 
 Word = TypeVar("Word", bound=StrEnum)
@@ -133,3 +159,65 @@ class ReferenceCell:
 
     def __str__(self) -> str:
         return f"{self.model} {self.dtype} {self.attention}"
+
+
+SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+
+
+@dataclass(frozen=True, order=True)
+class RuntimeCell:
+    """One point of the grid of costs. Plain strings are accepted and checked.
+
+    Attributes:
+        model: a name of the catalogue.
+        dtype: the type of weights and arithmetic.
+        option: the weight processing that TransformerLens is asked for.
+        wrapper: the TransformerLens class.
+        shape: sequences by tokens, such as ``1x64``.
+        device: what the models run on.
+        operation: what is done with them.
+
+    Raises:
+        BadInput: for a word that does not exist, or a shape that is none.
+    """
+
+    model: str
+    dtype: Dtype
+    option: Option
+    wrapper: Wrapper
+    shape: str
+    device: Device
+    operation: Operation
+
+    def __post_init__(self) -> None:
+        for name, kind in (("dtype", Dtype), ("option", Option), ("wrapper", Wrapper), ("device", Device)):
+            object.__setattr__(self, name, parse(kind, getattr(self, name)))
+        object.__setattr__(self, "operation", parse(Operation, self.operation))
+        if not SHAPE.fullmatch(self.shape):
+            raise BadInput(f"the shape {self.shape!r} is none: write sequences x tokens, such as 1x64")
+
+    @property
+    def batch(self) -> int:
+        """Sequences."""
+        return int(self.shape.split("x")[0])
+
+    @property
+    def length(self) -> int:
+        """Tokens of each."""
+        return int(self.shape.split("x")[1])
+
+    @property
+    def cell(self) -> Cell:
+        """The cell of the grid of errors."""
+        return Cell(self.model, self.dtype, self.option, self.wrapper)
+
+    def __str__(self) -> str:
+        return " ".join(map(str, vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Import:
+    """The one point where nothing but the import is measured."""
+
+    def __str__(self) -> str:
+        return "import"

@@ -35,3 +35,14 @@ def require(name: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
         raise BadInput(f"the device {name!r} cannot be used ({reason}): choose cpu, or a machine that has it") from None
+
+
+def synchronized_clock() -> float:
+    """Seconds, once the device in use has done all that it was given."""
+    import time
+
+    if (name := current()) != "cpu":
+        import torch
+
+        getattr(torch, name.split(":")[0]).synchronize()
+    return time.perf_counter()

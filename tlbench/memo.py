@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from tlbench import device
-from tlbench.cells import Cell, ReferenceCell
+from tlbench.cells import Cell, Import, ReferenceCell, RuntimeCell
 from tlbench.exceptions import CellFailed, CheckpointUnavailable, NoGolden, NotApplicable, TlbenchError
 from tlbench.files import canonical_json, locked, sha256_of, tree_digest, write_json
 from tlbench.inside.profile import DepthProfile
 from tlbench.inside.records import ContextLength, Generation, Gradients, HookTruth, Reading
 from tlbench.paths import cache_dir, package_dir
 from tlbench.record import ErrorBudget, Measurement, NoiseFloor, ReferenceMeasurement
+from tlbench.runtime.records import Memory, Scaling, Slowdown
 
 REMEASURE_VARIABLE = "TLBENCH_REMEASURE"
 MEASURING_MODULES = ("figures", "errors", "truth", "measure", "noise_floor", "error_budget", "record", "cells", "prompts")
@@ -44,7 +45,7 @@ class Record(Protocol):
 
 
 R = TypeVar("R", bound=Record)
-S = TypeVar("S", Cell, ReferenceCell)
+S = TypeVar("S", Cell, ReferenceCell, RuntimeCell, Import)
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,14 @@ class Question(Generic[S, R]):
         cell: what it is asked of.
         measurer: ``module:function`` that answers it; imported only where something is measured.
         record: the kind of answer.
+        is_kept: whether the answer is kept between runs, which only what is deterministic may be.
     """
 
     name: str
     cell: type[S]
     measurer: str
     record: type[R]
+    is_kept: bool = True
 
     @property
     def looks_inside(self) -> bool:
@@ -90,8 +93,18 @@ CONTEXT_LENGTH = Question[Cell, ContextLength](
     "context-length", Cell, "tlbench.inside.context:measure_context", ContextLength
 )
 
+SLOWDOWN = Question[RuntimeCell, Slowdown](
+    "slowdown", RuntimeCell, "tlbench.runtime.slowdown:measure_slowdown", Slowdown, is_kept=False
+)
+IMPORT = Question[Import, Slowdown]("import", Import, "tlbench.runtime.slowdown:measure_import", Slowdown, is_kept=False)
+MEMORY = Question[RuntimeCell, Memory]("memory", RuntimeCell, "tlbench.runtime.memory:measure_memory", Memory, is_kept=False)
+SCALING = Question[RuntimeCell, Scaling](
+    "scaling", RuntimeCell, "tlbench.runtime.scaling:measure_scaling", Scaling, is_kept=False
+)
+
 _INSIDE = (DEPTH, HOOKS, READING, GENERATION, GRADIENTS, CONTEXT_LENGTH)
-_ALL = (ACCURACY, REFERENCE, NOISE_FLOOR, ERROR_BUDGET, *_INSIDE)
+_RUNTIME = (SLOWDOWN, IMPORT, MEMORY, SCALING)
+_ALL = (ACCURACY, REFERENCE, NOISE_FLOOR, ERROR_BUDGET, *_INSIDE, *_RUNTIME)
 QUESTIONS: dict[str, Question[Any, Any]] = {question.name: question for question in _ALL}
 
 
@@ -174,10 +187,11 @@ def attempt(question: Question[S, R], cell: S, measure: Callable[[S], R] | None 
     """Measure a cell, or take the figure that was kept; whatever goes wrong becomes a reason."""
     try:
         path = kept_path(question, cell)
-        if path.exists() and not os.environ.get(REMEASURE_VARIABLE):
+        if path and path.exists() and not os.environ.get(REMEASURE_VARIABLE):
             return Outcome(Kind.MEASURED, question.record.from_json(json.loads(path.read_text())))
         record = (measure or question.measurer_function())(cell)
-        write_json(path, record.to_json())
+        if path:
+            write_json(path, record.to_json())
         return Outcome(Kind.MEASURED, record)
     except (NotApplicable, CheckpointUnavailable, NoGolden) as error:
         return Outcome(Kind.NOT_APPLICABLE, reason=str(error))
@@ -187,14 +201,17 @@ def attempt(question: Question[S, R], cell: S, measure: Callable[[S], R] | None 
         return Outcome(Kind.FAILED, reason=f"{type(error).__name__}: {error}")
 
 
-def kept_path(question: Question[S, R], cell: S) -> Path:
-    """Where a cell's figure is kept: a name made of everything that decides it.
+def kept_path(question: Question[S, R], cell: S) -> Path | None:
+    """Where a cell's figure is kept: a name made of everything that decides it; None where it is not.
 
     Raises:
         WrongTransformerLens: if the imported TransformerLens is not the commit asked for, so that no figure may be kept.
         CellFailed: if TransformerLens does not import.
     """
-    key = {"question": question.name, "cell": str(cell), **setting(), "checkpoint": _pinned(cell.model)}
+    proved = setting()
+    if not question.is_kept or isinstance(cell, Import):
+        return None
+    key = {"question": question.name, "cell": str(cell), **proved, "checkpoint": _pinned(cell.model)}
     if question.looks_inside:
         key["inside"] = _digest_of("inside/*.py")
     name = hashlib.sha256(canonical_json(key).encode()).hexdigest()

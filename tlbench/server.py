@@ -120,6 +120,7 @@ def _answer_in_fork(connection: socket.socket) -> None:
     pid = os.fork()
     if pid == 0:
         status = 1
+        os.setpgid(0, 0)
         try:
             _reply(connection, _answer(request))
             status = 0
@@ -151,7 +152,9 @@ def _wait(pid: int, connection: socket.socket) -> int:
             return os.waitstatus_to_exitcode(status)
         readable, _, _ = select.select([connection], [], [], POLL_S)
         if readable:
-            # Nothing more is ever sent: what can be read is the end.
+            # Nothing more is ever sent: what can be read is the end. What the child has forked ends with it.
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
             os.kill(pid, signal.SIGKILL)
 
 

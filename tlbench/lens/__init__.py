@@ -11,9 +11,9 @@ from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed
 from tlbench.lens.bridge import load_bridge
 from tlbench.lens.hooked import load_hooked_transformer
-from tlbench.lens.interface import Lens
+from tlbench.lens.interface import Hook, Lens
 
-__all__ = ["Lens", "import_transformer_lens", "load"]
+__all__ = ["Hook", "Lens", "import_transformer_lens", "load"]
 
 
 def import_transformer_lens() -> None:
@@ -31,8 +31,14 @@ def import_transformer_lens() -> None:
         ) from error
 
 
-def load(cell: Cell, checkpoint: Checkpoint) -> Lens:
+def load(cell: Cell, checkpoint: Checkpoint, *, readback: bool = True) -> Lens:
     """Load the cell's model in TransformerLens, with its weights processed.
+
+    Args:
+        cell: which cell.
+        checkpoint: its checkpoint.
+        readback: whether the weights are read before and after, to count those that processing changed. Where loading is
+            timed they must not be.
 
     Raises:
         NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
@@ -43,4 +49,4 @@ def load(cell: Cell, checkpoint: Checkpoint) -> Lens:
         Wrapper.HOOKED_TRANSFORMER: load_hooked_transformer,
         Wrapper.TRANSFORMER_BRIDGE: load_bridge,
     }[cell.wrapper]
-    return loader(checkpoint, cell.dtype, cell.option)
+    return loader(checkpoint, cell.dtype, cell.option, readback)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from io import StringIO
 from typing import Any
 from unittest.mock import patch
@@ -20,7 +20,7 @@ from tlbench.lens import weights
 from tlbench.lens.interface import Lens
 
 
-def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option) -> Lens:
+def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: bool) -> Lens:
     """Load through ``TransformerBridge.boot_transformers``.
 
     ``unprocessed`` is the model as booted, which is what its user gets; the other options switch compatibility mode
@@ -36,12 +36,17 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option) -> Lens:
         raise NotApplicable("this TransformerLens has no TransformerBridge (it came with 3.0)") from None
     torch_dtype = getattr(torch, dtype)
     name = checkpoint.model.repo if checkpoint.model.source is Source.HUB else str(checkpoint.folder)
-    readback = _WeightReadback(torch_dtype)
+    weights_read = _WeightReadback(torch_dtype)
+
+    def process(asked: Option) -> None:
+        with _loading_errors(), redirect_stdout(StringIO()):
+            bridge.enable_compatibility_mode(disable_warnings=True, **asked.flags())
+
     with _loading_errors(), redirect_stdout(StringIO()):
         bridge: Any = TransformerBridge.boot_transformers(name, device=device.current(), dtype=torch_dtype)
-        if option is not Option.UNPROCESSED:
-            with readback.watching(bridge):
-                bridge.enable_compatibility_mode(disable_warnings=True, **option.flags())
+    if option is not Option.UNPROCESSED:
+        with weights_read.watching(bridge) if readback else nullcontext():
+            process(option)
     bridge.eval()
 
     def logits(tokens: Tensor) -> Tensor:
@@ -64,7 +69,7 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option) -> Lens:
         tokens: Tensor = bridge.generate(ids, max_new_tokens=n, do_sample=False, stop_at_eos=False, verbose=False)
         return tokens
 
-    return Lens(logits, readback.changed_weights, bridge, steps, greedy)
+    return Lens(logits, weights_read.changed_weights, bridge, steps, greedy, process)
 
 
 class _WeightReadback:

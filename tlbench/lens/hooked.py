@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from io import StringIO
 from typing import Any
 from unittest.mock import patch
@@ -31,7 +32,7 @@ LONGEST_MASK = 2048
 """HookedTransformer keeps a causal mask of n_ctx x n_ctx for every layer; TransformerLens caps its own models here too."""
 
 
-def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option) -> Lens:
+def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: bool) -> Lens:
     """Load through ``HookedTransformer.from_pretrained``.
 
     Raises:
@@ -51,8 +52,8 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
         "dtype" if "dtype" in offered else "torch_dtype": torch_dtype,
         **{flag: value for flag, value in option.flags().items() if flag in offered},
     }
-    readback = _WeightReadback(HookedTransformer, torch_dtype, option)
-    with _loading_errors(), redirect_stdout(StringIO()), readback.watching():
+    weights_read = _WeightReadback(HookedTransformer, torch_dtype, option, readback)
+    with _loading_errors(), redirect_stdout(StringIO()), weights_read.watching():
         if checkpoint.model.source is Source.HUB:
             model = HookedTransformer.from_pretrained(checkpoint.model.hooked_name, **arguments)
         else:
@@ -75,28 +76,39 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
         output: Tensor = model(tokens, return_type="logits")
         return output
 
-    def tokenizer() -> Any:
-        """Up to 1.19 for the key-value cache, and from 2.0 for ``generate``, a tokenizer is wanted even for token ids."""
+    @cache
+    def loaded_tokenizer() -> Any:
         from transformers import AutoTokenizer
 
-        return patch.object(model, "tokenizer", AutoTokenizer.from_pretrained(checkpoint.folder))
+        return AutoTokenizer.from_pretrained(checkpoint.folder)
+
+    def tokenizer() -> Any:
+        """Up to 1.19 for the key-value cache, and from 2.0 for ``generate``, a tokenizer is wanted even for token ids."""
+        return patch.object(model, "tokenizer", loaded_tokenizer())
 
     def steps(ids: Tensor) -> Iterator[Tensor]:
-        cache = _key_value_cache().init_cache(model.cfg, device.current(), len(ids))
+        past = _key_value_cache().init_cache(model.cfg, device.current(), len(ids))
         takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
         with tokenizer():
             for i in range(ids.shape[1]):
                 token = ids[:, i : i + 1]
                 # From 2.0 the tokenizer would say what is padding; nothing is.
                 mask = {"attention_mask": torch.ones_like(token)} if takes_mask else {}
-                yield model(token, return_type="logits", past_kv_cache=cache, **mask)[:, -1]
+                yield model(token, return_type="logits", past_kv_cache=past, **mask)[:, -1]
 
     def greedy(ids: Tensor, n: int) -> Tensor:
         with tokenizer():
             tokens: Tensor = model.generate(ids, max_new_tokens=n, do_sample=False, stop_at_eos=False, verbose=False)
         return tokens
 
-    return Lens(logits, readback.changed_weights(model.state_dict()), model, steps, greedy)
+    def process(asked: Option) -> None:
+        if not hasattr(model, "process_weights_"):
+            raise NotApplicable("this HookedTransformer has no process_weights_")
+        taken = inspect.signature(model.process_weights_).parameters
+        with redirect_stdout(StringIO()):
+            model.process_weights_(**{flag: value for flag, value in asked.flags().items() if flag in taken})
+
+    return Lens(logits, weights_read.changed_weights(model), model, steps, greedy, process)
 
 
 def _key_value_cache() -> Any:
@@ -118,9 +130,10 @@ class _WeightReadback:
     ``from_pretrained`` offers it only from 1.4; so it is set here.
     """
 
-    def __init__(self, hooked_transformer: Any, dtype: torch.dtype, option: Option) -> None:
+    def __init__(self, hooked_transformer: Any, dtype: torch.dtype, option: Option, reads: bool) -> None:
         self._class = hooked_transformer
         self._dtype = dtype
+        self._reads = reads
         self._fold_value_biases = option.flags()["fold_value_biases"]
         self._before: weights.Fingerprints = {}
 
@@ -129,15 +142,16 @@ class _WeightReadback:
         original = self._class.load_and_process_state_dict
 
         def load_and_process_state_dict(model: Any, state: Mapping[str, Tensor], **flags: Any) -> Any:
-            self._before = weights.fingerprints(state, self._dtype)
+            if self._reads:
+                self._before = weights.fingerprints(state, self._dtype)
             flags.setdefault("fold_value_biases", self._fold_value_biases)
             return original(model, state, **flags)
 
         with patch.object(self._class, "load_and_process_state_dict", load_and_process_state_dict):
             yield
 
-    def changed_weights(self, after: Mapping[str, Tensor]) -> int:
-        return weights.changed(self._before, weights.fingerprints(after, self._dtype))
+    def changed_weights(self, model: Any) -> int:
+        return weights.changed(self._before, weights.fingerprints(model.state_dict(), self._dtype)) if self._reads else 0
 
 
 def _require_known_name(checkpoint: Checkpoint) -> None:

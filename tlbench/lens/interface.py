@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tlbench.cells import Option
 from tlbench.exceptions import NotApplicable
 
 Hook = Callable[[Tensor], Tensor | None]
@@ -24,12 +25,13 @@ class Lens:
     Attributes:
         logits: from token ids ``[batch, pos]`` to logits ``[batch, pos, d_vocab]`` in the model's dtype.
         changed_weights: how many weight tensors the processing changed, read back from the weights. 0 means that the
-            option is a no-op for this model, whatever its name promises.
+            option is a no-op for this model, whatever its name promises. 0 also where they were not to be read.
         model: TransformerLens's own object, a module with an ``unembed`` and a ``cfg``.
         steps: from token ids ``[batch, pos]`` to the logits ``[batch, d_vocab]`` at one position after another, each from
             that token alone and the key-value cache.
         greedy: from token ids and a number to those ids and as many more, ``[batch, pos]``, by TransformerLens's
             ``generate``, greedily and with the key-value cache.
+        process: process the weights of a model that was loaded unprocessed, in place, as an option asks.
     """
 
     logits: Callable[[Tensor], Tensor]
@@ -37,6 +39,7 @@ class Lens:
     model: Any
     steps: Callable[[Tensor], Iterator[Tensor]]
     greedy: Callable[[Tensor, int], Tensor]
+    process: Callable[[Option], None]
 
     @property
     def n_blocks(self) -> int:

@@ -1,0 +1,241 @@
+"""What does it cost? Time and memory of TransformerLens beside HuggingFace's.
+
+The machine's noise is in every second and in no ratio: both sides take turns in one process, and the slowdown is the median
+of the rounds' ratios, over several processes. ``Process`` and ``ProcessLoading`` are asv's own measures.
+"""
+
+from benchmarks.cell import GridOfCells, SharedRun, answer, figure, or_skip
+from tlbench import Dtype, Option, Wrapper
+from tlbench.catalogue import load
+from tlbench.cells import Device, Import, Operation, RuntimeCell
+from tlbench.memo import IMPORT, MEMORY, SCALING, SLOWDOWN
+
+SHAPES = ["1x64", "8x128"]
+
+
+class GridOfRuns(SharedRun):
+    """A benchmark over model x dtype x option x wrapper x shape x device."""
+
+    params = [
+        load().names(),
+        [*map(str, Dtype)],
+        [*map(str, (Option.UNPROCESSED, Option.ALL_OPTIONS))],
+        [*map(str, Wrapper)],
+        SHAPES,
+        [*map(str, Device)],
+    ]
+    param_names = ["model", "dtype", "option", "wrapper", "shape", "device"]
+
+    def ask(self, question, operation, *cell):
+        return answer(question, RuntimeCell(*cell, operation))
+
+
+class Slowdown(GridOfRuns):
+    """TransformerLens's time over HuggingFace's with eager attention, which is what TransformerLens computes."""
+
+    unit = "ratio"
+    version = "1"
+
+    def track_forward(self, *cell):
+        return self.ratio(Operation.FORWARD, *cell)
+
+    def track_hooks(self, *cell):
+        return self.ratio(Operation.HOOKS, *cell)
+
+    def track_cache(self, *cell):
+        return self.ratio(Operation.CACHE, *cell)
+
+    def track_backward(self, *cell):
+        return self.ratio(Operation.BACKWARD, *cell)
+
+    def track_generation(self, *cell):
+        return self.ratio(Operation.GENERATION, *cell)
+
+    def ratio(self, operation, *cell):
+        return self.ask(SLOWDOWN, operation, *cell).eager.ratio
+
+
+class SlowdownToDefault(Slowdown):
+    """The same over HuggingFace with its default attention, which is what one would run without TransformerLens."""
+
+    def ratio(self, operation, *cell):
+        return self.ask(SLOWDOWN, operation, *cell).default.ratio
+
+
+class Interval(Slowdown):
+    """Of the slowdown: 99 of 100 repeated runs end within this share of it."""
+
+    unit = "relative half-width"
+
+    def ratio(self, operation, *cell):
+        return self.ask(SLOWDOWN, operation, *cell).eager.half_width
+
+
+class HuggingFace(Slowdown):
+    """HuggingFace's own time, with eager attention, in the same rounds."""
+
+    unit = "seconds"
+
+    def ratio(self, operation, *cell):
+        return self.ask(SLOWDOWN, operation, *cell).eager_seconds
+
+
+class Memory(GridOfRuns):
+    """What one run holds beyond its model, over HuggingFace's with eager attention; and what it never gives back."""
+
+    version = "1"
+
+    def track_forward(self, *cell):
+        return self.ratio(Operation.FORWARD, *cell)
+
+    def track_cache(self, *cell):
+        return self.ratio(Operation.CACHE, *cell)
+
+    def track_backward(self, *cell):
+        return self.ratio(Operation.BACKWARD, *cell)
+
+    def track_generation(self, *cell):
+        return self.ratio(Operation.GENERATION, *cell)
+
+    def track_leak(self, *cell):
+        return self.ask(MEMORY, Operation.CACHE, *cell).kept_bytes
+
+    def ratio(self, operation, *cell):
+        return self.ask(MEMORY, operation, *cell).ratio
+
+    track_forward.unit = "ratio"
+    track_cache.unit = "ratio"
+    track_backward.unit = "ratio"
+    track_generation.unit = "ratio"
+    track_leak.unit = "bytes a run"
+
+
+class Growth(GridOfRuns):
+    """Exponents over the largest sizes that were run: 1 is linear, 2 quadratic."""
+
+    unit = "exponent"
+    version = "1"
+
+    def track_time_by_length(self, *cell):
+        return self.exponent("time", "length", *cell)
+
+    def track_time_by_batch(self, *cell):
+        return self.exponent("time", "batch", *cell)
+
+    def track_time_by_depth(self, *cell):
+        return self.exponent("time", "depth", *cell)
+
+    def track_memory_by_length(self, *cell):
+        return self.exponent("memory", "length", *cell)
+
+    def track_memory_by_batch(self, *cell):
+        return self.exponent("memory", "batch", *cell)
+
+    def exponent(self, kind, axis, *cell):
+        scaling = self.ask(SCALING, Operation.FORWARD, *cell)
+        growth = getattr(scaling, kind)(axis)
+        reason = scaling.reasons.get(axis, "n/a: too few sizes for a line through them")
+        return figure(growth and growth.exponent, reason)
+
+
+class GridOfLoads(SharedRun):
+    """A benchmark over model x dtype x option x wrapper, on the CPU."""
+
+    params = GridOfCells.params
+    param_names = GridOfCells.param_names
+
+
+class Loading(GridOfLoads):
+    """From the files to a model that runs, over HuggingFace's loading; weight processing by itself over the same."""
+
+    version = "1"
+
+    def track_slowdown(self, *cell):
+        return self.slowdown(*cell).eager.ratio
+
+    def track_interval(self, *cell):
+        return self.slowdown(*cell).eager.half_width
+
+    def slowdown(self, model, dtype, option, wrapper):
+        operation = Operation.LOADING if option == Option.UNPROCESSED else Operation.PROCESSING
+        return answer(SLOWDOWN, RuntimeCell(model, dtype, option, wrapper, SHAPES[0], Device.CPU, operation))
+
+    track_slowdown.unit = "ratio"
+    track_interval.unit = "relative half-width"
+
+
+class Imports(SharedRun):
+    """``import transformer_lens``, over the import of torch and of transformers' models, in fresh interpreters."""
+
+    version = "1"
+
+    def track_slowdown(self):
+        return answer(IMPORT, Import()).eager.ratio
+
+    def track_interval(self):
+        return answer(IMPORT, Import()).eager.half_width
+
+    def timeraw_import(self):
+        return "import transformer_lens"
+
+    track_slowdown.unit = "ratio"
+    track_interval.unit = "relative half-width"
+
+
+class Process(GridOfRuns):
+    """Seconds and peak resident bytes as asv takes them, in a process of its own that imports TransformerLens."""
+
+    version = "1"
+    rounds = 1
+
+    def setup(self, *cell):
+        from tlbench.runtime import costs  # imports torch, which asv's other processes do without
+
+        self.model = or_skip(costs.loaded, RuntimeCell(*cell, Operation.FORWARD))
+        self.model.rest()
+
+    def time_forward(self, *cell):
+        self.model.run(Operation.FORWARD)
+
+    def time_hooks(self, *cell):
+        self.model.run(Operation.HOOKS)
+
+    def time_cache(self, *cell):
+        self.model.run(Operation.CACHE)
+
+    def time_backward(self, *cell):
+        self.model.run(Operation.BACKWARD)
+
+    def time_generation(self, *cell):
+        self.model.run(Operation.GENERATION)
+
+    def peakmem_forward(self, *cell):
+        self.model.run(Operation.FORWARD)
+
+    def peakmem_cache(self, *cell):
+        self.model.run(Operation.CACHE)
+
+    def peakmem_backward(self, *cell):
+        self.model.run(Operation.BACKWARD)
+
+
+class ProcessLoading(GridOfLoads):
+    """The same of loading without processing, and of processing by itself."""
+
+    version = "1"
+    rounds = 1
+
+    def setup(self, *cell):
+        from tlbench.runtime import costs  # imports torch, which asv's other processes do without
+
+        self.model = or_skip(costs.loading, RuntimeCell(*cell, SHAPES[0], Device.CPU, Operation.LOADING))
+        self.model.rest()
+
+    def time_loading(self, *cell):
+        self.model.load()
+
+    def time_processing(self, *cell):
+        or_skip(self.model.process)
+
+    def peakmem_processing(self, *cell):
+        or_skip(self.model.process)

@@ -1,0 +1,124 @@
+"""Ratios of times that survive a noisy machine: contenders take turns in one process, and many processes are compared.
+
+A machine that slows down slows both sides of a pair, so a round's ratio keeps its value where its times do not. What is
+left differs from process to process (the layout of memory, for one) more than from round to round, so processes are what is
+repeated: Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013. No tensors here, and no models.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+FEWEST, MOST = 6, 16
+"""Processes of one ratio: at least, and at most."""
+WIDTH = 0.03
+"""No further process is run once the interval is narrower than this, relative to the ratio."""
+T_99 = (4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106, 3.055, 3.012, 2.977, 2.947)
+"""Student's t at 99.5 %, one side, for FEWEST - 1 to MOST - 1 degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2)."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of those that take turns.
+
+    Attributes:
+        run: what is timed. It is given what ``prepare`` returned.
+        prepare: what comes before it each time, and is not timed.
+    """
+
+    run: Callable[[Any], object]
+    prepare: Callable[[], Any] = lambda: None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A ratio of two times, from several processes.
+
+    Attributes:
+        medians: of each process, the median of its rounds' ratios.
+    """
+
+    medians: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """The geometric mean of the processes' medians."""
+        return math.exp(statistics.fmean(map(math.log, self.medians)))
+
+    @property
+    def log_error(self) -> float:
+        """The standard deviation of one process's logarithm."""
+        return statistics.stdev(map(math.log, self.medians))
+
+    @property
+    def half_width(self) -> float:
+        """Of the interval within which 99 of 100 repeated runs of as many processes end, relative to the ratio.
+
+        It is the prediction interval of a second mean: t s sqrt(1/n + 1/n), on the logarithms.
+        """
+        n = len(self.medians)
+        return t_99(n - 1) * self.log_error * math.sqrt(2 / n)
+
+    def holds(self, ratio: float) -> bool:
+        """Whether a repeated run's ratio lies within the interval."""
+        return abs(math.log(ratio / self.ratio)) <= self.half_width
+
+
+def t_99(freedom: int) -> float:
+    """Student's t for a 99 % interval; only for numbers of processes that are run."""
+    return T_99[freedom - FEWEST + 1]
+
+
+def paired(numerators: Sequence[Sequence[float]], denominators: Sequence[Sequence[float]]) -> Paired:
+    """The ratio of what was measured in the same rounds of the same processes, ``[process][round]``."""
+    return Paired(
+        tuple(
+            statistics.median(a / b for a, b in zip(own, other, strict=True))
+            for own, other in zip(numerators, denominators, strict=True)
+        )
+    )
+
+
+def is_narrow(ratios: Iterable[Paired]) -> bool:
+    """Whether there have been processes enough: the fewest, and every interval narrow, or the most."""
+    found = list(ratios)
+    n = len(found[0].medians)
+    return n >= MOST or (n >= FEWEST and all(2 * ratio.half_width <= WIDTH for ratio in found))
+
+
+def take_turns(
+    contenders: Sequence[Contender], clock: Callable[[], float], budget: float, fewest: int = 5, warm_up: int = 2
+) -> list[tuple[float, ...]]:
+    """The time of each contender in each round, ``[round][contender]``, in the clock's unit.
+
+    Every other round goes through them backwards, so that none always comes after the same one.
+
+    Args:
+        contenders: who takes turns.
+        clock: tells the time; it also waits for a device that works on its own.
+        budget: no new round is begun once the timed runs have taken this long.
+        fewest: rounds that are run whatever they take.
+        warm_up: rounds before these that are not kept.
+    """
+    rounds: list[tuple[float, ...]] = []
+    spent = 0.0
+    while len(rounds) < warm_up + fewest or spent < budget:
+        order = range(len(contenders)) if len(rounds) % 2 == 0 else reversed(range(len(contenders)))
+        times = {i: _timed(contenders[i], clock) for i in order}
+        rounds.append(tuple(times[i] for i in range(len(contenders))))
+        if len(rounds) > warm_up:
+            spent += sum(rounds[-1])
+    return rounds[warm_up:]
+
+
+def _timed(contender: Contender, clock: Callable[[], float]) -> float:
+    given = contender.prepare()
+    started = clock()
+    result = contender.run(given)
+    ended = clock()
+    del result  # freed only now: what it holds on to is not part of the time
+    return ended - started

@@ -1,0 +1,90 @@
+"""How do time and memory grow with the length, the batch and the depth?"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+
+import torch
+from torch import Tensor
+
+from tlbench import lens
+from tlbench.cells import Attention, Operation, RuntimeCell
+from tlbench.checkpoints import Checkpoint
+from tlbench.device import synchronized_clock
+from tlbench.exceptions import CellFailed, NotApplicable
+from tlbench.reference.context import longest
+from tlbench.runtime.apart import apart
+from tlbench.runtime.memory import peak_of
+from tlbench.runtime.operations import forward_pair, hf_model, token_ids
+from tlbench.runtime.paired import Contender, take_turns
+from tlbench.runtime.records import Cost, Scaling
+from tlbench.runtime.slowdown import located, settle
+
+BUDGET_S = 0.5
+LONGEST = 1024
+"""Tokens: longer ones take minutes on a CPU."""
+MOST_SEQUENCES = 16
+
+
+def measure_scaling(cell: RuntimeCell) -> Scaling:
+    """The cost of a forward pass at sizes that double.
+
+    Raises:
+        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
+        CheckpointUnavailable: if it is a hub model that is not on this machine.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, the model no such length, this
+            machine no such device, or the operation is no forward pass.
+        CellFailed: if loading or running raised.
+    """
+    if cell.operation not in (Operation.FORWARD, Operation.CACHE):
+        raise NotApplicable("growth is measured of forward passes, with and without a cache")
+    return apart(_scale, cell, located(cell))
+
+
+def _scale(cell: RuntimeCell, checkpoint: Checkpoint) -> Scaling:
+    settle(cell, checkpoint)
+    tl = lens.load(cell.cell, checkpoint, readback=False)
+    reference = hf_model(cell, checkpoint, Attention.EAGER)
+    reasons: dict[str, str] = {}
+
+    def cost(batch: int, length: int) -> Cost:
+        ids = token_ids(RuntimeCell(**{**vars(cell), "shape": f"{batch}x{length}"}), checkpoint)
+        return _cost(*forward_pair(cell.operation, tl, reference, ids))
+
+    def to_block(block: int, ids: Tensor) -> Cost:
+        def run(_: object) -> Tensor:
+            with torch.inference_mode():
+                return tl.stopped_at(ids, block)
+
+        return _cost(Contender(run))
+
+    gc.disable()
+    try:
+        lengths = {n: cost(1, n) for n in _doubling(min(longest(checkpoint.folder), LONGEST))}
+        batches = {n: cost(n, cell.length) for n in _doubling(MOST_SEQUENCES)}
+        depths: dict[int, Cost] = {}
+        if cell.operation is Operation.FORWARD:
+            try:
+                depths = {n: to_block(n, token_ids(cell, checkpoint)) for n in _doubling(tl.n_blocks - 1)}
+            except NotApplicable as error:
+                reasons["depth"] = str(error)
+    except (NotApplicable, CellFailed):
+        raise
+    except Exception as error:
+        raise CellFailed(f"{cell.operation} raised {type(error).__name__}: {error}") from None
+    return Scaling(cell, lengths, batches, depths, reasons)
+
+
+def _doubling(most: int) -> list[int]:
+    return [2**k for k in range(most.bit_length())]
+
+
+def _cost(tl: Contender, reference: Contender | None = None) -> Cost:
+    contenders = [tl, reference] if reference else [tl]
+    rounds = take_turns(contenders, synchronized_clock, BUDGET_S, fewest=3, warm_up=1)
+    seconds = [statistics.median(side) for side in zip(*rounds, strict=True)]
+    peaks = [peak_of(contender) for contender in contenders]
+    if reference is None:
+        return Cost(seconds[0], None, peaks[0], None)
+    return Cost(*seconds, *peaks)

@@ -1,0 +1,123 @@
+"""How many times longer does TransformerLens take than HuggingFace?"""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import subprocess
+import sys
+import time
+from functools import partial
+
+from tlbench.cells import Device, Import, Operation, RuntimeCell
+from tlbench.checkpoints import Checkpoint, locate
+from tlbench.device import DEVICE_VARIABLE, require, synchronized_clock
+from tlbench.exceptions import BadInput, CellFailed, NotApplicable
+from tlbench.runtime.apart import apart
+from tlbench.runtime.paired import FEWEST, Contender, Paired, is_narrow, paired, take_turns
+from tlbench.runtime.records import Slowdown
+
+BUDGET_S = 0.4
+"""What the rounds of one process take together, where five take less."""
+IMPORTS = ("import transformer_lens", "import torch, transformers.models.auto.modeling_auto, transformers.generation.utils")
+"""TransformerLens's import, and that of what it stands on and a user of HuggingFace imports too."""
+
+Rounds = list[tuple[float, ...]]
+
+
+def measure_slowdown(cell: RuntimeCell) -> Slowdown:
+    """Time a cell on both sides. Call it where torch has not computed anything yet: it forks.
+
+    Raises:
+        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
+        CheckpointUnavailable: if it is a hub model that is not on this machine.
+        NotApplicable: if this TransformerLens has no such wrapper, option, architecture or operation, the model no such
+            length, or this machine no such device.
+        CellFailed: if loading or running raised.
+    """
+    checkpoint = located(cell)
+    processes: list[Rounds] = []
+    while True:
+        processes.append(apart(_time, cell, checkpoint))
+        if len(processes) >= FEWEST:
+            found = _slowdown(cell, processes)
+            if is_narrow(ratio for ratio in (found.eager, found.default) if ratio is not None):
+                return found
+
+
+def measure_import(cell: Import) -> Slowdown:
+    """Time the import in fresh interpreters, TransformerLens and HuggingFace by turns.
+
+    Raises:
+        CellFailed: if either does not import.
+    """
+    contenders = [Contender(partial(_import, code)) for code in IMPORTS]
+    rounds = take_turns(contenders, time.perf_counter, budget=0, fewest=FEWEST, warm_up=1)
+    # Each import is a process, so each round is one.
+    return _slowdown(cell, [[pair] for pair in rounds])
+
+
+def located(cell: RuntimeCell) -> Checkpoint:
+    """A cell's checkpoint, verified, on a machine that has the device.
+
+    Raises:
+        BadInput, CheckpointUnavailable: as :func:`tlbench.checkpoints.locate`.
+        NotApplicable: if this machine has no such device.
+    """
+    from tlbench import catalogue as catalogues
+
+    if cell.device is not Device.CPU:
+        try:
+            apart(require, cell.device.value)
+        except BadInput as error:
+            raise NotApplicable(str(error)) from None
+    catalogue = catalogues.load()
+    return locate(catalogue.get(cell.model), catalogue)
+
+
+def settle(cell: RuntimeCell, checkpoint: Checkpoint) -> None:
+    """Fix what two runs could differ in, and put everything on the cell's device. For a process of one cell."""
+    from tlbench.measure import make_deterministic
+
+    os.environ[DEVICE_VARIABLE] = cell.device.value
+    make_deterministic(checkpoint.model.threads)
+
+
+def _time(cell: RuntimeCell, checkpoint: Checkpoint) -> Rounds:
+    from tlbench.runtime.operations import prepare
+
+    settle(cell, checkpoint)
+    contenders = prepare(cell, checkpoint).contenders
+    loads = cell.operation in (Operation.LOADING, Operation.PROCESSING)
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # as timeit and pyperf do: a collection would fall on whoever's turn it is
+    try:
+        return take_turns(contenders, synchronized_clock, BUDGET_S, *((3, 1) if loads else ()))
+    except (NotApplicable, CellFailed):
+        raise
+    except Exception as error:
+        raise CellFailed(f"{cell.operation} raised {type(error).__name__}: {error}") from None
+
+
+def _slowdown(cell: RuntimeCell | Import, processes: list[Rounds]) -> Slowdown:
+    sides = [[[times[i] for times in rounds] for rounds in processes] for i in range(len(processes[0][0]))]
+    seconds = [statistics.median(time for rounds in side for time in rounds) for side in sides]
+    ratios: list[Paired] = [paired(sides[0], side) for side in sides[1:]]
+    return Slowdown(
+        cell=cell,
+        eager=ratios[0],
+        default=ratios[1] if len(ratios) > 1 else None,
+        seconds=seconds[0],
+        eager_seconds=seconds[1],
+        default_seconds=seconds[2] if len(seconds) > 2 else None,
+        rounds=tuple(map(len, processes)),
+    )
+
+
+def _import(code: str, _: object) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise CellFailed(f"`{code}` failed: {last[0]}")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from tlbench import catalogue as catalogues
-from tlbench.cells import Dtype, Option, Space, Wrapper, parse
+from tlbench.cells import Dtype, Import, Option, Space, Wrapper, parse
 from tlbench.cli.common import Config, FormatName, app, fail, wide_console
 from tlbench.report.table import Filter
+
+if TYPE_CHECKING:
+    from tlbench.report.costs import CostRow
 
 OneCommit = Annotated[str, typer.Option(help="A tag or hash with results; default: newest.")]
 OnlyModel = Annotated[str, typer.Option(help="Only this model.")]
@@ -108,6 +112,71 @@ def verdicts(
     if not rows:
         fail(f"no cell of {one} matches that was measured against the exact answer: run `asv run -b truth`")
     report.show(wide_console(), style, one, [row for row in rows if row.verdict.is_alarm or not alarms])
+
+
+@app.command()
+def costs(
+    commit: OneCommit = "",
+    model: OnlyModel = "",
+    dtype: OnlyDtype = "",
+    option: OnlyOption = "",
+    wrapper: OnlyWrapper = "",
+    machine: Machine = "",
+    format: FormatName = "rich",
+    config: Config = None,
+) -> None:
+    """Print, from asv's results, how many times longer TransformerLens takes than HuggingFace."""
+    from tlbench.report import costs as report
+    from tlbench.report import table as tables
+    from tlbench.report.stored import StoredResults
+
+    style = parse(tables.Format, format)
+    wanted = _filter(model, dtype, option, wrapper)
+    stored = StoredResults(config, machine)
+    one = stored.commit(commit or None)
+    found = [row for row in report.rows(stored, one) if isinstance(row.cell, Import) or wanted.wants(row.cell.cell)]
+    if not found:
+        fail(f"no slowdown is stored of {one} that matches: run `asv run -b runtime.Slowdown -b runtime.Interval`")
+    report.show(wide_console(), style, one, found)
+
+
+@app.command()
+def slower(
+    earlier: Annotated[str, typer.Argument(help="A tag or hash with results, or MACHINE:TAG.")],
+    later: Annotated[str, typer.Argument(help="Another.")],
+    threshold: Annotated[float, typer.Option(help="A slowdown that grew by less, in percent, is let pass.")] = 5.0,
+    all: Annotated[bool, typer.Option("--all", help="Print what did not change, too.")] = False,
+    format: FormatName = "rich",
+    config: Config = None,
+) -> None:
+    """What became slower between two commits, by their slowdowns beside HuggingFace. Exit status 1: something did."""
+    from tlbench.report import costs as report
+    from tlbench.report import table as tables
+
+    style = parse(tables.Format, format)
+    if not 0 <= threshold < math.inf:
+        fail(f"--threshold is {threshold}: give a percentage that is not negative")
+    found = report.changes(*(_slowdowns(name, config) for name in (earlier, later)))
+    compared = [row for row in found if row.later]
+    if not compared:
+        fail(f"{earlier} and {later} have no slowdown in common: run `asv run -b runtime.Slowdown -b runtime.Interval`")
+    flagged = [row for row in compared if row.change and row.change.is_slower(threshold / 100)]
+    title = (
+        f"{len(flagged)} of {len(compared)} slowdowns grew from {earlier} to {later} by {threshold:g} % and beyond chance"
+    )
+    if gone := len(found) - len(compared):
+        title += f"; {gone} are not there any more"
+    report.show_changes(wide_console(), style, title, found if all else flagged)
+    raise typer.Exit(1 if flagged else 0)
+
+
+def _slowdowns(name: str, config: Path | None) -> list[CostRow]:
+    from tlbench.report import costs as report
+    from tlbench.report.stored import StoredResults
+
+    machine, _, commit = name.rpartition(":")
+    stored = StoredResults(config, machine)
+    return report.rows(stored, stored.commit(commit))
 
 
 @app.command()

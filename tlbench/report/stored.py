@@ -6,13 +6,13 @@ import itertools
 import math
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 from tlbench.cells import Cell, Space, Statistic
 from tlbench.exceptions import BadInput
@@ -26,6 +26,8 @@ BENCHMARKS: dict[Space, str] = {
 }
 CHANGED_WEIGHTS = "accuracy.Processing.track_changed_weights"
 
+
+K = TypeVar("K")
 
 TRUTH = "truth.TransformerLens"
 NOISE_FLOOR = "noise_floor.NoiseFloor"
@@ -240,19 +242,29 @@ class StoredResults:
         return rows
 
     def _values(self, commit: Commit, name: str) -> dict[Cell, float | None]:
+        return self.values(commit, name, Cell)
+
+    def values(self, commit: Commit, name: str, cell: Callable[..., K]) -> dict[K, float | None]:
+        """What a benchmark found at a commit: None where it failed, NaN where it was skipped or not run.
+
+        Args:
+            commit: at which commit.
+            name: the benchmark's.
+            cell: what makes a cell of its parameters, which are all text.
+        """
         benchmark = self._benchmarks.get(name)
         if benchmark is None:
             return {}
-        cells = [Cell(*(value.strip("'\"") for value in point)) for point in itertools.product(*benchmark["params"])]
-        found: dict[Cell, float | None] = {}
+        cells = [cell(*(value.strip("'\"") for value in point)) for point in itertools.product(*benchmark["params"])]
+        found: dict[K, float | None] = {}
         machine = self.machine(commit)
         for result in self._results:
             here = (result.commit_hash, result.params["machine"]) == (commit.hash, machine)
             if not here or name not in result.get_all_result_keys():
                 continue
-            for cell, value in zip(cells, result.get_result_value(name, benchmark["params"]), strict=True):
-                if cell not in found or _is_nan(found[cell]):
-                    found[cell] = value
+            for key, value in zip(cells, result.get_result_value(name, benchmark["params"]), strict=True):
+                if key not in found or _is_nan(found[key]):
+                    found[key] = value
         return found
 
     def _tags(self) -> dict[str, str]:

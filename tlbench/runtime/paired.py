@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 FEWEST, MOST = 6, 16
 """Processes of one ratio: at least, and at most."""
@@ -66,6 +66,45 @@ class Paired:
     def holds(self, ratio: float) -> bool:
         """Whether a repeated run's ratio lies within the interval."""
         return abs(math.log(ratio / self.ratio)) <= self.half_width
+
+
+@dataclass(frozen=True)
+class Change:
+    """A ratio beside an earlier one, from what is stored of both.
+
+    Attributes:
+        factor: the later over the earlier.
+        half_width: of the 99 % interval of the factor, relative to it.
+    """
+
+    factor: float
+    half_width: float
+
+    @classmethod
+    def between(cls, earlier: Measured, later: Measured) -> Change:
+        """From two ratios with the half-widths of :attr:`Paired.half_width`.
+
+        Each of these is t s sqrt(2/n); the difference of two means has t sqrt(s1**2/n1 + s2**2/n2), which is their root
+        mean square.
+        """
+        half_width = math.sqrt((earlier.half_width**2 + later.half_width**2) / 2)
+        return cls(later.ratio / earlier.ratio, half_width)
+
+    def is_slower(self, threshold: float) -> bool:
+        """Whether it grew by at least ``threshold``, such as 0.05, and by more than chance moves it."""
+        return self.factor >= 1 + threshold and math.log(self.factor) > self.half_width
+
+
+class Measured(Protocol):
+    """A ratio and what chance moves it by."""
+
+    @property
+    def ratio(self) -> float:
+        """TransformerLens's time over HuggingFace's."""
+
+    @property
+    def half_width(self) -> float:
+        """Of the interval in which a repeated run ends, relative to the ratio."""
 
 
 def t_99(freedom: int) -> float:

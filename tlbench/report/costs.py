@@ -1,0 +1,150 @@
+"""Stored slowdowns: the table of `tlbench costs`, and what `tlbench slower` finds between two commits."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeGuard
+
+from rich.console import Console
+from rich.table import Table
+from tabulate import tabulate
+
+from tlbench.cells import Device, Import, Operation, Option, RuntimeCell
+from tlbench.report.stored import Commit, StoredResults
+from tlbench.report.table import Format
+from tlbench.runtime.paired import Change
+
+RUNS = (Operation.FORWARD, Operation.HOOKS, Operation.CACHE, Operation.BACKWARD, Operation.GENERATION)
+THRESHOLD = 0.05
+"""asv's own, for its regressions."""
+CELL_COLUMNS = ("operation", "model", "dtype", "options", "wrapper", "shape", "device")
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One stored slowdown.
+
+    Attributes:
+        cell: what was run.
+        ratio: TransformerLens's time over HuggingFace's.
+        half_width: of the interval in which 99 of 100 repeated runs end, relative to the ratio.
+    """
+
+    cell: RuntimeCell | Import
+    ratio: float
+    half_width: float
+
+
+@dataclass(frozen=True)
+class ChangedRow:
+    """A slowdown at two commits; ``later`` is None where it failed or could not be there any more."""
+
+    earlier: CostRow
+    later: CostRow | None
+
+    @property
+    def change(self) -> Change | None:
+        """What changed."""
+        return Change.between(self.earlier, self.later) if self.later else None
+
+
+def rows(stored: StoredResults, commit: Commit) -> list[CostRow]:
+    """Every slowdown that is stored of a commit."""
+    found: list[CostRow] = []
+    for operation in RUNS:
+        found += _rows(stored, commit, f"Slowdown.track_{operation}", f"Interval.track_{operation}", _of(operation))
+    found += _rows(stored, commit, "Loading.track_slowdown", "Loading.track_interval", _loading)
+    found += _rows(stored, commit, "Imports.track_slowdown", "Imports.track_interval", Import)
+    return found
+
+
+def changes(earlier: Sequence[CostRow], later: Sequence[CostRow]) -> list[ChangedRow]:
+    """Each slowdown of the earlier commit beside the later one's."""
+    by_cell = {row.cell: row for row in later}
+    return [ChangedRow(row, by_cell.get(row.cell)) for row in earlier]
+
+
+def _of(operation: Operation) -> Callable[..., RuntimeCell]:
+    return partial(RuntimeCell, operation=operation)
+
+
+def _loading(model: str, dtype: Any, option: Any, wrapper: Any) -> RuntimeCell:
+    operation = Operation.LOADING if option == Option.UNPROCESSED else Operation.PROCESSING
+    return RuntimeCell(model, dtype, option, wrapper, "1x64", Device.CPU, operation)
+
+
+def _rows(
+    stored: StoredResults, commit: Commit, ratio: str, interval: str, cell: Callable[..., RuntimeCell | Import]
+) -> list[CostRow]:
+    half_widths = stored.values(commit, f"runtime.{interval}", cell)
+    ratios = stored.values(commit, f"runtime.{ratio}", cell)
+    return [
+        CostRow(key, value, half_width)
+        for key, value in ratios.items()
+        if _is_figure(value) and _is_figure(half_width := half_widths.get(key))
+    ]
+
+
+def _is_figure(value: float | None) -> TypeGuard[float]:
+    return value is not None and not math.isnan(value)
+
+
+def show(console: Console, style: Format, commit: Commit, found: Sequence[CostRow]) -> None:
+    """One line a slowdown."""
+    lines = [[*_words(row.cell), f"{row.ratio:.3f}", f"± {100 * row.half_width:.1f} %"] for row in found]
+    if style is Format.CSV:
+        print(write_csv(commit, found), end="")
+    else:
+        header = [*CELL_COLUMNS, "TL / HF", "99 %"]
+        _show(console, style, f"TransformerLens {commit}: its time over HuggingFace's (eager attention)", header, lines)
+
+
+def show_changes(console: Console, style: Format, names: str, found: Sequence[ChangedRow]) -> None:
+    """One line a slowdown that changed."""
+    header = [*CELL_COLUMNS, "earlier", "later", "change", "99 %"]
+    lines = []
+    for row in found:
+        later, change = (
+            ("gone", ("", ""))
+            if row.later is None or row.change is None
+            else (
+                f"{row.later.ratio:.3f}",
+                (f"{100 * (row.change.factor - 1):+.1f} %", f"± {100 * row.change.half_width:.1f} %"),
+            )
+        )
+        lines.append([*_words(row.earlier.cell), f"{row.earlier.ratio:.3f}", later, *change])
+    _show(console, style, names, header, lines)
+
+
+def write_csv(commit: Commit, found: Sequence[CostRow]) -> str:
+    """One line a row, figures with every digit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["commit", "tag", *CELL_COLUMNS, "slowdown", "half_width"])
+    for row in found:
+        writer.writerow([commit.hash, commit.tag, *_words(row.cell), repr(row.ratio), repr(row.half_width)])
+    return text.getvalue()
+
+
+def _show(console: Console, style: Format, title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    if style is Format.RICH:
+        table = Table(title=title)
+        for name in header:
+            table.add_column(name, justify="left" if name in CELL_COLUMNS else "right", no_wrap=True)
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+    else:
+        print(f"**{title}**\n\n{tabulate(lines, headers=header, tablefmt='pipe', disable_numparse=True)}\n")
+
+
+def _words(cell: RuntimeCell | Import) -> list[str]:
+    if isinstance(cell, Import):
+        return ["import", *[""] * (len(CELL_COLUMNS) - 1)]
+    words = [cell.operation, cell.model, cell.dtype, cell.option, cell.wrapper, cell.shape, cell.device]
+    return [str(word) for word in words]

@@ -3,6 +3,7 @@
 import json
 
 from asv_plugins import machine
+from asv_plugins.environments import environments, page
 from asv_plugins.site import write_missing_graphs
 
 
@@ -24,3 +25,24 @@ def test_what_only_one_machine_measured_is_an_empty_graph_on_the_others(tmp_path
     assert (tmp_path / "graphs" / "machine-b" / "y.json").read_text() == "[]"
     assert (tmp_path / "graphs" / "machine-a" / "y.json").read_text() == "[[1, 2.0]]"
     assert not (tmp_path / "graphs" / "summary" / "y.json").exists()
+
+
+def kept(results, machine, commit, *environments):
+    folder = results / machine
+    folder.mkdir(exist_ok=True)
+    lines = "".join(json.dumps(facts) + "\n" for facts in environments)
+    (folder / f"{commit}-virtualenv-py3.11.environments.jsonl").write_text(lines)
+
+
+def test_the_page_of_environments_marks_what_differs_from_the_commit_before(tmp_path):
+    kept(tmp_path, "mine", "aaaaaaaa", {"cpu": "old"}, {"cpu": "<new>", "torch": "2"})
+    kept(tmp_path, "mine", "bbbbbbbb", {"cpu": "<new>", "torch": "3"})
+    kept(tmp_path, "other", "bbbbbbbb", {"cpu": "another"})
+    found = environments(tmp_path, {"aaaaaaaa": "v1", "bbbbbbbb": "v2"})
+    assert found == {
+        "mine": [("v1", {"cpu": "<new>", "torch": "2"}), ("v2", {"cpu": "<new>", "torch": "3"})],
+        "other": [("v2", {"cpu": "another"})],
+    }
+    text = page(found)
+    assert "<tr><th>cpu</th><td>&lt;new&gt;</td><td>&lt;new&gt;</td></tr>" in text
+    assert "<tr><th>torch</th><td>2</td><td class=other>3</td></tr>" in text

@@ -1,0 +1,236 @@
+"""Ratios of times: against mathematics, a machine whose speed is made up, and memory whose size is known."""
+
+import json
+import math
+import random
+import statistics
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tlbench import BadInput, CellFailed, NotApplicable, memo
+from tlbench.cells import Cell, Import, RuntimeCell
+from tlbench.memo import ACCURACY, IMPORT, MEMORY, SCALING, SLOWDOWN
+from tlbench.runtime.apart import apart
+from tlbench.runtime.memory import Allocated, allocated
+from tlbench.runtime.paired import FEWEST, MOST, T_99, WIDTH, Change, Contender, Paired, is_narrow, paired, t_99, take_turns
+from tlbench.runtime.records import Cost, Memory, Scaling, Slowdown
+
+CELL = RuntimeCell("zoo-gpt2", "float32", "all_options", "TransformerBridge", "2x64", "cpu", "forward")
+
+
+class Machine:
+    """A clock that moves on by what is run, times a speed that changes from round to round."""
+
+    def __init__(self, speeds):
+        self.now, self.speeds, self.ran = 0.0, speeds, []
+
+    def clock(self):
+        return self.now
+
+    def contender(self, name, seconds):
+        def run(_):
+            self.now += seconds * self.speeds[len(self.ran) // 2 % len(self.speeds)]
+            self.ran.append(name)
+
+        return Contender(run)
+
+
+def test_a_machine_that_slows_down_tenfold_moves_the_times_and_not_the_ratio():
+    machine = Machine([1, 10, 3, 7])
+    rounds = take_turns([machine.contender("a", 0.2), machine.contender("b", 0.1)], machine.clock, budget=0, fewest=8)
+    tl, hf = zip(*rounds, strict=True)
+    assert max(tl) > 9 * min(tl)
+    assert paired([tl], [hf]).ratio == pytest.approx(2, rel=1e-12)
+
+
+def test_every_other_round_goes_backwards_and_the_first_ones_are_not_kept():
+    machine = Machine([1])
+    rounds = take_turns(
+        [machine.contender("a", 1.0), machine.contender("b", 1.0)], machine.clock, budget=0, fewest=2, warm_up=2
+    )
+    assert "".join(machine.ran) == "abba" * 2
+    assert len(rounds) == 2
+
+
+def test_rounds_go_on_until_their_times_fill_the_budget():
+    machine = Machine([1])
+    rounds = take_turns([machine.contender("a", 0.3), machine.contender("b", 0.2)], machine.clock, budget=5, fewest=1)
+    assert len(rounds) == 10
+
+
+def test_what_prepares_a_run_and_what_lets_go_of_its_result_is_not_timed():
+    now = [0.0]
+
+    class Result:
+        def __del__(self):
+            now[0] += 1000
+
+    def prepare():
+        now[0] += 100
+
+    def run(_):
+        now[0] += 1
+        return Result()
+
+    assert take_turns([Contender(run, prepare)], lambda: now[0], budget=0, fewest=3) == [(1.0,)] * 3
+
+
+def student_cdf(t, freedom, steps=20_000):
+    """By Simpson's rule over the density."""
+
+    def density(x):
+        scale = math.gamma((freedom + 1) / 2) / (math.sqrt(freedom * math.pi) * math.gamma(freedom / 2))
+        return scale * (1 + x * x / freedom) ** (-(freedom + 1) / 2)
+
+    h = t / steps
+    inner = sum((4 if i % 2 else 2) * density(i * h) for i in range(1, steps))
+    return 0.5 + h / 3 * (density(0) + inner + density(t))
+
+
+def test_the_table_of_student_s_t_is_the_integral_of_its_density():
+    assert len(T_99) == MOST - FEWEST + 1
+    for freedom in range(FEWEST - 1, MOST):
+        assert student_cdf(t_99(freedom), freedom) == pytest.approx(0.995, abs=2e-5)
+
+
+def test_ratio_and_interval_are_the_geometric_mean_and_a_prediction_interval():
+    medians = (1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
+    logs = [math.log(m) for m in medians]
+    found = Paired(medians)
+    assert found.ratio == pytest.approx(math.prod(medians) ** (1 / 6))
+    assert found.half_width == pytest.approx(4.032 * statistics.stdev(logs) * math.sqrt(2 / 6))
+    assert found.holds(found.ratio * math.exp(0.99 * found.half_width))
+    assert not found.holds(found.ratio * math.exp(-1.01 * found.half_width))
+
+
+def repeated(chance, spread, slower=1.0):
+    """A run as measure_slowdown makes it, of processes whose logarithms are normal."""
+    medians = []
+    while True:
+        medians.append(slower * math.exp(chance.gauss(math.log(2.5), spread)))
+        if len(medians) >= FEWEST and is_narrow([Paired(tuple(medians))]):
+            return Paired(tuple(medians))
+
+
+@pytest.mark.parametrize("spread", [0.003, 0.008, 0.02])
+def test_a_repeated_run_ends_in_the_interval_nearly_always_though_processes_end_when_it_is_narrow(spread):
+    chance = random.Random(0)
+    runs = [repeated(chance, spread) for _ in range(2000)]
+    inside = sum(one.holds(other.ratio) for one, other in zip(runs[::2], runs[1::2], strict=True))
+    assert 0.97 < inside / 1000 < 1.0
+
+
+def test_processes_end_when_the_interval_is_narrow_or_there_are_the_most():
+    steady, noisy = Paired((1.0, 1.001) * 3), Paired((1.0, 1.2) * 3)
+    assert 2 * steady.half_width < WIDTH < 2 * noisy.half_width
+    assert is_narrow([steady])
+    assert not is_narrow([steady, noisy])
+    assert is_narrow([Paired((1.0, 1.2) * 8)])
+    assert not is_narrow([Paired((1.0,) * (FEWEST - 1))])
+
+
+def test_a_slowdown_of_ten_percent_is_flagged_and_unchanged_repeats_are_not():
+    chance = random.Random(1)
+    unchanged = [Change.between(repeated(chance, 0.01), repeated(chance, 0.01)) for _ in range(1000)]
+    planted = [Change.between(repeated(chance, 0.01), repeated(chance, 0.01, slower=1.1)) for _ in range(1000)]
+    assert not any(change.is_slower(0.05) for change in unchanged)
+    assert all(change.is_slower(0.05) for change in planted)
+
+
+def test_a_growth_within_chance_or_below_the_threshold_is_not_flagged():
+    assert not Change(1.2, 0.3).is_slower(0.05)
+    assert not Change(1.04, 0.001).is_slower(0.05)
+    assert not Change(0.5, 0.001).is_slower(0.05)
+    assert Change(1.06, 0.02).is_slower(0.05)
+
+
+def test_the_interval_of_a_change_is_that_of_the_difference_of_two_means():
+    earlier, later = Paired((1.0, 1.1) * 3), Paired((1.0, 1.02) * 3)
+    errors = [one.log_error**2 / 6 for one in (earlier, later)]
+    assert Change.between(earlier, later).half_width == pytest.approx(t_99(5) * math.sqrt(sum(errors)))
+
+
+MEGABYTE = 1 << 20
+
+
+def test_the_peak_is_the_most_that_was_held_at_once():
+    def run():
+        first = torch.empty(MEGABYTE, dtype=torch.uint8)
+        second = torch.empty(2 * MEGABYTE, dtype=torch.uint8)
+        del first
+        third = torch.empty(MEGABYTE // 2, dtype=torch.uint8)
+        del second, third
+
+    found = allocated(run)
+    assert (found.peak, found.kept) == (3 * MEGABYTE, 0)
+
+
+def test_what_a_run_keeps_is_a_leak():
+    kept = []
+    found = allocated(lambda: kept.append(torch.empty(MEGABYTE, dtype=torch.uint8)))
+    assert (found.peak, found.kept) == (MEGABYTE, MEGABYTE)
+
+
+def test_memory_that_is_freed_below_what_was_there_before_is_no_peak():
+    assert vars(Allocated([-5, 3])) == {"peak": 0, "kept": -2}
+
+
+@pytest.mark.parametrize(("power", "kind"), [(1.0, "time"), (2.0, "time"), (2.0, "memory")])
+def test_an_exponent_is_of_the_largest_sizes_whatever_a_call_costs(power, kind):
+    sizes = [2**k for k in range(11)]
+    costs = {n: Cost(1e-3 + 1e-4 * n**power, None, 64 + int(n**power), None) for n in sizes}
+    growth = getattr(Scaling(CELL, costs, {}, {}, {}), kind)("length")
+    assert growth.exponent == pytest.approx(power, abs=0.05)
+    assert growth.points == 4
+
+
+SLOW = Slowdown(CELL, Paired((1.0, 2.0)), Paired((3.0, 4.0)), 0.1, 0.05, 0.04, (5, 6))
+RECORDS = [
+    (SLOWDOWN, SLOW),
+    (SLOWDOWN, replace(SLOW, default=None, default_seconds=None)),
+    (IMPORT, replace(SLOW, cell=Import())),
+    (MEMORY, Memory(CELL, 10, 20, 30, 0.5)),
+    (SCALING, Scaling(CELL, {1: Cost(0.1, 0.2, 3, 4)}, {}, {2: Cost(0.1, None, 3, None)}, {"depth": "why"})),
+]
+
+
+@pytest.mark.parametrize(("question", "record"), RECORDS)
+def test_a_record_survives_json(question, record):
+    assert question.record.from_json(json.loads(json.dumps(record.to_json()))) == record
+
+
+def test_times_are_measured_anew_by_every_run_and_errors_are_kept(monkeypatch):
+    monkeypatch.setattr(memo, "setting", lambda: {})
+    assert memo.kept_path(SLOWDOWN, CELL) is None
+    assert memo.kept_path(ACCURACY, Cell("zoo-gpt2", "float32", "fold_ln", "TransformerBridge")) is not None
+
+
+@pytest.mark.parametrize("field", ["dtype", "option", "wrapper", "shape", "device", "operation"])
+def test_a_word_that_does_not_exist_is_told(field):
+    with pytest.raises(BadInput, match="'nothing'"):
+        replace(CELL, **{field: "nothing"})
+
+
+def test_a_shape_is_sequences_by_tokens():
+    assert (CELL.batch, CELL.length) == (2, 64)
+    assert CELL.cell == Cell("zoo-gpt2", "float32", "all_options", "TransformerBridge")
+
+
+def raise_not_applicable():
+    raise NotApplicable("nothing like it")
+
+
+def die():
+    import os
+
+    os._exit(7)
+
+
+def test_what_a_process_raises_is_raised_here_and_one_that_dies_is_a_failure():
+    assert apart(math.hypot, 3, 4) == 5
+    with pytest.raises(NotApplicable, match="nothing like it"):
+        apart(raise_not_applicable)
+    with pytest.raises(CellFailed, match="died"):
+        apart(die)

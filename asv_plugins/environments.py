@@ -77,12 +77,11 @@ def _table(measured: Measured) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name, _ in measured)
     before = [measured[0][1], *(found for _, found in measured[:-1])]
     changed = [differences(earlier, found) for earlier, (_, found) in zip(before, measured, strict=True)]
-    rows = [
-        f"<tr><th>{escape(fact)}</th>"
-        + "".join(
+    rows = []
+    for fact in facts:
+        cells = (
             f"<td{' class=other' if fact in other else ''}>{escape(found.get(fact, ''))}</td>"
             for other, (_, found) in zip(changed, measured, strict=True)
         )
-        for fact in facts
-    ]
+        rows.append(f"<tr><th>{escape(fact)}</th>{''.join(cells)}</tr>")
     return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"

@@ -1,0 +1,113 @@
+"""The tables of docs/costs.md, from stored results: ``python docs/costs.py [--repeat FILE]``, in the repository's root.
+
+A repeat is a file that ``tlbench costs --format csv`` wrote of a second run.
+"""
+
+import argparse
+import csv
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+from tabulate import tabulate
+
+from tlbench.cells import Import, Operation
+from tlbench.report.costs import CostRow, rows
+from tlbench.report.stored import StoredResults
+from tlbench.runtime.paired import Change
+
+CONFIG = Path(__file__).resolve().parents[1] / "releases" / "asv.conf.json"
+Found = dict[str, list[CostRow]]
+"""By release."""
+OTHERS = ("zoo-gpt2", "zoo-llama", "smollm2-135m")
+
+
+def main() -> None:
+    """Print every table as Markdown."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--repeat", type=Path, action="append", default=[], help="a second run, as CSV")
+    stored = StoredResults(CONFIG, "xeon-2-cores")
+    found = {commit.tag: rows(stored, commit) for commit in stored.commits}
+    found = {tag: own for tag, own in found.items() if own}
+    kinds = sorted({(r.cell.wrapper, r.cell.option) for own in found.values() for r in own if is_forward(r)})
+    for wrapper, option in kinds:
+        print(f"**A forward pass of {wrapper}, {option}, over HuggingFace's (eager)**\n")
+        print_by_release(found, lambda r, w=wrapper, o=option: is_forward(r) and (r.cell.wrapper, r.cell.option) == (w, o))
+    for model in OTHERS:
+        print(f"**{model}, all_options: each operation over HuggingFace's**\n")
+        print_operations(found, model)
+    for path in arguments.parse_args().repeat:
+        print_repeat(found, path)
+
+
+def is_forward(row: CostRow) -> bool:
+    """Whether it is a run of the table of forward passes."""
+    return not isinstance(row.cell, Import) and row.cell.operation is Operation.FORWARD
+
+
+def print_by_release(found: Found, wanted: Callable[[CostRow], bool]) -> None:
+    """One line a model, one column a release."""
+    chosen = {tag: {r.cell.model: r for r in own if wanted(r)} for tag, own in found.items()}
+    chosen = {tag: own for tag, own in chosen.items() if own}
+    models = dict.fromkeys(model for own in chosen.values() for model in own)
+    lines = [[model, *(spelled(own.get(model)) for own in chosen.values())] for model in models]
+    zoo = [[r.ratio for model, r in own.items() if model.startswith("zoo-")] for own in chosen.values()]
+    medians = ["*zoo, median*", *(f"*{statistics.median(own):.2f}*" if own else "" for own in zoo)]
+    print(tabulate([*lines, medians], ["", *chosen], tablefmt="pipe", disable_numparse=True), "\n")
+
+
+def print_operations(found: Found, model: str) -> None:
+    """One line a release and wrapper, one column an operation."""
+    lines = []
+    for tag, own in found.items():
+        of_model = [r for r in own if not isinstance(r.cell, Import) and r.cell.model == model]
+        for wrapper in dict.fromkeys(r.cell.wrapper for r in of_model):
+            by_operation = {}
+            for r in of_model:
+                if r.cell.wrapper == wrapper and r.cell.option in ("all_options", *loads(r)):
+                    by_operation[r.cell.operation] = r
+            lines.append([tag, wrapper, *(spelled(by_operation.get(operation)) for operation in Operation)])
+    print(tabulate(lines, ["", "", *Operation], tablefmt="pipe", disable_numparse=True), "\n")
+
+
+def loads(row: CostRow) -> tuple[str, ...]:
+    """The option of a row that only loads."""
+    return ("unprocessed",) if row.cell.operation is Operation.LOADING else ()
+
+
+def spelled(row: CostRow | None) -> str:
+    """Such as 2.53 ± 1.1 %."""
+    return f"{row.ratio:.2f} ± {100 * row.half_width:.1f} %" if row else ""
+
+
+def print_repeat(found: Found, path: Path) -> None:
+    """How many of a second run's ratios lie in the first's interval, and what would have been flagged."""
+    with path.open() as file:
+        lines = list(csv.DictReader(file))
+    inside, flagged, compared = 0, [], 0
+    for line in lines:
+        (first,) = [r for r in found[line["tag"]] if words(r) == [line[name] for name in WORDS]] or [None]
+        if first is None:
+            continue
+        second = CostRow(first.cell, float(line["slowdown"]), float(line["half_width"]))
+        compared += 1
+        inside += abs(second.ratio / first.ratio - 1) <= first.half_width
+        if Change.between(first, second).is_slower(0.05):
+            flagged.append(str(first.cell))
+    tags = " and ".join(dict.fromkeys(line["tag"] for line in lines))
+    print(f"{tags}, run again: {inside} of {compared} ratios inside the first run's interval; flagged as slower: {flagged}")
+
+
+WORDS = ("operation", "model", "dtype", "options", "wrapper", "shape", "device")
+
+
+def words(row: CostRow) -> list[str]:
+    """The words of a row as they stand in the CSV."""
+    if isinstance(row.cell, Import):
+        return ["import", "", "", "", "", "", ""]
+    cell = row.cell
+    return [*map(str, (cell.operation, cell.model, cell.dtype, cell.option, cell.wrapper, cell.shape, cell.device))]
+
+
+if __name__ == "__main__":
+    main()

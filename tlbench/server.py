@@ -25,6 +25,7 @@ from tlbench.facts import record
 from tlbench.files import locked
 from tlbench.memo import QUESTIONS, Kind, Outcome, Question, R, S, attempt
 from tlbench.paths import outcomes_dir, package_dir
+from tlbench.spans import Category, span
 
 SOCKET, LOG, LOCK = "measuring.socket", "measuring.log", "measuring.lock"
 """Names in the run's folder, which is the current one: a socket's full path might be longer than the system allows."""
@@ -39,7 +40,7 @@ def answer_there(question: Question[S, R], cell: S) -> Outcome[R]:
     Raises:
         CellFailed: if the server cannot be started or ends.
     """
-    with _connected() as connection:
+    with span(Category.WAIT), _connected() as connection:
         request = {"question": question.name, "cell": list(vars(cell).values())}
         connection.sendall(json.dumps(request).encode() + b"\n")
         reply = connection.makefile().readline()
@@ -100,7 +101,8 @@ def serve(owner: int) -> None:
 
     preload()
     if (outcomes := outcomes_dir()) is not None:
-        record(outcomes)
+        with span(Category.KEEP):
+            record(outcomes)
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(SOCKET)
     listening.listen()

@@ -25,6 +25,7 @@ from tlbench.files import (
     written_whole,
 )
 from tlbench.paths import cache_dir
+from tlbench.spans import Category, span
 
 HUB_PROBE_TIMEOUT_S = 0.8
 WEIGHT_SUFFIX = ".safetensors"
@@ -82,15 +83,16 @@ def locate(model: Model, catalogue: Catalogue) -> Checkpoint:
         CheckpointUnavailable: if it is a hub model that is not in this machine's HuggingFace cache.
         BadInput: if it was never made, is not pinned, or differs from its pin in as little as one bit.
     """
-    pins = read_pins(catalogue).get(model.name)
-    folder = _folder(model, pins)
-    prompts_file = _prompts_file(model, folder)
-    if not pins:
-        raise BadInput(
-            f"{model.name} has no entry in {catalogue.lock_path}: run `tlbench checkpoints {model.name}` to pin it"
-        )
-    _verify(model, folder, prompts_file, pins)
-    return Checkpoint(model, folder, tree_digest(pins), prompt_sets.load(prompts_file))
+    with span(Category.VERIFY):
+        pins = read_pins(catalogue).get(model.name)
+        folder = _folder(model, pins)
+        prompts_file = _prompts_file(model, folder)
+        if not pins:
+            raise BadInput(
+                f"{model.name} has no entry in {catalogue.lock_path}: run `tlbench checkpoints {model.name}` to pin it"
+            )
+        _verify(model, folder, prompts_file, pins)
+        return Checkpoint(model, folder, tree_digest(pins), prompt_sets.load(prompts_file))
 
 
 def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lambda _: None) -> Checkpoint:

@@ -18,6 +18,7 @@ from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.lens import weights
 from tlbench.lens.interface import Lens
+from tlbench.spans import Category, span
 
 
 def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option) -> Lens:
@@ -38,9 +39,10 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option) -> Lens:
     name = checkpoint.model.repo if checkpoint.model.source is Source.HUB else str(checkpoint.folder)
     readback = _WeightReadback(torch_dtype)
     with _loading_errors(), redirect_stdout(StringIO()):
-        bridge: Any = TransformerBridge.boot_transformers(name, device=device.current(), dtype=torch_dtype)
+        with span(Category.LOAD):
+            bridge: Any = TransformerBridge.boot_transformers(name, device=device.current(), dtype=torch_dtype)
         if option is not Option.UNPROCESSED:
-            with readback.watching(bridge):
+            with readback.watching(bridge), span(Category.PROCESS):
                 bridge.enable_compatibility_mode(disable_warnings=True, **option.flags())
     bridge.eval()
 

@@ -9,17 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tlbench.spans import Category, span
+
 Fingerprints = dict[str, str]
 """Parameter name to a hash of its values."""
 
 
 def fingerprints(state: Mapping[str, Any], dtype: torch.dtype) -> Fingerprints:
     """A hash of each floating-point tensor's values at ``dtype``."""
-    return {
-        name: _fingerprint(value.detach().to(dtype))
-        for name, value in state.items()
-        if isinstance(value, Tensor) and value.is_floating_point()
-    }
+    with span(Category.FINGERPRINT):
+        return {
+            name: _fingerprint(value.detach().to(dtype))
+            for name, value in state.items()
+            if isinstance(value, Tensor) and value.is_floating_point()
+        }
 
 
 def changed(before: Fingerprints, after: Fingerprints) -> int:

@@ -14,7 +14,7 @@ from asv import runner
 
 READER = Path(__file__).with_name("reader.py")
 
-_ForkServer = runner.ForkServer
+_ForkServer: Any = runner.ForkServer
 
 
 class ReadingServer(_ForkServer):  # type: ignore[misc]  # asv has no types
@@ -43,7 +43,7 @@ class ReadingServer(_ForkServer):  # type: ignore[misc]  # asv has no types
 
 def is_track(name: str) -> bool:
     """Whether a benchmark, named as asv does with the number of its parameters behind it, is a ``track_`` one."""
-    return name.split("-")[0].rsplit(".", 1)[-1].startswith("track_")
+    return name.split("-", maxsplit=1)[0].rsplit(".", 1)[-1].startswith("track_")
 
 
 runner.ForkServer = ReadingServer

@@ -53,7 +53,7 @@ def preimport(suite: str) -> str:
 
 
 def run(suite: str, command: dict[str, Any]) -> dict[str, Any]:
-    """Run one benchmark with one set of parameters: what it printed, and an exit status as a process of its own would have."""
+    """Run one benchmark with one set of parameters: what it printed, and the exit status of a process that did so."""
     from asv_runner._aux import posix_redirect_output
 
     finders = list(sys.meta_path)

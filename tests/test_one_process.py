@@ -9,7 +9,7 @@ import pytest
 
 from asv_plugins.one_process import ReadingServer, _ForkServer, is_track
 
-SUITE = '''
+SUITE = """
 import os, time
 from asv_runner.benchmarks.mark import SkipNotImplemented
 
@@ -44,7 +44,7 @@ class Suite:
 
     def time_process(self, number):
         pass
-'''
+"""
 
 
 class Environment:

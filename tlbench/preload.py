@@ -9,7 +9,7 @@ import gc
 import importlib
 from contextlib import suppress
 
-from tlbench import memo
+from tlbench import catalogue, memo
 from tlbench.spans import Category, span
 
 MODEL_TYPES = (
@@ -41,6 +41,8 @@ def preload() -> None:
             importlib.import_module(name)
     with suppress(Exception), span(Category.VERIFY):
         memo.setting()
+    with suppress(Exception), span(Category.KEEP):
+        catalogue.load()
     with suppress(Exception), span(Category.LOAD):
         # transformers 5 compiles a thousand regular expressions when it first loads a model, and keeps them.
         mapping = importlib.import_module("transformers.conversion_mapping")

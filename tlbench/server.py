@@ -30,7 +30,7 @@ from tlbench.spans import Category, span
 SOCKET, LOG, LOCK = "measuring.socket", "measuring.log", "measuring.lock"
 """Names in the run's folder, which is the current one: a socket's full path might be longer than the system allows."""
 START_TIMEOUT_S = 600.0
-POLL_S = 0.005
+POLL_S = 0.001
 IDLE_CHECK_S = 1.0
 
 
@@ -119,6 +119,9 @@ def _answer_in_fork(connection: socket.socket) -> None:
     if not line:
         return
     request = json.loads(line)
+    with suppress(Exception):
+        # What is hashed here need not be hashed in the forks; what is wrong is met again, and told, by the one that asks.
+        _verify_checkpoint(request["cell"][0])
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -134,6 +137,14 @@ def _answer_in_fork(connection: socket.socket) -> None:
         failure: Outcome[Any] = Outcome(Kind.FAILED, reason=f"the measuring process ended with {by}{hint}")
         with suppress(OSError):
             _reply(connection, failure)
+
+
+def _verify_checkpoint(model: str) -> None:
+    from tlbench import catalogue as catalogues
+    from tlbench.checkpoints import locate
+
+    catalogue = catalogues.load()
+    locate(catalogue.get(model), catalogue)
 
 
 def _answer(request: dict[str, Any]) -> Outcome[Any]:

@@ -20,6 +20,7 @@ from tlbench.files import (
     folder_written_whole,
     locked,
     sha256_of,
+    sha256_of_unchanged,
     tree_digest,
     write_json,
     written_whole,
@@ -77,7 +78,7 @@ def read_pins(catalogue: Catalogue) -> Pins:
 
 
 def locate(model: Model, catalogue: Catalogue) -> Checkpoint:
-    """The model's checkpoint, every byte verified against its pin.
+    """The model's checkpoint, every byte verified against its pin, once a process and its forks unless a file changed.
 
     Raises:
         CheckpointUnavailable: if it is a hub model that is not in this machine's HuggingFace cache.
@@ -190,7 +191,7 @@ def _verify(model: Model, folder: Path, prompts_file: Path, pins: Mapping[str, s
         path = prompts_file if name == prompt_sets.FILE_NAME else folder / name
         if not path.is_file():
             raise BadInput(f"{model.name}: {path} is missing: run `tlbench checkpoints {model.name}` to restore it")
-        found = sha256_of(path)
+        found = sha256_of_unchanged(path)
         if found != expected:
             raise BadInput(
                 f"{model.name}: {path} has SHA-256 {found[:16]}… and is pinned as {expected[:16]}…: it is truncated or "

@@ -1,8 +1,8 @@
 """Measuring in a process apart, which has imported everything once and forks for each measurement.
 
-asv forks a process for each cell and track, and nearly all of them only read a figure that is there. A fork of a process
-that has imported torch, transformers and TransformerLens costs far more than the reading. So the processes that asv
-forks import none of these; the first that needs a measurement starts this server, and it and the later ones ask it.
+asv runs every track of every cell, and nearly all of them only read a figure that is there (``asv_plugins/reader.py``). What
+reads imports neither torch nor transformers nor TransformerLens; the first that needs a measurement starts this server, and
+it and the later ones ask it.
 The server ends with asv's own process, or when the run's folder is deleted.
 """
 

@@ -1,1 +1,1 @@
-"""What asv lacks: installs by era, and a site that opens without internet."""
+"""What asv lacks: a site that opens without internet, the facts of an environment, and figures read in one process."""

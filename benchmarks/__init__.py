@@ -1,8 +1,8 @@
 """What is measured: one module a question. How it is measured is tlbench's business.
 
 asv imports this package in the environment of the TransformerLens under test, where tlbench is not installed: it is
-found in the repository. No hub is ever asked from there. Neither torch nor TransformerLens is imported here: asv forks
-this process for every figure it reads, and what it must measure is measured by a server apart (tlbench/server.py).
+found in the repository. No hub is ever asked from there. Neither torch nor TransformerLens is imported here: this process
+reads figures, and what must be measured is measured by a server apart (tlbench/server.py).
 """
 
 import os

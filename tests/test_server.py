@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tlbench import Cell, server
-from tlbench.exceptions import CellFailed
+from tlbench.exceptions import BadInput, CellFailed
 from tlbench.memo import ACCURACY, Kind, Outcome
 from tlbench.server import answer_there
 
@@ -96,3 +96,21 @@ def test_a_server_that_cannot_start_is_told(run_folder, monkeypatch):
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(CellFailed, match="did not start: it said nothing"):
         answer_there(ACCURACY, CELL)
+
+
+def test_a_checkpoint_is_hashed_before_the_fork_and_what_is_wrong_with_it_is_left_to_the_answer(monkeypatch):
+    located = []
+
+    def locate(model):
+        located.append((model, os.getpid()))
+        raise BadInput("altered")
+
+    monkeypatch.setattr(server, "_verify_checkpoint", locate)
+    ours, its = socket.socketpair()
+    monkeypatch.setattr(server, "_answer", lambda request: Outcome(Kind.FAILED, reason=f"{len(located)} located"))
+    ours.sendall(json.dumps({"question": "accuracy", "cell": ["zoo-gpt2"]}).encode() + b"\n")
+    with its:
+        server._answer_in_fork(its)
+    outcome = Outcome.from_json(json.loads(ours.makefile().readline()), ACCURACY.record)
+    assert located == [("zoo-gpt2", os.getpid())]
+    assert outcome.reason == "1 located"

@@ -16,6 +16,7 @@ from tlbench.figures import Truth
 from tlbench.record import Accuracy, Measurement, ReferenceMeasurement
 from tlbench.reference import golden, huggingface
 from tlbench.reference.golden import Precision, Weights
+from tlbench.spans import Category, span
 from tlbench.truth import against_truth
 
 Loaded = tuple[Checkpoint, lens.Lens]
@@ -104,7 +105,7 @@ def forward(model: lens.Lens, ids: Tensor) -> Tensor:
         CellFailed: if the forward pass raised.
     """
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), span(Category.FORWARD):
             return model.logits(ids.to(device.current())).cpu()
     except TlbenchError:
         raise

@@ -28,6 +28,7 @@ from tlbench.inside.records import ContextLength, Generation, Gradients, HookTru
 from tlbench.paths import cache_dir, package_dir
 from tlbench.record import ErrorBudget, Measurement, NoiseFloor, ReferenceMeasurement
 from tlbench.runtime.records import Memory, Scaling, Slowdown
+from tlbench.spans import Category, span
 
 REMEASURE_VARIABLE = "TLBENCH_REMEASURE"
 MEASURING_MODULES = ("figures", "errors", "truth", "measure", "noise_floor", "error_budget", "record", "cells", "prompts")
@@ -173,26 +174,29 @@ def shared(
         CellFailed: if it could and raised.
     """
     path = run_folder / file_name(question, cell)
-    if not path.exists():
-        with locked(path.with_suffix(".lock")):
-            if not path.exists():
-                outcome = (answer or attempt)(question, cell)
-                write_json(path, outcome.to_json())
-                if log_folder is not None:
-                    write_json(log_folder / path.name, outcome.to_json())
-    return Outcome.from_json(json.loads(path.read_text()), question.record).require()
+    with span(Category.ANSWER):
+        if not path.exists():
+            with locked(path.with_suffix(".lock")):
+                if not path.exists():
+                    outcome = (answer or attempt)(question, cell)
+                    write_json(path, outcome.to_json())
+                    if log_folder is not None:
+                        write_json(log_folder / path.name, outcome.to_json())
+        return Outcome.from_json(json.loads(path.read_text()), question.record).require()
 
 
 def attempt(question: Question[S, R], cell: S, measure: Callable[[S], R] | None = None) -> Outcome[R]:
     """Measure a cell, or take the figure that was kept; whatever goes wrong becomes a reason."""
     try:
-        path = kept_path(question, cell)
-        if path and path.exists() and not os.environ.get(REMEASURE_VARIABLE):
-            return Outcome(Kind.MEASURED, question.record.from_json(json.loads(path.read_text())))
-        record = (measure or question.measurer_function())(cell)
-        if path:
-            write_json(path, record.to_json())
-        return Outcome(Kind.MEASURED, record)
+        with span(Category.KEEP):
+            path = kept_path(question, cell)
+            if path and path.exists() and not os.environ.get(REMEASURE_VARIABLE):
+                return Outcome(Kind.MEASURED, question.record.from_json(json.loads(path.read_text())))
+            with span(Category.ARITHMETIC):  # what is anything else within has a span of its own
+                record = (measure or question.measurer_function())(cell)
+            if path:
+                write_json(path, record.to_json())
+            return Outcome(Kind.MEASURED, record)
     except (NotApplicable, CheckpointUnavailable, NoGolden) as error:
         return Outcome(Kind.NOT_APPLICABLE, reason=str(error))
     except TlbenchError as error:

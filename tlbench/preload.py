@@ -9,7 +9,8 @@ import gc
 import importlib
 from contextlib import suppress
 
-from tlbench import memo
+from tlbench import catalogue, memo
+from tlbench.spans import Category, span
 
 MODEL_TYPES = (
     *("bloom", "gemma", "gemma2", "gemma3", "gpt2", "gpt_neo", "gpt_neox", "gptj", "llama", "mistral", "mixtral"),
@@ -36,11 +37,13 @@ MODULES = (
 def preload() -> None:
     """Import what exists; what this version lacks or fails to import is met again, and told, by the cell that needs it."""
     for name in MODULES:
-        with suppress(Exception):
+        with suppress(Exception), span(Category.IMPORT):
             importlib.import_module(name)
-    with suppress(Exception):
+    with suppress(Exception), span(Category.VERIFY):
         memo.setting()
-    with suppress(Exception):
+    with suppress(Exception), span(Category.KEEP):
+        catalogue.load()
+    with suppress(Exception), span(Category.LOAD):
         # transformers 5 compiles a thousand regular expressions when it first loads a model, and keeps them.
         mapping = importlib.import_module("transformers.conversion_mapping")
         mapping.get_checkpoint_conversion_mapping("llama")

@@ -1,8 +1,8 @@
 """Measuring in a process apart, which has imported everything once and forks for each measurement.
 
-asv forks a process for each cell and track, and nearly all of them only read a figure that is there. A fork of a process
-that has imported torch, transformers and TransformerLens costs far more than the reading. So the processes that asv
-forks import none of these; the first that needs a measurement starts this server, and it and the later ones ask it.
+asv runs every track of every cell, and nearly all of them only read a figure that is there (``asv_plugins/reader.py``). What
+reads imports neither torch nor transformers nor TransformerLens; the first that needs a measurement starts this server, and
+it and the later ones ask it.
 The server ends with asv's own process, or when the run's folder is deleted.
 """
 
@@ -25,11 +25,12 @@ from tlbench.facts import record
 from tlbench.files import locked
 from tlbench.memo import QUESTIONS, Kind, Outcome, Question, R, S, attempt
 from tlbench.paths import outcomes_dir, package_dir
+from tlbench.spans import Category, span
 
 SOCKET, LOG, LOCK = "measuring.socket", "measuring.log", "measuring.lock"
 """Names in the run's folder, which is the current one: a socket's full path might be longer than the system allows."""
 START_TIMEOUT_S = 600.0
-POLL_S = 0.005
+POLL_S = 0.001
 IDLE_CHECK_S = 1.0
 
 
@@ -39,7 +40,7 @@ def answer_there(question: Question[S, R], cell: S) -> Outcome[R]:
     Raises:
         CellFailed: if the server cannot be started or ends.
     """
-    with _connected() as connection:
+    with span(Category.WAIT), _connected() as connection:
         request = {"question": question.name, "cell": list(vars(cell).values())}
         connection.sendall(json.dumps(request).encode() + b"\n")
         reply = connection.makefile().readline()
@@ -100,7 +101,8 @@ def serve(owner: int) -> None:
 
     preload()
     if (outcomes := outcomes_dir()) is not None:
-        record(outcomes)
+        with span(Category.KEEP):
+            record(outcomes)
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(SOCKET)
     listening.listen()
@@ -117,6 +119,9 @@ def _answer_in_fork(connection: socket.socket) -> None:
     if not line:
         return
     request = json.loads(line)
+    with suppress(Exception):
+        # What is hashed here need not be hashed in the forks; what is wrong is met again, and told, by the one that asks.
+        _verify_checkpoint(request["cell"][0])
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -133,6 +138,14 @@ def _answer_in_fork(connection: socket.socket) -> None:
         failure: Outcome[Any] = Outcome(Kind.FAILED, reason=f"the measuring process ended with {by}{hint}")
         with suppress(OSError):
             _reply(connection, failure)
+
+
+def _verify_checkpoint(model: str) -> None:
+    from tlbench import catalogue as catalogues
+    from tlbench.checkpoints import locate
+
+    catalogue = catalogues.load()
+    locate(catalogue.get(model), catalogue)
 
 
 def _answer(request: dict[str, Any]) -> Outcome[Any]:

@@ -20,11 +20,13 @@ from tlbench.files import (
     folder_written_whole,
     locked,
     sha256_of,
+    sha256_of_unchanged,
     tree_digest,
     write_json,
     written_whole,
 )
 from tlbench.paths import cache_dir
+from tlbench.spans import Category, span
 
 HUB_PROBE_TIMEOUT_S = 0.8
 WEIGHT_SUFFIX = ".safetensors"
@@ -76,21 +78,22 @@ def read_pins(catalogue: Catalogue) -> Pins:
 
 
 def locate(model: Model, catalogue: Catalogue) -> Checkpoint:
-    """The model's checkpoint, every byte verified against its pin.
+    """The model's checkpoint, every byte verified against its pin, once a process and its forks unless a file changed.
 
     Raises:
         CheckpointUnavailable: if it is a hub model that is not in this machine's HuggingFace cache.
         BadInput: if it was never made, is not pinned, or differs from its pin in as little as one bit.
     """
-    pins = read_pins(catalogue).get(model.name)
-    folder = _folder(model, pins)
-    prompts_file = _prompts_file(model, folder)
-    if not pins:
-        raise BadInput(
-            f"{model.name} has no entry in {catalogue.lock_path}: run `tlbench checkpoints {model.name}` to pin it"
-        )
-    _verify(model, folder, prompts_file, pins)
-    return Checkpoint(model, folder, tree_digest(pins), prompt_sets.load(prompts_file))
+    with span(Category.VERIFY):
+        pins = read_pins(catalogue).get(model.name)
+        folder = _folder(model, pins)
+        prompts_file = _prompts_file(model, folder)
+        if not pins:
+            raise BadInput(
+                f"{model.name} has no entry in {catalogue.lock_path}: run `tlbench checkpoints {model.name}` to pin it"
+            )
+        _verify(model, folder, prompts_file, pins)
+        return Checkpoint(model, folder, tree_digest(pins), prompt_sets.load(prompts_file))
 
 
 def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lambda _: None) -> Checkpoint:
@@ -188,7 +191,7 @@ def _verify(model: Model, folder: Path, prompts_file: Path, pins: Mapping[str, s
         path = prompts_file if name == prompt_sets.FILE_NAME else folder / name
         if not path.is_file():
             raise BadInput(f"{model.name}: {path} is missing: run `tlbench checkpoints {model.name}` to restore it")
-        found = sha256_of(path)
+        found = sha256_of_unchanged(path)
         if found != expected:
             raise BadInput(
                 f"{model.name}: {path} has SHA-256 {found[:16]}… and is pinned as {expected[:16]}…: it is truncated or "

@@ -35,17 +35,25 @@ PACKAGE = "transformer-lens"
 
 def main(arguments: Sequence[str]) -> int:
     """Run one step; a failure is one sentence on standard error and exit status 1."""
+    sys.path.insert(0, str(HERE.parents[1]))
+    from tlbench.spans import Category, span
+
     try:
-        if len(arguments) == 3 and arguments[0] == "build":
-            build(Path(arguments[1]), Path(arguments[2]))
-        elif len(arguments) == 3 and arguments[0] == "install":
-            install(Path(arguments[1]), arguments[2])
-        else:
-            raise InstallError("usage: installer.py build BUILD_DIR WHEEL_DIR | install WHEEL COMMIT")
+        with span(Category.INSTALL):
+            _run_step(arguments)
     except InstallError as error:
         print(f"tlbench installer: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _run_step(arguments: Sequence[str]) -> None:
+    if len(arguments) == 3 and arguments[0] == "build":
+        build(Path(arguments[1]), Path(arguments[2]))
+    elif len(arguments) == 3 and arguments[0] == "install":
+        install(Path(arguments[1]), arguments[2])
+    else:
+        raise InstallError("usage: installer.py build BUILD_DIR WHEEL_DIR | install WHEEL COMMIT")
 
 
 class InstallError(Exception):
@@ -108,7 +116,6 @@ def _metadata(wheel: Path) -> Message:
 
 def _record(wheel: Path, commit: str, era: str, python: str) -> None:
     """Leave the proof of what is installed, for tlbench.provenance."""
-    sys.path.insert(0, str(HERE.parents[1]))
     importlib.invalidate_caches()
     from tlbench.files import write_json
     from tlbench.provenance import RECORD_NAME, wheel_digest

@@ -18,6 +18,7 @@ from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.lens import weights
 from tlbench.lens.interface import Lens
+from tlbench.spans import Category, span
 
 
 def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: bool) -> Lens:
@@ -42,10 +43,10 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
         with _loading_errors(), redirect_stdout(StringIO()):
             bridge.enable_compatibility_mode(disable_warnings=True, **asked.flags())
 
-    with _loading_errors(), redirect_stdout(StringIO()):
+    with _loading_errors(), redirect_stdout(StringIO()), span(Category.LOAD):
         bridge: Any = TransformerBridge.boot_transformers(name, device=device.current(), dtype=torch_dtype)
     if option is not Option.UNPROCESSED:
-        with weights_read.watching(bridge) if readback else nullcontext():
+        with weights_read.watching(bridge) if readback else nullcontext(), span(Category.PROCESS):
             process(option)
     bridge.eval()
 

@@ -27,6 +27,7 @@ from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.lens import weights
 from tlbench.lens.interface import Lens
+from tlbench.spans import Category, span
 
 LONGEST_MASK = 2048
 """HookedTransformer keeps a causal mask of n_ctx x n_ctx for every layer; TransformerLens caps its own models here too."""
@@ -53,7 +54,7 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
         **{flag: value for flag, value in option.flags().items() if flag in offered},
     }
     weights_read = _WeightReadback(HookedTransformer, torch_dtype, option, readback)
-    with _loading_errors(), redirect_stdout(StringIO()), weights_read.watching():
+    with _loading_errors(), redirect_stdout(StringIO()), weights_read.watching(), span(Category.LOAD):
         if checkpoint.model.source is Source.HUB:
             model = HookedTransformer.from_pretrained(checkpoint.model.hooked_name, **arguments)
         else:
@@ -145,7 +146,8 @@ class _WeightReadback:
             if self._reads:
                 self._before = weights.fingerprints(state, self._dtype)
             flags.setdefault("fold_value_biases", self._fold_value_biases)
-            return original(model, state, **flags)
+            with span(Category.PROCESS):
+                return original(model, state, **flags)
 
         with patch.object(self._class, "load_and_process_state_dict", load_and_process_state_dict):
             yield

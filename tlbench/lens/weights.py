@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from tlbench.spans import Category, span
 
 Fingerprints = dict[str, str]
 """Parameter name to a hash of its values."""
@@ -15,11 +18,10 @@ Fingerprints = dict[str, str]
 
 def fingerprints(state: Mapping[str, Any], dtype: torch.dtype) -> Fingerprints:
     """A hash of each floating-point tensor's values at ``dtype``."""
-    return {
-        name: _fingerprint(value.detach().to(dtype))
-        for name, value in state.items()
-        if isinstance(value, Tensor) and value.is_floating_point()
-    }
+    floats = {name: v.detach() for name, v in state.items() if isinstance(v, Tensor) and v.is_floating_point()}
+    # hashlib and torch both leave Python's lock while they work.
+    with span(Category.FINGERPRINT), ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        return dict(zip(floats, threads.map(lambda value: _fingerprint(value.to(dtype)), floats.values()), strict=True))
 
 
 def changed(before: Fingerprints, after: Fingerprints) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tlbench.exceptions import CellFailed
 from tlbench.files import canonical_json, locked, sha256_of, write_json, written_whole
 from tlbench.paths import cache_dir, package_dir
+from tlbench.spans import Category, span
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,17 @@ def read_or_make(path: Path, lock: str, make: Callable[[], None]) -> Kept | None
     Returns:
         None if ``make`` did not write it.
     """
-    kept = read(path)
-    if kept is None:
-        with locked(cache_dir() / "locks" / lock):
-            kept = read(path)
-            if kept is None:
-                if is_damaged(path):
-                    print(f"tlbench: {path} is damaged and is computed again", file=sys.stderr)
-                make()
+    with span(Category.READ):
+        kept = read(path)
+        if kept is None:
+            with locked(cache_dir() / "locks" / lock):
                 kept = read(path)
-    return kept
+                if kept is None:
+                    if is_damaged(path):
+                        print(f"tlbench: {path} is damaged and is computed again", file=sys.stderr)
+                    make()
+                    kept = read(path)
+        return kept
 
 
 def is_damaged(path: Path) -> bool:

@@ -1,0 +1,127 @@
+"""Runs in the environment under test, in place of asv_runner's fork server: ``python reader.py run_server SUITE SOCKET``.
+
+asv_runner forks its server for every figure, and a fork costs many times what it takes to read a figure that is there. A
+``track_`` benchmark of this suite only reads, and what it must wait for is measured by processes apart
+(``tlbench/server.py``), so this server runs it in its own process, by asv_runner's own function and with asv's messages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+LENGTH = "<Q"
+TIMED_OUT = -256
+"""asv's word for it."""
+
+
+def main(suite: str, socket_name: str) -> None:
+    """Answer one command after another until asv interrupts."""
+    from asv_runner._aux import update_sys_path
+
+    update_sys_path(suite)
+    with socket.socket(socket.AF_UNIX) as listening, suppress(KeyboardInterrupt):
+        listening.bind(socket_name)
+        listening.listen()
+        while True:
+            connection, _ = listening.accept()
+            with connection:
+                command = _receive(connection)
+                _send(connection, preimport(suite) if command["action"] == "preimport" else run(suite, command))
+
+
+def preimport(suite: str) -> str:
+    """Import every benchmark; what they print."""
+    from asv_runner._aux import posix_redirect_output
+    from asv_runner.discovery import disc_benchmarks
+
+    with _output_file() as output:
+        with posix_redirect_output(str(output), permanent=False):
+            for _ in disc_benchmarks(suite, ignore_import_errors=True):
+                pass
+        return output.read_text(errors="replace")
+
+
+def run(suite: str, command: dict[str, Any]) -> dict[str, Any]:
+    """Run one benchmark with one set of parameters: what it printed, and the exit status of a process that did so."""
+    from asv_runner._aux import posix_redirect_output
+
+    finders = list(sys.meta_path)
+    with _output_file() as output:
+        with posix_redirect_output(str(output), permanent=False):
+            status = _run_to_the_end(suite, command)
+        sys.meta_path[:] = finders  # asv_runner adds one every time
+        return {"out": output.read_text(errors="replace"), "errcode": status}
+
+
+def _run_to_the_end(suite: str, command: dict[str, Any]) -> int:
+    from asv_runner.run import _run
+
+    arguments = (suite, *(command[name] for name in ("benchmark_id", "params_str", "profile_path", "result_file")))
+    try:
+        os.chdir(command["cwd"])
+        with _time_limit(command["timeout"]):
+            _run(arguments)
+    except KeyboardInterrupt:
+        raise
+    except _TimedOut:
+        return TIMED_OUT
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+class _TimedOut(BaseException):
+    """No benchmark takes it for a failure of its own."""
+
+
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    def end(*_: object) -> None:
+        raise _TimedOut
+
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds or 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextmanager
+def _output_file() -> Iterator[Path]:
+    handle, name = tempfile.mkstemp()
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink()
+
+
+def _receive(connection: socket.socket) -> dict[str, Any]:
+    from asv_runner.server import recvall
+
+    (length,) = struct.unpack(LENGTH, recvall(connection, struct.calcsize(LENGTH)))
+    command: dict[str, Any] = json.loads(recvall(connection, length))
+    return command
+
+
+def _send(connection: socket.socket, answer: Any) -> None:
+    text = json.dumps(answer).encode()
+    connection.sendall(struct.pack(LENGTH, len(text)) + text)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder is no place to import from
+    main(*sys.argv[2:])

@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass, field, replace
 from math import prod, sqrt
 from pathlib import Path
 
-import psutil
 import torch
 from safetensors.torch import save_file
 
@@ -206,22 +205,33 @@ class Watch:
     peaks: dict[str, Peak] = field(default_factory=dict)
     together: int = 0
 
-    def sample(self, process, started):
+    def sample(self, pid, started):
         now, total = time.monotonic(), 0
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for one in [process, *process.children(recursive=True)]:
-                # A process that has just ended has no sizes any more.
-                with contextlib.suppress(psutil.Error, OSError, KeyError):
-                    sizes = resident(one.pid)
-                    key = role(one.cmdline())
-                    first = started.setdefault(one.pid, now)
-                    peak = self.peaks.setdefault(key, Peak())
-                    peak.anonymous = max(peak.anonymous, sizes["RssAnon"])
-                    peak.file_backed = max(peak.file_backed, sizes["RssFile"])
-                    peak.resident = max(peak.resident, sizes["VmHWM"])
-                    peak.seconds = max(peak.seconds, now - first)
-                    total += sizes["RssAnon"]
+        for one in family(pid):
+            # A process that has just ended has no sizes any more.
+            with contextlib.suppress(OSError, KeyError):
+                sizes = resident(one)
+                peak = self.peaks.setdefault(role(words_of(one)), Peak())
+                peak.anonymous = max(peak.anonymous, sizes["RssAnon"])
+                peak.file_backed = max(peak.file_backed, sizes["RssFile"])
+                peak.resident = max(peak.resident, sizes["VmHWM"])
+                peak.seconds = max(peak.seconds, now - started.setdefault(one, now))
+                total += sizes["RssAnon"]
         self.together = max(self.together, total)
+
+
+def family(pid):
+    """A process and its descendants, from the kernel's own lists: to look at every process would cost too much."""
+    yield pid
+    with contextlib.suppress(OSError):
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in children.read_text().split():
+                yield from family(int(child))
+
+
+def words_of(pid):
+    """A process's command line."""
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
 def resident(pid):
@@ -240,11 +250,10 @@ def watched(words, **environment):
     watch, started, over = Watch(), {}, threading.Event()
     settings = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", **environment}
     with subprocess.Popen(words, env=settings, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        process = psutil.Process(run.pid)
 
         def sample():
             while not over.wait(SAMPLING_S):
-                watch.sample(process, started)
+                watch.sample(run.pid, started)
 
         sampler = threading.Thread(target=sample)
         sampler.start()
@@ -272,7 +281,10 @@ def figures(shape=MISTRAL_7B, tl="4.3.0", dtype="float16", option="unprocessed",
         show(name=f"{shape.name} written", parameters=shape.parameters(), bytes=written, seconds=seconds)
         started = time.monotonic()
         asked = ["--tl", tl, "--dtype", dtype, "--option", option, "--no-floor", "--hooked-name", HOOKED_NAME]
-        out, status, watch = watched([str(BIN / "python"), "-m", "tlbench.cli", "verify", str(folder), *asked, "--json"])
+        words = [str(BIN / "python"), "-m", "tlbench.cli", "verify", str(folder), *asked, "--json"]
+        forget_references(shape.name)
+        out, status, watch = watched(words, TLBENCH_REMEASURE="1")
+        forget_references(shape.name)
         for name, peak in watch.peaks.items():
             show(name=name, **in_gib(peak), anonymous_bytes_a_parameter=round(peak.anonymous / shape.parameters(), 3))
         anonymous = round(watch.together / GIB, 2)
@@ -332,11 +344,19 @@ def lens_peak(folder, python, dtype, option, wrapper):
 
 def reference_peak(folder, dtype):
     with prepared(str(folder)) as (checkpoint, _):
-        for kept in (cache_dir() / "references").glob(f"{checkpoint.model.name}-*"):
-            kept.unlink()
+        forget_references(checkpoint.model.name)
         words = ["-m", "tlbench.reference.huggingface", "eager", dtype, checkpoint.model.name]
-        _, _, watch = watched([str(BIN / "python"), *words])
+        _, status, watch = watched([str(BIN / "python"), *words])
+        forget_references(checkpoint.model.name)
+    if status:
+        raise SystemExit(f"HuggingFace's reference of {checkpoint.model.name} in {dtype} ended with status {status}")
     return watch.peaks[ROLES["tlbench.reference.huggingface"]]
+
+
+def forget_references(model):
+    """Delete HuggingFace's kept logits, so that they are computed while memory is watched."""
+    for kept in (cache_dir() / "references").glob(f"{model}-*"):
+        kept.unlink()
 
 
 def growth(low, high, parameters):

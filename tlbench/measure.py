@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from tlbench import catalogue as catalogues
 from tlbench import checkpoints, device, errors, lens
+from tlbench.catalogue import Source
 from tlbench.cells import Attention, Cell, Dtype, ReferenceCell
 from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NoGolden, NonFiniteLogits, TlbenchError
@@ -36,7 +39,7 @@ def measure(cell: Cell, loaded: Loaded | None = None) -> Measurement:
         NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
         CellFailed: if loading or running raised.
     """
-    checkpoint, model = loaded or load_cell(cell)
+    checkpoint, model = loaded or load_cell(cell, [Attention.EAGER])
     reference = huggingface.reference_logits(checkpoint, cell.dtype, Attention.EAGER)
     t = {name: forward(model, huggingface.tokens(checkpoint, name)) for name in huggingface.PROMPT_SETS}
     vocabulary = (t["natural"].shape[-1], reference["natural"].shape[-1])
@@ -84,8 +87,13 @@ def measure_reference(cell: ReferenceCell) -> ReferenceMeasurement:
         return ReferenceMeasurement(cell, nonfinite, no_truth=str(error))
 
 
-def load_cell(cell: Cell) -> Loaded:
+def load_cell(cell: Cell, references: Iterable[Attention] = ()) -> Loaded:
     """The cell's checkpoint, verified, and its model in TransformerLens, ready to run deterministically.
+
+    Args:
+        cell: which cell.
+        references: which of HuggingFace's logits will be asked for. They are computed first, so that one large model is
+            in memory at a time.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
@@ -95,6 +103,7 @@ def load_cell(cell: Cell) -> Loaded:
     """
     checkpoint = _checkpoint(cell.model)
     make_deterministic(checkpoint.model.threads)
+    _prepare(checkpoint, cell.dtype, references)
     return checkpoint, lens.load(cell, checkpoint)
 
 
@@ -120,6 +129,18 @@ def make_deterministic(threads: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def _prepare(checkpoint: Checkpoint, dtype: Dtype, references: Iterable[Attention]) -> None:
+    """Have references computed. Where one cannot be, whoever asks for it is told why.
+
+    The zoo's models are small, and many of its cells do not exist in an old TransformerLens: theirs wait to be asked for.
+    """
+    if checkpoint.model.source is Source.ZOO:
+        return
+    for attention in references:
+        with suppress(CellFailed):
+            huggingface.reference_logits(checkpoint, dtype, attention)
 
 
 def _checkpoint(name: str) -> Checkpoint:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from tlbench import device
-from tlbench.cells import Cell, Import, ReferenceCell, RuntimeCell
+from tlbench.cells import Attention, Cell, Import, ReferenceCell, RuntimeCell
 from tlbench.exceptions import CellFailed, CheckpointUnavailable, NoGolden, NotApplicable, TlbenchError
 from tlbench.files import canonical_json, locked, sha256_of, tree_digest, write_json
 from tlbench.inside.profile import DepthProfile
@@ -58,6 +58,8 @@ class Question(Generic[S, R]):
         cell: what it is asked of.
         measurer: ``module:function`` that answers it; imported only where something is measured.
         record: the kind of answer.
+        references: which of HuggingFace's logits it reads. Another process computes them, and must have ended before the
+            cell's own model is loaded: two large models at once would not fit.
         is_kept: whether the answer is kept between runs, which only what is deterministic may be.
     """
 
@@ -65,6 +67,7 @@ class Question(Generic[S, R]):
     cell: type[S]
     measurer: str
     record: type[R]
+    references: tuple[Attention, ...] = ()
     is_kept: bool = True
 
     @property
@@ -79,15 +82,17 @@ class Question(Generic[S, R]):
         return measurer
 
 
-ACCURACY = Question[Cell, Measurement]("accuracy", Cell, "tlbench.measure:measure", Measurement)
+ACCURACY = Question[Cell, Measurement]("accuracy", Cell, "tlbench.measure:measure", Measurement, (Attention.EAGER,))
 REFERENCE = Question[ReferenceCell, ReferenceMeasurement](
     "reference", ReferenceCell, "tlbench.measure:measure_reference", ReferenceMeasurement
 )
-NOISE_FLOOR = Question[Cell, NoiseFloor]("noise-floor", Cell, "tlbench.noise_floor:measure_floor", NoiseFloor)
+NOISE_FLOOR = Question[Cell, NoiseFloor](
+    "noise-floor", Cell, "tlbench.noise_floor:measure_floor", NoiseFloor, tuple(Attention)
+)
 ERROR_BUDGET = Question[Cell, ErrorBudget]("error-budget", Cell, "tlbench.error_budget:measure_budget", ErrorBudget)
 DEPTH = Question[Cell, DepthProfile]("depth", Cell, "tlbench.inside.depth:measure_depth", DepthProfile)
 HOOKS = Question[Cell, HookTruth]("hooks", Cell, "tlbench.inside.hooks:measure_hooks", HookTruth)
-READING = Question[Cell, Reading]("reading", Cell, "tlbench.inside.reading:measure_reading", Reading)
+READING = Question[Cell, Reading]("reading", Cell, "tlbench.inside.reading:measure_reading", Reading, (Attention.EAGER,))
 GENERATION = Question[Cell, Generation]("generation", Cell, "tlbench.inside.generation:measure_generation", Generation)
 GRADIENTS = Question[Cell, Gradients]("gradients", Cell, "tlbench.inside.gradients:measure_gradients", Gradients)
 CONTEXT_LENGTH = Question[Cell, ContextLength](

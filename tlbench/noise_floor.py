@@ -26,7 +26,7 @@ def measure_floor(cell: Cell, loaded: Loaded | None = None) -> NoiseFloor:
         NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
         CellFailed: if loading or running raised, or a logit is not finite.
     """
-    checkpoint, model = loaded or load_cell(cell)
+    checkpoint, model = loaded or load_cell(cell, list(Attention))
     ids = huggingface.tokens(checkpoint, "natural")
     first = forward(model, ids)
     if bad := count_nonfinite(first):

@@ -100,7 +100,7 @@ def prepare_golden(checkpoint: Checkpoint) -> None:
 
 def judgement(answers: Answers) -> Judgement:
     """The verdict of a cell from its answers."""
-    accuracy, floor = answers.outcomes[ACCURACY.name], answers.outcomes[NOISE_FLOOR.name]
+    accuracy, floor = answers.outcomes[ACCURACY.name], answers.outcomes.get(NOISE_FLOOR.name)
     if accuracy.record is None:
         verdict = Verdict.NOT_APPLICABLE if accuracy.kind is Kind.NOT_APPLICABLE else Verdict.FAILED
         return Judgement(answers.cell, verdict, None, None, accuracy.reason)
@@ -111,12 +111,12 @@ def judgement(answers: Answers) -> Judgement:
         reason = (
             f"TransformerLens has {t} logits a position and HuggingFace {h}: the first {min(t, h)} are compared. {reason}"
         )
-    return Judgement(answers.cell, measured.verdict, measured, floor.record, reason.strip())
+    return Judgement(answers.cell, measured.verdict, measured, floor.record if floor else None, reason.strip())
 
 
 def conclusion(judgements: Sequence[Judgement]) -> str:
     """One line: what was found, and what to do about it."""
-    measured = [one for one in judgements if one.verdict is not Verdict.NOT_APPLICABLE]
+    measured = [one for one in judgements if one.measurement or one.verdict.is_alarm]
     alarms = [one for one in measured if one.verdict.is_alarm]
     if not measured:
         return "Nothing could be measured."
@@ -126,7 +126,9 @@ def conclusion(judgements: Sequence[Judgement]) -> str:
         return f"{len(alarms)} of {len(measured)} cells are not right ({words}). Worst: {_told(worst)}. {_advice(alarms)}"
     judged = [one for one in measured if one.truth]
     if not judged:
-        return f"{len(measured)} cells were measured and none could be judged: {measured[0].reason}"
+        errors = [error.max for one in measured if (error := one.error(Space.LOGIT))]
+        largest = f" The largest difference from HuggingFace's logits is {max(errors):.4g} nats." if errors else ""
+        return f"Of {len(measured)} cells that were measured none could be judged: {measured[0].reason}.{largest}"
     worst = max(judged, key=_severity)
     return (
         f"No cell of {len(measured)} is worse than benign. Worst: {_told(worst)}. "

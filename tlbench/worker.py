@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import IO, Any
@@ -22,16 +23,17 @@ VERSIONS = ("transformer-lens", "torch", "transformers", "numpy", "tokenizers")
 
 
 class _Subject:
-    """A cell whose model is loaded when the first question needs it."""
+    """A cell whose model is loaded when the first question needs it, after all that another process has to load it for."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, questions: Sequence[Question[Cell, Any]]) -> None:
         self.cell = cell
+        self.references = list(dict.fromkeys(kind for question in questions for kind in question.references))
 
     @cached_property
     def loaded(self) -> Any:
         from tlbench.measure import load_cell
 
-        return load_cell(self.cell)
+        return load_cell(self.cell, self.references)
 
     def answer(self, question: Question[Cell, Any]) -> dict[str, Any]:
         def measure(cell: Cell) -> Any:
@@ -46,14 +48,24 @@ def main() -> int:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     _say(out, {"versions": {name: _version(name) for name in VERSIONS}})
-    for line in sys.stdin:
-        request = json.loads(line)
-        # The model before is gone now, but for cycles: one at a time is in memory.
-        gc.collect()
-        subject = _Subject(Cell(*request["cell"]))
-        for name in request["questions"]:
-            _say(out, {"question": name, "outcome": subject.answer(QUESTIONS[name])})
+    for answer in serve(sys.stdin):
+        _say(out, answer)
     return 0
+
+
+def serve(requests: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The answers to the requests, question by question. One model at a time is in memory."""
+    for line in requests:
+        request = json.loads(line)
+        yield from _answers(Cell(*request["cell"]), [QUESTIONS[name] for name in request["questions"]])
+        # The model is out of reach now, but for cycles.
+        gc.collect()
+
+
+def _answers(cell: Cell, questions: Sequence[Question[Cell, Any]]) -> Iterator[dict[str, Any]]:
+    subject = _Subject(cell, questions)
+    for question in questions:
+        yield {"question": question.name, "outcome": subject.answer(question)}
 
 
 def _version(name: str) -> str:

@@ -31,6 +31,9 @@ def verify(
     device: Device = "cpu",
     space: Annotated[str, typer.Option(help="Of max, mean, median, std: origin, probability or logit.")] = "logit",
     hooked_name: HookedName = "",
+    floor: Annotated[
+        bool, typer.Option(help="Measure the noise floor, which takes four more forward passes a cell.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
 ) -> None:
     """Is TransformerLens right about this model? Exit status 0: no cell is worse than benign; 1: one is; 2: bad use."""
@@ -39,7 +42,7 @@ def verify(
     from tlbench.report import judgements as report
 
     one_space = parse(Space, space)
-    questions = (ACCURACY, NOISE_FLOOR)
+    questions: Questions = (ACCURACY, NOISE_FLOOR) if floor else (ACCURACY,)
     answers, environment, versions = _ask(model, _Grid(dtype, option, wrapper), tl, device, hooked_name, questions)
     found = [verifying.judgement(one) for one in answers]
     alarm = any(one.verdict.is_alarm for one in found)

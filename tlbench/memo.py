@@ -29,7 +29,18 @@ from tlbench.paths import cache_dir, package_dir
 from tlbench.record import ErrorBudget, Measurement, NoiseFloor, ReferenceMeasurement
 
 REMEASURE_VARIABLE = "TLBENCH_REMEASURE"
-MEASURING_MODULES = ("figures", "errors", "truth", "measure", "noise_floor", "error_budget", "record", "cells", "prompts")
+MEASURING_MODULES = (
+    "figures",
+    "errors",
+    "streaming",
+    "truth",
+    "measure",
+    "noise_floor",
+    "error_budget",
+    "record",
+    "cells",
+    "prompts",
+)
 
 
 class Record(Protocol):

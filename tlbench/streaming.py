@@ -1,4 +1,4 @@
-"""Figures of a tensor too large to be whole in float64: it is made some positions at a time, and what each chunk gives is combined.
+"""Figures of a tensor too large to be whole in float64: it is made in chunks of positions, and what each gives is combined.
 
 Where one chunk holds everything, as with the prompts that are committed, every figure is bit for bit torch's own of the
 whole tensor. Otherwise a maximum and a median are still exact, and a mean or a variance differs from torch's by no more than
@@ -22,7 +22,7 @@ SIGNIFICANT_BITS = 63
 
 
 def position_chunks(shape: Sequence[int]) -> list[slice]:
-    """Slices of the positions of a tensor ``[batch, pos, ...]``, in order, none with more than :data:`CHUNK_ENTRIES` entries."""
+    """Slices of the positions of a tensor ``[batch, pos, ...]``, in order, each of :data:`CHUNK_ENTRIES` entries at most."""
     batch, positions, *rest = shape
     each = max(CHUNK_ENTRIES // max(batch * prod(rest), 1), 1)
     return [slice(start, min(start + each, positions)) for start in range(0, positions, each)]
@@ -48,6 +48,11 @@ class Chunked:
         """The chunks, in the positions' order."""
         for rows in self._positions:
             yield self.make(*(source[:, rows] for source in self.sources))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of its entries."""
+        return self.make(*(source[:, :1] for source in self.sources)).dtype
 
     @property
     def _positions(self) -> list[slice]:
@@ -132,7 +137,7 @@ def median(tensor: Iterable[Tensor], count: int) -> float:
 
 
 def combined_mean(means: Sequence[float], counts: Sequence[int]) -> float:
-    """The mean over several parts, from the mean and the number of entries of each. Of one part it is that part's, to the bit."""
+    """The mean over several parts, from the mean and the number of entries of each; of one part, that part's to the bit."""
     mean, count = means[0], counts[0]
     for other, more in zip(means[1:], counts[1:], strict=True):
         count += more

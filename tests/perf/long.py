@@ -76,7 +76,8 @@ except (RuntimeError, MemoryError) as error:
         raise
     out_of_memory = True
 sample()
-print(json.dumps({{"phases": phases, "out_of_memory": out_of_memory, "seconds": time.monotonic() - started, "found": found}}))
+seconds = time.monotonic() - started
+print(json.dumps({{"phases": phases, "out_of_memory": out_of_memory, "seconds": seconds, "found": found}}))
 """
 
 
@@ -98,8 +99,8 @@ def make_checkpoints():
                     (target / file.name).symlink_to(file)
             natural = tuple(map(tuple, long_ids(base, tokens).tolist()))
             (target / FILE_NAME).write_text(to_json(Prompts(natural, base.prompts.origin)))
-        entries = [f'[[model]]\nname = "{name_of(n)}"\nsource = "local"\npath = "{name_of(n)}"\nthreads = 2\n' for n in LENGTHS]
-        (folder / "models.toml").write_text("\n".join(entries))
+        entry = '[[model]]\nname = "{0}"\nsource = "local"\npath = "{0}"\nthreads = 2\n'
+        (folder / "models.toml").write_text("\n".join(entry.format(name_of(tokens)) for tokens in LENGTHS))
     os.environ[CATALOGUE_VARIABLE] = str(folder / "models.toml")
     models = catalogue.load()
     for model in models.models:
@@ -107,7 +108,7 @@ def make_checkpoints():
 
 
 def make_references(tokens, python):
-    """HuggingFace's logits and the exact ones of a float32 cell, each where it is missing: minutes, and gigabytes on disk."""
+    """HuggingFace's logits and the exact ones of a float32 cell, where they are missing: minutes, and gigabytes on disk."""
     name = name_of(tokens)
     store.run_apart(reference_python(), "tests.perf.long", [name], f"computing the golden logits of {name}")
     words = ["eager", "float32", name]

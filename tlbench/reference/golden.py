@@ -67,11 +67,17 @@ class Golden:
         precision: ``float64``, or ``float32`` where the model is too large here.
         rotary: by position, the rms over batch and vocabulary of what rounding the rotary tables to float32 (as
             HuggingFace does) changes in the centred logits; 0 for a model without them. ``[pos]``, nats.
+        sha256: of the file that it was read from; empty where it was read from none.
     """
 
     logits: Tensor
     precision: Precision
     rotary: Tensor
+    sha256: str = ""
+
+    def is_same_file(self, other: Golden) -> bool:
+        """Whether both were read from files of the same content."""
+        return bool(self.sha256) and self.sha256 == other.sha256
 
 
 def golden(checkpoint: Checkpoint, weights: Weights) -> Golden:
@@ -91,7 +97,8 @@ def golden(checkpoint: Checkpoint, weights: Weights) -> Golden:
         raise NoGolden(f"the golden logits of {checkpoint.model.name} were not stored at {path}")
     if reason := kept.provenance.get("reason"):
         raise NoGolden(reason)
-    return Golden(kept.tensors["logits"], Precision(kept.provenance["precision"]), kept.tensors["rotary"])
+    precision = Precision(kept.provenance["precision"])
+    return Golden(kept.tensors["logits"], precision, kept.tensors["rotary"], kept.provenance["sha256"])
 
 
 def store_path(checkpoint: Checkpoint, weights: Weights) -> Path:

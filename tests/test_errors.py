@@ -49,7 +49,7 @@ def test_probability_space_agrees_with_numpy_in_float64():
 
 
 def test_statistics_of_known_numbers():
-    found = errors.statistics(torch.tensor([[1.0, 2.0], [3.0, 6.0]], dtype=torch.float64))
+    found = errors.whole_statistics(torch.tensor([[1.0, 2.0], [3.0, 6.0]], dtype=torch.float64))
     assert (found.max, found.mean, found.median) == (6.0, 3.0, 2.0)
     assert found.std == pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3))
 

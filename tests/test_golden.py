@@ -1,10 +1,14 @@
 """The golden is golden: float64 all the way, equal to independent computations, and refused where it is not."""
 
 import json
+import os
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import softmax
 
@@ -14,7 +18,9 @@ from tlbench.catalogue import Source
 from tlbench.cells import Dtype
 from tlbench.checkpoints import ensure
 from tlbench.exceptions import BadInput, CellFailed, NoGolden, NotGolden
-from tlbench.reference import float64, golden, huggingface, store
+from tlbench.prompts import Prompts
+from tlbench.reference import blocked, float64, golden, huggingface, store
+from tlbench.reference.context import long_ids
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
 
@@ -110,6 +116,35 @@ def test_rotary_rounding_is_reported_where_there_are_rotary_tables_and_nowhere_e
     assert not gpt2.any()
 
 
+@pytest.mark.parametrize("name", ["zoo-gpt2", "zoo-llama", "zoo-mistral", "zoo-gemma2", "zoo-mixtral", "zoo-bloom"])
+def test_the_committed_prompts_are_one_block_of_attention_and_their_logits_the_same_bits(name):
+    point = checkpoint(name)
+    model, ids = golden.load_exact(point.folder, Weights.FLOAT16), huggingface.tokens(point, "natural")
+    with torch.inference_mode(), true_float64():
+        whole = model(ids, use_cache=False).logits
+    assert torch.equal(golden.run(model, ids, Precision.FLOAT64), whole)
+
+
+def test_a_long_prompt_is_run_in_blocks_and_proved_on_its_beginning(monkeypatch):
+    point = checkpoint("zoo-llama")
+    ids = long_ids(point, golden.CHECKED_TOKENS + 10)
+    point = replace(point, prompts=Prompts(tuple(map(tuple, ids.tolist())), point.prompts.origin))
+    proved, queries, attention = [], [], blocked._in_blocks
+
+    def in_blocks(whole, at_once):
+        queries.append(at_once)
+        return attention(whole, at_once)
+
+    monkeypatch.setattr(blocked, "_in_blocks", in_blocks)
+    monkeypatch.setattr(golden, "assert_true_float64", lambda model, ids: proved.append(tuple(ids.shape)))
+    found = golden.evaluate(point, Weights.ORIGINAL)
+    assert proved == [(1, golden.CHECKED_TOKENS)]
+    assert queries == [blocked.QUERIES] * 2  # once more with rounded rotary tables
+    assert found.logits.shape[1] == found.rotary.shape[0] == golden.CHECKED_TOKENS + 10
+    computed = independent.llama_logits(point.folder, ids.tolist())
+    assert relative(found.logits, torch.from_numpy(computed)) < 1e-12
+
+
 # Keeping -------------------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +170,52 @@ def test_a_golden_is_computed_once_and_read_back_bit_for_bit(kept):
     assert calls == ["zoo-gpt2"]
     assert torch.equal(first.logits, again.logits)
     assert torch.equal(first.logits, golden.evaluate(point, Weights.FLOAT16).logits)
+
+
+def test_a_rounding_that_changes_no_weight_has_the_original_s_golden_and_its_file(kept, monkeypatch):
+    point, _ = kept
+    evaluated, evaluate = [], golden.evaluate
+
+    def noted(wanted, weights, *args, **kwargs):
+        evaluated.append((weights, kwargs["check"]))
+        return evaluate(wanted, weights, *args, **kwargs)
+
+    monkeypatch.setattr(golden, "evaluate", noted)
+    found = {weights: golden.golden(point, weights) for weights in Weights}
+    # The zoo's files are float32.
+    assert evaluated == [(Weights.FLOAT32, True), (Weights.FLOAT16, False), (Weights.BFLOAT16, False)]
+    assert os.path.samefile(*(golden.store_path(point, weights) for weights in (Weights.FLOAT32, Weights.ORIGINAL)))
+    assert found[Weights.FLOAT32].is_same_file(found[Weights.ORIGINAL])
+    assert not found[Weights.FLOAT16].is_same_file(found[Weights.ORIGINAL])
+    assert torch.equal(evaluate(point, Weights.ORIGINAL).logits, found[Weights.FLOAT32].logits)
+    note = json.loads(golden.store_path(point, Weights.ORIGINAL).with_suffix(".json").read_text())
+    assert note["weights"] == "original"
+
+
+@pytest.mark.parametrize(
+    ("stored", "unchanged"),
+    [(torch.float32, {"float32"}), (torch.float16, {"float32", "float16"}), (torch.bfloat16, {"float32", "bfloat16"})],
+)
+def test_a_dtype_that_holds_the_file_s_numbers_changes_no_weight(tmp_path, stored, unchanged):
+    weights = load_file(checkpoint("zoo-gpt2").folder / "model.safetensors")
+    rounded = {name: weight.to(stored) for name, weight in weights.items()}
+    save_file(rounded, tmp_path / "model.safetensors")
+    assert {dtype for dtype in Dtype if golden.changes_no_weight(tmp_path, dtype)} == unchanged
+    for dtype in unchanged:
+        assert all(torch.equal(weight, weight.to(getattr(torch, dtype)).to(stored)) for weight in rounded.values())
+
+
+def test_one_tensor_of_more_bits_is_enough_to_be_changed(tmp_path):
+    save_file({"a": torch.ones(2).bfloat16(), "b": torch.ones(2)}, tmp_path / "model.safetensors")
+    assert golden.changes_no_weight(tmp_path, Dtype.FLOAT32)
+    assert not golden.changes_no_weight(tmp_path, Dtype.BFLOAT16)
+
+
+def test_only_the_wanted_goldens_are_computed(kept):
+    point, _ = kept
+    golden.compute(point, wanted=(Weights.FLOAT32, Weights.ORIGINAL))
+    stored = {weights for weights in Weights if golden.store_path(point, weights).exists()}
+    assert stored == {Weights.FLOAT32, Weights.ORIGINAL}
 
 
 def test_a_corrupted_golden_is_computed_again_and_told(kept, capsys):
@@ -215,6 +296,36 @@ def test_the_store_refuses_what_it_did_not_write(tmp_path):
     assert torch.equal(store.read(path).tensors["a"], torch.ones(3))
     path.with_suffix(".json").write_text("{")
     assert store.read(path) is None
+
+
+def test_what_is_read_is_mapped_and_not_loaded(tmp_path):
+    path = tmp_path / "x.safetensors"
+    store.write(path, {"a": torch.ones(1000)}, {})
+    found = store.read(path)
+    mapped = Path("/proc/self/maps").read_text()
+    assert str(path) in mapped
+    start, end = next(line.split()[0].split("-") for line in mapped.splitlines() if str(path) in line)
+    assert int(start, 16) <= found.tensors["a"].data_ptr() < int(end, 16)
+
+
+def test_a_second_name_shares_the_file_where_the_disk_can_and_is_a_copy_where_it_cannot(tmp_path, monkeypatch):
+    first, second, third = (tmp_path / f"{name}.safetensors" for name in ("first", "second", "third"))
+    store.write(first, {"a": torch.ones(3)}, {"by": "first"})
+    store.write_again(second, first, {"by": "second"})
+
+    def refused(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    store.write_again(third, first, {"by": "third"})
+    assert os.path.samefile(first, second)
+    assert not os.path.samefile(first, third)
+    for path in (first, second, third):
+        assert store.read(path).tensors["a"].tolist() == [1, 1, 1]
+        assert store.read(path).provenance["by"] == path.stem
+    # Writing one again leaves the other as it is.
+    store.write(first, {"a": torch.zeros(3)}, {})
+    assert store.read(second).tensors["a"].tolist() == [1, 1, 1]
 
 
 def test_a_model_that_is_no_causal_language_model_is_refused_in_one_sentence(tmp_path):

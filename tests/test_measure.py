@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tlbench import Cell, catalogue
+from tlbench import measure as measuring
 from tlbench.checkpoints import ensure
 from tlbench.exceptions import CellFailed, NoGolden, NonFiniteLogits
 from tlbench.lens import Lens
@@ -91,6 +92,24 @@ def test_a_vocabulary_that_one_side_pads_is_compared_where_both_have_tokens(worl
     assert found.verdict is Verdict.EXACT
     world.h = padded
     assert world.measure(EXACT.float()).vocabulary == (D_VOCAB, D_VOCAB + 8)
+
+
+def test_a_rounded_golden_that_is_the_original_s_file_is_read_once(world, monkeypatch):
+    given = []
+    truth = measuring.against_truth
+
+    def noted(t, h, g, original, *args, **kwargs):
+        given.append(original is g)
+        return truth(t, h, g, original, *args, **kwargs)
+
+    monkeypatch.setattr(measuring, "against_truth", noted)
+    files = iter(["one", "one", "one", "another", "", ""])
+    monkeypatch.setattr(
+        golden, "golden", lambda checkpoint, weights: Golden(EXACT, world.precision, torch.zeros(4), next(files))
+    )
+    figures = [world.measure(world.h + 1e-3 * logits(1).float()).require_truth() for _ in range(3)]
+    assert given == [True, False, False]
+    assert figures[0] == figures[1] == figures[2]
 
 
 def test_other_positions_are_a_failure(world):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tlbench.cells import Cell
-from tlbench.errors import centred, count_nonfinite
+from tlbench.errors import centred_difference, count_nonfinite
 from tlbench.exceptions import CellFailed, NonFiniteLogits
 from tlbench.lens import Lens
 from tlbench.measure import Loaded, forward, load_cell
@@ -48,17 +48,14 @@ def measure_budget(cell: Cell, loaded: Loaded | None = None) -> ErrorBudget:
     with model.replacing_unembed_input(read[-1].double()):
         unrounded = _exact_forward(model, ids)
     rounded = unrounded.to(t.dtype)
-    z_t, z_g, z_original, z_processed, z_unrounded, z_rounded = map(
-        centred, (t, g.logits, original.logits, processed, unrounded, rounded)
-    )
     return ErrorBudget(
         cell=cell,
-        total=rms(z_t - z_original),
-        weight_rounding=rms(z_g - z_original),
-        weight_processing=rms(z_processed - z_g),
-        forward_arithmetic=rms(z_unrounded - z_processed),
-        final_rounding=rms(z_rounded - z_unrounded),
-        unexplained=rms(z_t - z_rounded),
+        total=rms(centred_difference(t, original.logits)),
+        weight_rounding=rms(centred_difference(g.logits, original.logits)),
+        weight_processing=rms(centred_difference(processed, g.logits)),
+        forward_arithmetic=rms(centred_difference(unrounded, processed)),
+        final_rounding=rms(centred_difference(rounded, unrounded)),
+        unexplained=rms(centred_difference(t, rounded)),
         rotary_tables=g.rotary.square().mean().sqrt().item(),
     )
 

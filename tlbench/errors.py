@@ -2,7 +2,8 @@
 
 Every function takes ``t`` (TransformerLens) and ``h`` (the reference), both ``[batch, pos, d_vocab]``,
 and knows tensors only. All arithmetic is float64 except in :func:`origin_error`, which repeats TransformerLens
-issue 496's figures to the letter. Statistics run over every entry of the tensor.
+issue 496's figures to the letter. Statistics run over every entry of the tensor, some positions at a time, so that no
+tensor of the size of the logits is made (:mod:`tlbench.streaming`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,28 @@ from torch import Tensor
 
 from tlbench.exceptions import CellFailed, NonFiniteLogits
 from tlbench.figures import ErrorStatistics, Shift
+from tlbench.streaming import Chunked, median, moments
 
 
-def statistics(error: Tensor) -> ErrorStatistics:
+def statistics(error: Chunked) -> ErrorStatistics:
+    """Max, mean, median (the lower of two middles) and unbiased std of a non-negative error, in its own dtype.
+
+    Of one chunk they are torch's. Of several, maximum and median are the same, and mean and std are combined in float64 and
+    then rounded to the dtype.
+    """
+    if len(error) == 1:
+        return whole_statistics(*error)
+    found = moments(error)
+    dtype = error.dtype
+    return ErrorStatistics(
+        max=found.largest,
+        mean=_rounded(found.mean, dtype),
+        median=median(error, found.count),
+        std=_rounded(found.std, dtype),
+    )
+
+
+def whole_statistics(error: Tensor) -> ErrorStatistics:
     """torch's max, mean, median (the lower of two middles) and unbiased std of ``error``, in its own dtype."""
     return ErrorStatistics(
         max=torch.max(error).item(),
@@ -35,7 +55,7 @@ def origin_error(t: Tensor, h: Tensor) -> ErrorStatistics:
         CellFailed: if the shapes differ.
     """
     _require_comparable(t, h)
-    return statistics((torch.softmax(h, dim=-1) - torch.softmax(t, dim=-1)).abs())
+    return statistics(Chunked(lambda t, h: (torch.softmax(h, dim=-1) - torch.softmax(t, dim=-1)).abs(), (t, h)))
 
 
 def probability_error(t: Tensor, h: Tensor) -> ErrorStatistics:
@@ -46,7 +66,7 @@ def probability_error(t: Tensor, h: Tensor) -> ErrorStatistics:
         CellFailed: if the shapes differ.
     """
     _require_comparable(t, h)
-    return statistics((torch.softmax(t.double(), -1) - torch.softmax(h.double(), -1)).abs())
+    return statistics(Chunked(lambda t, h: (torch.softmax(t.double(), -1) - torch.softmax(h.double(), -1)).abs(), (t, h)))
 
 
 def centred(logits: Tensor) -> Tensor:
@@ -67,7 +87,12 @@ def logit_error(t: Tensor, h: Tensor) -> ErrorStatistics:
         CellFailed: if the shapes differ.
     """
     _require_comparable(t, h)
-    return statistics((centred(t) - centred(h)).abs())
+    return statistics(centred_difference(t, h))
+
+
+def centred_difference(t: Tensor, h: Tensor) -> Chunked:
+    """|centred(t) - centred(h)|, in float64."""
+    return Chunked(lambda t, h: (centred(t) - centred(h)).abs(), (t, h))
 
 
 def removed_shift(t: Tensor, h: Tensor) -> Shift:
@@ -80,11 +105,9 @@ def removed_shift(t: Tensor, h: Tensor) -> Shift:
         CellFailed: if the shapes differ.
     """
     _require_comparable(t, h)
-    difference = t.double() - h.double()
-    return Shift(
-        max_abs=difference.mean(dim=-1).abs().max().item(),
-        raw_max=difference.abs().max().item(),
-    )
+    differences = Chunked(lambda t, h: t.double() - h.double(), (t, h))
+    found = [(d.mean(dim=-1).abs().max().item(), d.abs().max().item()) for d in differences]
+    return Shift(max_abs=max(shift for shift, _ in found), raw_max=max(raw for _, raw in found))
 
 
 def over_common_vocabulary(t: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +120,11 @@ def over_common_vocabulary(t: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
 
 def count_nonfinite(logits: Tensor) -> int:
     """How many logits are NaN or infinite."""
-    return int((~torch.isfinite(logits)).sum())
+    return sum(int(bad.sum()) for bad in Chunked(lambda z: ~torch.isfinite(z), (logits,)))
+
+
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    return torch.tensor(value, dtype=torch.float64).to(dtype).item()
 
 
 def _require_comparable(t: Tensor, h: Tensor) -> None:

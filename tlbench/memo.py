@@ -31,7 +31,18 @@ from tlbench.runtime.records import Memory, Scaling, Slowdown
 from tlbench.spans import Category, span
 
 REMEASURE_VARIABLE = "TLBENCH_REMEASURE"
-MEASURING_MODULES = ("figures", "errors", "truth", "measure", "noise_floor", "error_budget", "record", "cells", "prompts")
+MEASURING_MODULES = (
+    "figures",
+    "errors",
+    "streaming",
+    "truth",
+    "measure",
+    "noise_floor",
+    "error_budget",
+    "record",
+    "cells",
+    "prompts",
+)
 
 
 class Record(Protocol):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tlbench.cells import Attention, Cell
-from tlbench.errors import centred, count_nonfinite
+from tlbench.errors import centred_difference, count_nonfinite
 from tlbench.exceptions import NonFiniteLogits
 from tlbench.measure import Loaded, forward, load_cell
 from tlbench.record import NoiseFloor
@@ -47,4 +47,4 @@ def measure_floor(cell: Cell, loaded: Loaded | None = None) -> NoiseFloor:
 
 
 def _largest(one: Tensor, other: Tensor) -> float:
-    return (centred(one) - centred(other)).abs().max().item()
+    return max(error.max().item() for error in centred_difference(one, other))

@@ -2,12 +2,15 @@
 
 Every function takes raw logits ``[batch, pos, d_vocab]`` and knows tensors only: ``t`` (TransformerLens), ``h``
 (HuggingFace at the same dtype) and ``g`` (the golden, float64). All arithmetic is float64; errors are taken between
-logits centred at each position, so that e_t = z_t - z_g and e_h = z_h - z_g.
+logits centred at each position, so that e_t = z_t - z_g and e_h = z_h - z_g. They are made some positions at a time: only
+tensors ``[batch, pos]`` are ever whole.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +18,7 @@ from torch import Tensor
 from tlbench.cells import Dtype
 from tlbench.errors import centred
 from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF, Truth
+from tlbench.streaming import Chunked, combined_mean, position_chunks
 
 TIE_ULPS = 4
 """A golden margin of at most so many units in the last place makes a change of the top token a tie."""
@@ -39,55 +43,137 @@ def against_truth(
         t: TransformerLens's finite logits.
         h: HuggingFace's finite logits at the same dtype, with the attention that TransformerLens forces.
         g: the golden logits of the weights rounded to ``dtype``.
-        original: the golden logits of the weights as they are in the file.
+        original: the golden logits of the weights as they are in the file; where rounding changes none, ``g`` itself may
+            be given, which saves reading it twice.
         dtype: at which ``t`` and ``h`` were computed.
         precision: in what the goldens were computed.
         has_experts: whether the model is a mixture of experts.
     """
-    z_g, z_original = centred(g), centred(original)
-    e_t, e_h = centred(t) - z_g, centred(h) - z_g
-    reference_rms, golden_rms = rms(e_h), rms(z_g)
-    largest_explained = 2 * RATIO_GATE[dtype] * e_h.abs().max().item()
-    flips = top1_changes(t, g, dtype)
-    kl = kl_divergence(g, t)
+    parts = [
+        _part(t[:, rows], h[:, rows], g[:, rows], None if original is g else original[:, rows], dtype)
+        for rows in position_chunks(t.shape)
+    ]
+    error_rms, reference_rms, golden_rms, total_rms, weights_rms = _rms_values(parts)
+    resolution = FLOAT64_RESOLUTION * golden_rms
+    largest_explained = 2 * RATIO_GATE[dtype] * max(part.largest_reference for part in parts)
+    flips = torch.cat([part.flips for part in parts])
+    kl = torch.cat([part.kl for part in parts], 1)
+    squares = torch.cat([part.error_squares for part in parts], 1)
+    reference_squares = torch.cat([part.reference_squares for part in parts], 1)
     return Truth(
-        identical=torch.equal(t, h),
-        error_rms=rms(e_t),
+        identical=all(part.identical for part in parts),
+        error_rms=error_rms,
         reference_rms=reference_rms,
         golden_rms=golden_rms,
-        error_ratio=rms(e_t) / max(reference_rms, FLOAT64_RESOLUTION * golden_rms),
-        error_correlation=correlation(e_t, e_h),
-        bits_lost=bits_lost(rms(e_t), golden_rms, dtype),
+        error_ratio=error_rms / max(reference_rms, resolution),
+        error_correlation=combined_correlation([part.product for part in parts]),
+        bits_lost=bits_lost(error_rms, golden_rms, dtype),
         kl_nats=kl.mean().item(),
         kl_max_nats=kl.max().item(),
         top1_flips=int((flips > 0).sum()),
         top1_ties=int((flips == 0).sum()),
         top1_unexplained=int((flips > largest_explained).sum()),
-        shift_spread=e_t.square().mean(-1).sqrt().max().item(),
-        total_rms=rms(e_t + z_g - z_original),
-        weights_rms=rms(z_g - z_original),
+        shift_spread=squares.sqrt().max().item(),
+        total_rms=total_rms,
+        weights_rms=weights_rms,
         golden_precision=precision,
-        typical_ratio=typical(e_t) / max(typical(e_h), FLOAT64_RESOLUTION * golden_rms),
+        typical_ratio=_typical(squares) / max(_typical(reference_squares), resolution),
         has_experts=has_experts,
     )
 
 
-def rms(error: Tensor) -> float:
+@dataclass(frozen=True)
+class _Part:
+    """What some positions give.
+
+    Attributes:
+        entries: how many logits.
+        identical: whether t and h are the same, bit for bit.
+        mean_squares: of e_t, e_h, z_g, e_t + z_g - z_original and z_g - z_original.
+        product: of e_t and e_h.
+        largest_reference: max |e_h|.
+        error_squares: the mean of e_t squared at each position. ``[batch, pos]``.
+        reference_squares: and that of e_h squared.
+        kl: as :func:`kl_divergence`. ``[batch, pos]``.
+        flips: as :func:`top1_changes`. ``[n]``.
+    """
+
+    entries: int
+    identical: bool
+    mean_squares: tuple[float, ...]
+    product: Product
+    largest_reference: float
+    error_squares: Tensor
+    reference_squares: Tensor
+    kl: Tensor
+    flips: Tensor
+
+
+def _part(t: Tensor, h: Tensor, g: Tensor, original: Tensor | None, dtype: Dtype) -> _Part:
+    """The figures of some positions. ``original`` is None where it is ``g`` itself."""
+    kl, flips = kl_divergence(g, t), top1_changes(t, g, dtype)
+    z_g = centred(g)
+    e_t, e_h = centred(t) - z_g, centred(h) - z_g
+    z_original = z_g if original is None else centred(original)
+    return _Part(
+        entries=t.numel(),
+        identical=torch.equal(t, h),
+        mean_squares=tuple(map(_mean_square, (e_t, e_h, z_g, e_t + z_g - z_original, z_g - z_original))),
+        product=product_of(e_t, e_h),
+        largest_reference=e_h.abs().max().item(),
+        error_squares=e_t.square().mean(-1),
+        reference_squares=e_h.square().mean(-1),
+        kl=kl,
+        flips=flips,
+    )
+
+
+def _rms_values(parts: Sequence[_Part]) -> list[float]:
+    """The root of each of the mean squares over all parts."""
+    counts = [part.entries for part in parts]
+    return [math.sqrt(combined_mean(means, counts)) for means in zip(*(part.mean_squares for part in parts), strict=True)]
+
+
+def _mean_square(error: Tensor) -> float:
+    return error.square().mean().item()
+
+
+def rms(error: Chunked) -> float:
     """The root of the mean square over every entry."""
-    return float(error.square().mean().sqrt())
+    found = [(_mean_square(chunk), chunk.numel()) for chunk in error]
+    return math.sqrt(combined_mean(*zip(*found, strict=True)))
 
 
-def typical(error: Tensor) -> float:
+def _typical(squares: Tensor) -> float:
     """The root of the median over positions of the mean square over the vocabulary."""
-    return float(error.square().mean(-1).median().sqrt())
+    return float(squares.median().sqrt())
+
+
+@dataclass(frozen=True)
+class Product:
+    """Of two errors: the sum of their products, the norm of each, and whether they are the same."""
+
+    dot: float
+    norms: tuple[float, float]
+    equal: bool
+
+
+def product_of(e_t: Tensor, e_h: Tensor) -> Product:
+    """Of two errors of one shape."""
+    return Product(float((e_t * e_h).sum()), (float(e_t.norm()), float(e_h.norm())), torch.equal(e_t, e_h))
 
 
 def correlation(e_t: Tensor, e_h: Tensor) -> float:
     """The cosine of two errors, which are centred already; 1 where both are 0, and 0 where one is."""
-    norms = float(e_t.norm()) * float(e_h.norm())
-    if norms == 0:
-        return 1.0 if torch.equal(e_t, e_h) else 0.0
-    return float((e_t * e_h).sum()) / norms
+    return combined_correlation([product_of(e_t, e_h)])
+
+
+def combined_correlation(parts: Sequence[Product]) -> float:
+    """:func:`correlation` of two errors given in parts."""
+    one, other = (math.hypot(*(part.norms[i] for part in parts)) for i in range(2))
+    if one * other == 0:
+        return 1.0 if all(part.equal for part in parts) else 0.0
+    return math.fsum(part.dot for part in parts) / (one * other)
 
 
 def bits_lost(error_rms: float, golden_rms: float, dtype: Dtype) -> float:

@@ -21,16 +21,23 @@ from torch import Tensor
 from tlbench.cells import Dtype
 from tlbench.checkpoints import Checkpoint
 from tlbench.environments import reference_python
+from tlbench.errors import centred
 from tlbench.exceptions import CellFailed, NoGolden, NotGolden
 from tlbench.reference import huggingface, store
+from tlbench.reference.blocked import in_blocks
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.several import compute_each, zoo_with
+from tlbench.streaming import Chunked
 
 METHOD = "1"
 """Raised by hand when what is computed changes, so that goldens of the old method are not read."""
 FLOAT64_BYTES_PER_PARAMETER = 10
 FLOAT32_BYTES_PER_PARAMETER = 5
 """What a parameter needs while its model is loaded and run: itself, and a quarter for activations and the largest tensor."""
+CHECKED_TOKENS = 256
+"""Of each sequence at most so many prove that the evaluation is float64: the proof evaluates them three times."""
+HOLDS = {Dtype.FLOAT32: {"F32", "F16", "BF16"}, Dtype.FLOAT16: {"F16"}, Dtype.BFLOAT16: {"BF16"}}
+"""The dtypes, as safetensors writes them, whose every number the dtype has."""
 NATURAL = "natural"
 ROTARY_TABLES = ("inv_freq", "embed_positions")
 
@@ -60,11 +67,17 @@ class Golden:
         precision: ``float64``, or ``float32`` where the model is too large here.
         rotary: by position, the rms over batch and vocabulary of what rounding the rotary tables to float32 (as
             HuggingFace does) changes in the centred logits; 0 for a model without them. ``[pos]``, nats.
+        sha256: of the file that it was read from; empty where it was read from none.
     """
 
     logits: Tensor
     precision: Precision
     rotary: Tensor
+    sha256: str = ""
+
+    def is_same_file(self, other: Golden) -> bool:
+        """Whether both were read from files of the same content."""
+        return bool(self.sha256) and self.sha256 == other.sha256
 
 
 def golden(checkpoint: Checkpoint, weights: Weights) -> Golden:
@@ -84,7 +97,8 @@ def golden(checkpoint: Checkpoint, weights: Weights) -> Golden:
         raise NoGolden(f"the golden logits of {checkpoint.model.name} were not stored at {path}")
     if reason := kept.provenance.get("reason"):
         raise NoGolden(reason)
-    return Golden(kept.tensors["logits"], Precision(kept.provenance["precision"]), kept.tensors["rotary"])
+    precision = Precision(kept.provenance["precision"])
+    return Golden(kept.tensors["logits"], precision, kept.tensors["rotary"], kept.provenance["sha256"])
 
 
 def store_path(checkpoint: Checkpoint, weights: Weights) -> Path:
@@ -93,14 +107,17 @@ def store_path(checkpoint: Checkpoint, weights: Weights) -> Path:
     return store.path_of("golden", checkpoint.model.name, key)
 
 
-def compute(checkpoint: Checkpoint, available_bytes: int | None = None) -> None:
-    """Compute and store every golden of a checkpoint in this process, with one model in memory at a time.
+def compute(checkpoint: Checkpoint, available_bytes: int | None = None, wanted: Sequence[Weights] = tuple(Weights)) -> None:
+    """Compute and store goldens of a checkpoint in this process, with one model in memory at a time.
 
     Where the architecture cannot be evaluated in float64, the reason is stored in its place, so that it is tried once.
+    Roundings that change no weight give the function of the weights as they are in the file: it is computed once, and all
+    share one file.
 
     Args:
         checkpoint: whose function.
         available_bytes: the memory that may be used; by default what the machine has free.
+        wanted: of which weights; by default of all.
 
     Raises:
         CellFailed: if TransformerLens is imported here.
@@ -109,14 +126,16 @@ def compute(checkpoint: Checkpoint, available_bytes: int | None = None) -> None:
     if "transformer_lens" in sys.modules:
         raise CellFailed("a golden was about to be computed in a process that has TransformerLens imported")
     torch.set_num_threads(checkpoint.model.threads)
-    missing = [weights for weights in Weights if store.read(store_path(checkpoint, weights)) is None]
+    missing = [weights for weights in wanted if store.read(store_path(checkpoint, weights)) is None]
     if not missing:
         return
     precision = affordable(checkpoint.folder, available_bytes)
     try:
-        for weights in missing:
+        for i, same in enumerate(_of_one_function(checkpoint.folder, missing)):
             # What is checked is the architecture, which is the same for all weights.
-            _write(checkpoint, weights, evaluate(checkpoint, weights, precision, check=weights is missing[0]))
+            found = evaluate(checkpoint, same[0], precision, check=i == 0)
+            _write(checkpoint, same, found)
+            del found  # before the next is evaluated: of a long context it is as large as the model
     except NotGolden as error:
         for weights in missing:
             _write_reason(checkpoint, weights, str(error))
@@ -133,12 +152,12 @@ def evaluate(
     model = load_exact(checkpoint.folder, weights, precision)
     ids = huggingface.tokens(checkpoint, NATURAL)
     if check and precision is Precision.FLOAT64:
-        assert_true_float64(model, ids)
+        assert_true_float64(model, ids[:, :CHECKED_TOKENS])
     logits = run(model, ids, precision)
-    changed = round_rotary_tables(model)
-    difference = run(model, ids, precision) - logits if changed else torch.zeros_like(logits)
-    difference -= difference.mean(-1, keepdim=True)
-    return Golden(logits, precision, difference.square().mean((0, 2)).sqrt())
+    if not round_rotary_tables(model):
+        return Golden(logits, precision, logits.new_zeros(ids.shape[1]))
+    differences = Chunked(lambda rounded, exact: centred(rounded - exact), (run(model, ids, precision), logits))
+    return Golden(logits, precision, torch.cat([d.square().mean((0, 2)).sqrt() for d in differences]))
 
 
 def load_exact(folder: Path, weights: Weights, precision: Precision = Precision.FLOAT64) -> Any:
@@ -166,8 +185,11 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def run(model: Any, ids: Tensor, precision: Precision) -> Tensor:
-    """The logits ``[batch, pos, d_vocab]`` of a model from :func:`load_exact`, in float64."""
-    with torch.inference_mode():
+    """The logits ``[batch, pos, d_vocab]`` of a model from :func:`load_exact`, in float64.
+
+    Attention is computed some queries at a time, so that its scores grow with the length and not with its square.
+    """
+    with torch.inference_mode(), in_blocks(model):
         if precision is Precision.FLOAT64:
             with true_float64():
                 logits: Tensor = model(ids, use_cache=False).logits
@@ -220,9 +242,32 @@ def parameter_count(folder: Path) -> int:
     return count
 
 
-def _write(checkpoint: Checkpoint, weights: Weights, found: Golden) -> None:
+def _of_one_function(folder: Path, wanted: Sequence[Weights]) -> list[list[Weights]]:
+    """The wanted weights, those that rounding leaves as they are in the file together."""
+    unchanged = [weights for weights in wanted if weights is Weights.ORIGINAL or changes_no_weight(folder, Dtype(weights))]
+    rounded = [[weights] for weights in wanted if weights not in unchanged]
+    return ([unchanged] if unchanged else []) + rounded
+
+
+def changes_no_weight(folder: Path, dtype: Dtype) -> bool:
+    """Whether a dtype has every number that a folder's safetensors may hold, read from their headers."""
+    from safetensors import safe_open
+
+    found = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            found |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    return found <= HOLDS[dtype]
+
+
+def _write(checkpoint: Checkpoint, same: Sequence[Weights], found: Golden) -> None:
+    """Store one golden for all the weights whose it is."""
     tensors = {"logits": found.logits, "rotary": found.rotary}
-    store.write(store_path(checkpoint, weights), tensors, {**_provenance(checkpoint, weights), "precision": found.precision})
+    first = store_path(checkpoint, same[0])
+    store.write(first, tensors, {**_provenance(checkpoint, same[0]), "precision": found.precision})
+    for weights in same[1:]:
+        provenance = {**_provenance(checkpoint, weights), "precision": found.precision}
+        store.write_again(store_path(checkpoint, weights), first, provenance)
 
 
 def _write_reason(checkpoint: Checkpoint, weights: Weights, reason: str) -> None:

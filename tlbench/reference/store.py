@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -53,8 +54,30 @@ def write(path: Path, tensors: dict[str, Tensor], provenance: Mapping[str, str])
     write_json(_provenance_path(path), {**provenance, "sha256": digest})
 
 
+def write_again(path: Path, written: Path, provenance: Mapping[str, str]) -> None:
+    """Keep what :func:`write` just wrote under a second name, with a provenance of its own.
+
+    The two names share one file where the file system can, so that neither the disk nor the page cache holds it twice.
+
+    Raises:
+        BadInput: if the disk refuses.
+    """
+    with written_whole(path) as temporary:
+        temporary.unlink()
+        try:
+            os.link(written, temporary)
+        except OSError:
+            shutil.copyfile(written, temporary)
+        digest = sha256_of(temporary)
+    write_json(_provenance_path(path), {**provenance, "sha256": digest})
+
+
 def read(path: Path) -> Kept | None:
-    """The tensors, or None where they are missing or damaged."""
+    """The tensors, or None where they are missing or damaged.
+
+    They are not loaded: safetensors maps the file into memory, so that what is read of them is page cache, which the kernel
+    drops when memory is short. The hash is taken in pieces.
+    """
     from safetensors.torch import load_file
 
     try:

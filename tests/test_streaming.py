@@ -1,0 +1,330 @@
+"""Figures made in chunks of positions are those of the whole tensor, and none of them makes a tensor of the logits' size."""
+
+import math
+from dataclasses import asdict
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as some
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tlbench import errors, streaming
+from tlbench.cells import Dtype
+from tlbench.exceptions import NonFiniteLogits
+from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF
+from tlbench.streaming import Chunked, combined_mean, median, moments, position_chunks
+from tlbench.truth import against_truth, kl_divergence, rms, top1_changes
+
+SPACES = (errors.origin_error, errors.probability_error, errors.logit_error)
+DENORMAL = 5e-324
+
+
+SMALL_RADIX = 7
+"""Nine passes over 63 bits, which for so few entries is faster than counting into two million places."""
+
+
+def chunks_of(entries, radix_bits=SMALL_RADIX):
+    """Within the block, at most so many entries are in a chunk."""
+    return patch.multiple(streaming, CHUNK_ENTRIES=entries, RADIX_BITS=radix_bits)
+
+
+def logits(*shape, seed=0, dtype=torch.float64):
+    return (3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).to(dtype)
+
+
+def chunked(tensor):
+    return Chunked(lambda x: x, (tensor,))
+
+
+shapes = some.tuples(some.integers(1, 3), some.integers(1, 12), some.integers(1, 5))
+sizes = some.sampled_from([0.0, DENORMAL, 2.5e-320, 1.0, math.nextafter(1.0, 2.0), 1e300]) | some.floats(0, 1e308)
+
+
+@some.composite
+def non_negative(draw):
+    """A tensor ``[batch, pos, d_vocab]`` with ties, zeros and denormal numbers."""
+    shape = draw(shapes)
+    few = draw(some.lists(sizes, min_size=1, max_size=4))
+    n = math.prod(shape)
+    values = draw(some.lists(some.sampled_from(few) | sizes, min_size=n, max_size=n))
+    return torch.tensor(values, dtype=torch.float64).reshape(shape)
+
+
+# The walk ------------------------------------------------------------------------------------------------------------
+
+
+@given(shapes, some.integers(1, 70))
+def test_chunks_are_all_positions_in_order_and_none_is_too_large_unless_one_position_is(shape, entries):
+    with chunks_of(entries):
+        slices = position_chunks(shape)
+    covered = [position for rows in slices for position in range(*rows.indices(shape[1]))]
+    assert covered == list(range(shape[1]))
+    each = shape[0] * shape[2]
+    lengths = [len(range(*rows.indices(shape[1]))) for rows in slices]
+    assert all(each * length <= entries or length == 1 for length in lengths)
+    # As few as there can be: another position would not have fitted.
+    assert all(each * (length + 1) > entries for length in lengths[:-1])
+
+
+def test_the_committed_prompts_of_smollm2_are_one_chunk():
+    assert len(position_chunks((2, 64, 49152))) == 1
+
+
+# Each figure ---------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(non_negative(), some.integers(1, 20))
+@example(torch.zeros(1, 4, 1, dtype=torch.float64), 1)
+@example(torch.tensor([[[0.0], [DENORMAL], [2 * DENORMAL], [1.0]]], dtype=torch.float64), 1)
+def test_the_median_is_torch_s_to_the_bit(values, entries):
+    with chunks_of(entries):
+        assert median(chunked(values), values.numel()) == values.median().item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_median_of_fewer_bits_is_torch_s_too(dtype):
+    values = logits(2, 30, 7, dtype=dtype).abs()
+    with chunks_of(20, streaming.RADIX_BITS):
+        assert median(chunked(values), values.numel()) == values.median().item()
+
+
+@settings(deadline=None)
+@given(shapes, some.integers(1, 20), some.integers(0, 1000), some.sampled_from([0.0, 1e6]))
+def test_moments_are_those_that_numpy_finds_in_the_whole(shape, entries, seed, offset):
+    values = offset + logits(*shape, seed=seed).abs()
+    with chunks_of(entries):
+        found = moments(chunked(values))
+    whole = values.numpy().ravel()
+    assert found.count == whole.size
+    assert found.largest == whole.max()
+    assert found.mean == pytest.approx(whole.mean(), rel=1e-14)
+    expected = whole.std(ddof=1) if whole.size > 1 else math.nan
+    # Far from zero, the squares of the numbers themselves would lose all but four digits.
+    assert found.std == pytest.approx(expected, rel=1e-9 if offset else 1e-13, nan_ok=True)
+
+
+def test_the_deviation_of_many_small_errors_among_few_large_ones_is_numpy_s_in_more_bits():
+    values = torch.exp(6 * logits(1, 2**10, 2**10) / 3 - 25)
+    whole = values.numpy().astype(np.longdouble)
+    with chunks_of(2**18):
+        assert moments(chunked(values)).std == pytest.approx(float(whole.std(ddof=1)), rel=1e-14)
+
+
+def test_of_equal_entries_the_deviation_is_no_more_than_their_rounding():
+    with chunks_of(3):
+        assert moments(chunked(torch.full((1, 50, 3), 0.1, dtype=torch.float64))).std <= 0.1 * 2.0**-52
+
+
+@given(some.lists(some.tuples(some.floats(0, 1e3), some.integers(1, 100)), min_size=1, max_size=8))
+def test_a_combined_mean_weighs_each_part_by_its_entries_and_of_one_part_is_that_part_s(parts):
+    means, counts = zip(*parts, strict=True)
+    exact = math.fsum(m * n for m, n in parts) / sum(counts)
+    assert combined_mean(means, counts) == pytest.approx(exact, rel=1e-13, abs=1e-300)
+    assert combined_mean(means[:1], counts[:1]) == means[0]
+
+
+# The errors ----------------------------------------------------------------------------------------------------------
+
+
+def whole_error(space, t, h):
+    """The error as one tensor, and in which dtype: as the formulas were written before there were chunks."""
+    if space is errors.origin_error:
+        return (torch.softmax(h, -1) - torch.softmax(t, -1)).abs()
+    t, h = t.double(), h.double()
+    if space is errors.probability_error:
+        return (torch.softmax(t, -1) - torch.softmax(h, -1)).abs()
+    return ((t - t.mean(-1, keepdim=True)) - (h - h.mean(-1, keepdim=True))).abs()
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 64, 1000), (1, 7, 129), (4, 4, 32)])
+def test_in_one_chunk_every_statistic_is_torch_s_of_the_whole_tensor_to_the_bit(space, dtype, shape):
+    t, h = logits(*shape, dtype=dtype), logits(*shape, seed=1, dtype=dtype)
+    error = whole_error(space, t, h)
+    assert asdict(space(t, h)) == {name: getattr(error, name)().item() for name in ("max", "mean", "median", "std")}
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("entries", [1, 100, 3000])
+def test_in_many_chunks_maximum_and_median_are_the_same_and_mean_and_std_are_numpy_s(space, dtype, entries):
+    t, h = logits(2, 33, 50, dtype=dtype), logits(2, 33, 50, seed=1, dtype=dtype)
+    error = whole_error(space, t, h)
+    with chunks_of(entries):
+        found = space(t, h)
+    assert (found.max, found.median) == (error.max().item(), error.median().item())
+    exact = error.double().numpy()
+    # One rounding to the error's own dtype, and float64's.
+    tolerance = max(torch.finfo(error.dtype).eps / 2, 1e-13)
+    assert found.mean == pytest.approx(exact.mean(), rel=tolerance)
+    assert found.std == pytest.approx(exact.std(ddof=1), rel=tolerance)
+    for value in (found.mean, found.std):
+        assert torch.tensor(value, dtype=torch.float64).to(error.dtype).item() == value
+
+
+@pytest.mark.parametrize("entries", [1, 100, 3000, 2**23])
+def test_the_shift_is_the_same_in_any_chunks(entries):
+    t, h = logits(2, 33, 50, dtype=torch.float32), logits(2, 33, 50, seed=1, dtype=torch.float32)
+    difference = t.double() - h.double()
+    with chunks_of(entries):
+        found = errors.removed_shift(t, h)
+    assert found.raw_max == difference.abs().max().item()
+    assert found.max_abs == difference.mean(-1).abs().max().item()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_non_finite_logits_are_counted_and_refused_in_whatever_chunk_they_are(bad):
+    t, h = logits(2, 9, 5), logits(2, 9, 5)
+    h[0, 0, 0] = h[1, 8, 4] = bad
+    with chunks_of(10):
+        assert errors.count_nonfinite(h) == 2
+        for measure in (*SPACES, errors.removed_shift):
+            with pytest.raises(NonFiniteLogits, match="HuggingFace returned 2 non-finite logits of 90"):
+                measure(t, h)
+
+
+@pytest.mark.parametrize("entries", [1, 100, 2**23])
+def test_a_root_mean_square_is_that_of_the_whole(entries):
+    error = logits(2, 33, 50)
+    with chunks_of(entries):
+        assert rms(chunked(error)) == pytest.approx(math.sqrt(np.mean(error.numpy() ** 2)), rel=1e-14)
+
+
+# The truth -----------------------------------------------------------------------------------------------------------
+
+
+def whole_truth(t, h, g, original, dtype):
+    """The figures as they were written before there were chunks: each of whole tensors, by torch."""
+    z_t, z_h, z_g, z_original = (z.double() - z.double().mean(-1, keepdim=True) for z in (t, h, g, original))
+    e_t, e_h = z_t - z_g, z_h - z_g
+    kl, flips = kl_divergence(g, t), top1_changes(t, g, dtype)
+    largest_explained = 2 * RATIO_GATE[dtype] * e_h.abs().max().item()
+
+    def whole_rms(error):
+        return float(error.square().mean().sqrt())
+
+    def typical(error):
+        return float(error.square().mean(-1).median().sqrt())
+
+    resolution = 2.0**-52 * whole_rms(z_g)
+    return {
+        "identical": torch.equal(t, h),
+        "error_rms": whole_rms(e_t),
+        "reference_rms": whole_rms(e_h),
+        "golden_rms": whole_rms(z_g),
+        "error_ratio": whole_rms(e_t) / max(whole_rms(e_h), resolution),
+        "error_correlation": float((e_t * e_h).sum()) / (float(e_t.norm()) * float(e_h.norm())),
+        "bits_lost": math.log2(1 + whole_rms(e_t) / (UNIT_ROUNDOFF[dtype] * whole_rms(z_g))),
+        "kl_nats": kl.mean().item(),
+        "kl_max_nats": kl.max().item(),
+        "top1_flips": int((flips > 0).sum()),
+        "top1_ties": int((flips == 0).sum()),
+        "top1_unexplained": int((flips > largest_explained).sum()),
+        "shift_spread": e_t.square().mean(-1).sqrt().max().item(),
+        "total_rms": whole_rms(e_t + z_g - z_original),
+        "weights_rms": whole_rms(z_g - z_original),
+        "golden_precision": "float64",
+        "typical_ratio": typical(e_t) / max(typical(e_h), resolution),
+        "has_experts": False,
+    }
+
+
+def cell(shape, dtype, size=0.1):
+    """t, h, g and the original: near one another, with some top tokens changed, among them a tie and one unexplained."""
+    torch_dtype = getattr(torch, dtype)
+    g = logits(*shape)
+    g[0, -1, :2], g[0, 1, :2], g[0, 2, :2] = torch.tensor([[64.0, 64.0 - 1e-6], [90.0, 20.0], [64.0, 63.5]]).double()
+    original = g + 0.01 * logits(*shape, seed=3)
+    t, h = (g + size * logits(*shape, seed=seed) for seed in (1, 2))
+    t[0, -1, :2], t[0, 1, :2], t[0, 2, :2] = torch.tensor([[64.0, 65.0], [20.0, 90.0], [63.5, 64.0]]).double()
+    return t.to(torch_dtype), h.to(torch_dtype), g, original
+
+
+@pytest.mark.parametrize("dtype", Dtype)
+@pytest.mark.parametrize("shape", [(2, 64, 500), (1, 7, 129)])
+def test_in_one_chunk_every_figure_against_the_truth_is_that_of_the_whole_to_the_bit(dtype, shape):
+    values = cell(shape, dtype)
+    assert asdict(against_truth(*values, dtype)) == whole_truth(*values, dtype)
+
+
+@pytest.mark.parametrize("dtype", Dtype)
+@pytest.mark.parametrize("entries", [1, 300, 2000])
+def test_in_many_chunks_every_figure_against_the_truth_is_that_of_the_whole(dtype, entries):
+    values = cell((2, 33, 50), dtype)
+    whole = whole_truth(*values, dtype)
+    assert min(whole[name] for name in ("top1_flips", "top1_ties", "top1_unexplained")) > 0
+    with chunks_of(entries):
+        found = asdict(against_truth(*values, dtype))
+    for name, value in whole.items():
+        assert found[name] == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value), name
+
+
+def test_logits_that_differ_in_one_chunk_only_are_not_identical():
+    t, _, g, original = cell((1, 9, 50), Dtype.FLOAT32)
+    h = t.clone()
+    with chunks_of(100):
+        assert against_truth(t, h, g, original, Dtype.FLOAT32).identical
+        h[0, 4, 7] += 1
+        assert not against_truth(t, h, g, original, Dtype.FLOAT32).identical
+
+
+def test_without_any_error_the_correlation_is_one_in_any_chunks_and_with_one_side_s_alone_zero():
+    g = logits(1, 9, 50)
+    moved = g.clone()
+    moved[0, 4, 7] += 1
+    with chunks_of(100):
+        assert against_truth(g, g, g, g, Dtype.FLOAT32).error_correlation == 1
+        assert against_truth(g, moved, g, g, Dtype.FLOAT32).error_correlation == 0
+
+
+def test_a_golden_that_is_also_the_original_gives_the_figures_of_a_copy():
+    t, h, g, _ = cell((1, 9, 50), Dtype.FLOAT32)
+    with chunks_of(100):
+        assert against_truth(t, h, g, g, Dtype.FLOAT32) == against_truth(t, h, g, g.clone(), Dtype.FLOAT32)
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+
+class LargestMade(TorchDispatchMode):
+    """The bytes of the largest tensor that is made within the block, views of what was there left out."""
+
+    def __init__(self, *given):
+        super().__init__()
+        self.given = {tensor.untyped_storage().data_ptr() for tensor in given}
+        self.nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in torch.utils._pytree.tree_leaves(result):
+            if isinstance(value, Tensor) and value.untyped_storage().data_ptr() not in self.given:
+                self.nbytes = max(self.nbytes, value.untyped_storage().nbytes())
+        return result
+
+
+def largest_made(positions, arithmetic):
+    t, h, g, original = cell((1, positions, 64), Dtype.FLOAT32)
+    with chunks_of(1024), LargestMade(t, h, g, original) as made:
+        arithmetic(t, h, g, original)
+    return made.nbytes
+
+
+@pytest.mark.parametrize(
+    "arithmetic",
+    [
+        *(lambda t, h, g, original, space=space: space(t, h) for space in (*SPACES, errors.removed_shift)),
+        lambda t, h, g, original: errors.count_nonfinite(t),
+        lambda t, h, g, original: rms(errors.centred_difference(t, g)),
+        lambda t, h, g, original: against_truth(t, h, g, original, Dtype.FLOAT32),
+    ],
+    ids=["origin", "probability", "logit", "shift", "nonfinite", "rms", "truth"],
+)
+def test_no_tensor_is_larger_than_a_chunk_however_long_the_context(arithmetic):
+    assert largest_made(32, arithmetic) <= 8 * 1024
+    assert largest_made(512, arithmetic) <= 8 * 1024  # 8 bytes a position of [batch, pos] would be 4096

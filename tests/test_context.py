@@ -211,7 +211,7 @@ def test_a_rotary_table_is_an_edge_only_where_it_can_be_made_longer():
     table, longer = torch.zeros(2048, 4), lambda size: None
 
     def of(**parts):
-        return Lens(None, 0, attention(**parts), steps=None, greedy=None).rotary_table()
+        return Lens(None, 0, attention(**parts), steps=None, greedy=None, process=None).rotary_table()
 
     assert of(rotary_sin=table, _extend_rotary_embeddings=longer) == 2048
     assert of(rotary_sin=table) is of(_extend_rotary_embeddings=longer) is None

@@ -42,7 +42,7 @@ class MadeUp(nn.Module):
 
 def lens(logits, changed_weights, model):
     """A lens that can only run: nothing is generated here."""
-    return Lens(logits, changed_weights, model, steps=None, greedy=None)
+    return Lens(logits, changed_weights, model, steps=None, greedy=None, process=None)
 
 
 def dyadic(*shape, seed):

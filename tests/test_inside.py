@@ -133,7 +133,7 @@ class MadeUp(nn.Module):
 
 
 def lens_of(model, logits=None, steps=None, greedy=None):
-    return Lens(logits or model, 0, model, steps, greedy)
+    return Lens(logits or model, 0, model, steps, greedy, None)
 
 
 def patched(x):
@@ -731,7 +731,7 @@ def generation_of(monkeypatch):
             assert n == TOKENS
             return answer(found)
 
-        return generation.measure_generation(CELL, (CHECKPOINT, Lens(lambda ids: full, 0, None, steps, continued)))
+        return generation.measure_generation(CELL, (CHECKPOINT, Lens(lambda ids: full, 0, None, steps, continued, None)))
 
     return measure
 

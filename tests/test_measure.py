@@ -37,7 +37,7 @@ class World:
     def measure(self, t, dtype="float32", changed_weights=3):
         cell = Cell("zoo-gpt2", dtype, "fold_ln", "TransformerBridge")
         checkpoint = SimpleNamespace(has_experts=self.has_experts, model=SimpleNamespace(threads=1, name="made up"))
-        return measure(cell, (checkpoint, Lens(lambda ids: t, changed_weights, None, steps=None, greedy=None)))
+        return measure(cell, (checkpoint, Lens(lambda ids: t, changed_weights, None, steps=None, greedy=None, process=None)))
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tlbench import BadInput, CellFailed, NotApplicable, memo
+from tlbench import BadInput, CellFailed, NotApplicable, device, memo
 from tlbench.cells import Cell, Import, RuntimeCell
 from tlbench.memo import ACCURACY, IMPORT, MEMORY, SCALING, SLOWDOWN
 from tlbench.runtime.apart import apart
 from tlbench.runtime.memory import Allocated, allocated
 from tlbench.runtime.paired import FEWEST, MOST, T_99, WIDTH, Change, Contender, Paired, is_narrow, paired, t_99, take_turns
 from tlbench.runtime.records import Cost, Memory, Scaling, Slowdown
+from tlbench.runtime.slowdown import located
 
 CELL = RuntimeCell("zoo-gpt2", "float32", "all_options", "TransformerBridge", "2x64", "cpu", "forward")
 
@@ -234,3 +235,39 @@ def test_what_a_process_raises_is_raised_here_and_one_that_dies_is_a_failure():
         apart(raise_not_applicable)
     with pytest.raises(CellFailed, match="died"):
         apart(die)
+
+
+def test_on_a_gpu_the_clock_waits_for_it(monkeypatch):
+    waited = []
+    monkeypatch.setattr(device, "current", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(True))
+    assert device.synchronized_clock() <= device.synchronized_clock()
+    assert len(waited) == 2
+    monkeypatch.setattr(device, "current", lambda: "cpu")
+    device.synchronized_clock()
+    assert len(waited) == 2
+
+
+def test_on_a_gpu_memory_is_what_cuda_counts(monkeypatch):
+    """The counter that torch keeps of a GPU, made up: 100 bytes were there, 700 at most, 130 are there after it."""
+    held, most = [100], [0]
+
+    def run():
+        held[0], most[0] = 130, 700
+
+    monkeypatch.setattr(device, "current", lambda: "cuda")
+    for name, found in (
+        ("synchronize", lambda: None),
+        ("memory_allocated", lambda: held[0]),
+        ("max_memory_allocated", lambda: most[0]),
+        ("reset_peak_memory_stats", lambda: None),
+    ):
+        monkeypatch.setattr(torch.cuda, name, found)
+    found = allocated(run)
+    assert (found.peak, found.kept) == (600, 30)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_there_is_no_failure():
+    with pytest.raises(NotApplicable, match="'cuda' cannot be used"):
+        located(replace(CELL, device="cuda"))

@@ -96,6 +96,15 @@ def test_the_table_has_a_verdict_and_a_conclusion():
     assert "No cell of 6 is worse than benign" in done.stdout
 
 
+def test_the_noise_floor_can_be_left_out_and_the_verdict_stays():
+    chosen = ("--dtype", "float32", "--option", "unprocessed", "--wrapper", "TransformerBridge")
+    done = verify("zoo-llama", "--tl", RELEASE, *chosen, "--no-floor", "--json")
+    assert done.returncode == 0, done.stderr
+    (cell,) = json.loads(done.stdout)["cells"]
+    assert cell["floor"] is None
+    assert cell["verdict"] in ("exact", "same rounding", "benign")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

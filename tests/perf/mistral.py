@@ -301,6 +301,8 @@ def in_gib(peak):
 
 # What a parameter costs ----------------------------------------------------------------------------------------------
 
+AS_IF_LARGE = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+"""glibc gives a large tensor pages of its own and takes them back when it is freed. Here that holds of small ones, too."""
 LOAD_AND_RUN = """
 import sys, torch
 from tlbench.cells import Cell
@@ -336,7 +338,7 @@ def bytes_a_parameter(releases, dtypes, options):
 def lens_peak(folder, python, dtype, option, wrapper):
     with prepared(str(folder), HOOKED_NAME) as (checkpoint, _):
         cell = [checkpoint.model.name, dtype, option, wrapper]
-        _, status, watch = watched([str(python), "-c", LOAD_AND_RUN, *cell])
+        _, status, watch = watched([str(python), "-c", LOAD_AND_RUN, *cell], **AS_IF_LARGE)
     if status:
         raise SystemExit(f"{' '.join(cell)} ended with status {status}")
     return watch.peaks[ROLES["-c"]]
@@ -346,7 +348,7 @@ def reference_peak(folder, dtype):
     with prepared(str(folder)) as (checkpoint, _):
         forget_references(checkpoint.model.name)
         words = ["-m", "tlbench.reference.huggingface", "eager", dtype, checkpoint.model.name]
-        _, status, watch = watched([str(BIN / "python"), *words])
+        _, status, watch = watched([str(BIN / "python"), *words], **AS_IF_LARGE)
         forget_references(checkpoint.model.name)
     if status:
         raise SystemExit(f"HuggingFace's reference of {checkpoint.model.name} in {dtype} ended with status {status}")
@@ -360,10 +362,13 @@ def forget_references(model):
 
 
 def growth(low, high, parameters):
-    return {
+    """Bytes a parameter, and what the anonymous ones of them come to at Mistral-7B's size."""
+    each = {
         f"{name}_bytes_a_parameter": round((getattr(high, name) - getattr(low, name)) / parameters, 2)
         for name in ("anonymous", "file_backed", "resident")
     }
+    whole = each["anonymous_bytes_a_parameter"] * MISTRAL_7B.parameters() / GIB
+    return {**each, "mistral_7b_anonymous_gib": round(whole, 1)}
 
 
 def main():

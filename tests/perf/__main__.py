@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.perf import goldens, memory, profile, scaling, speed
+from tests.perf import goldens, long, memory, mistral, profile, scaling, slower, speed
 from tests.perf.bench import HISTORY, ROOT, Bench, commit_of
 from tlbench import catalogue
 from tlbench.checkpoints import ensure
@@ -25,14 +25,21 @@ FIGURES = {
     "profile": lambda folder: profile.default_run(Bench(folder / "profile")),
     "forwards": lambda folder: scaling.forwards_of_a_statistic_more(folder, commit_of(LATEST)),
     "growth": lambda folder: scaling.growth_with_cells(Bench(folder / "growth"), commit_of(LATEST)),
+    "slower": slower.slowdowns_found,
     "smollm2": lambda folder: scaling.smollm2_beside_bare_code(Bench(folder / "smollm2"), commit_of(LATEST)),
 }
 """By name, what yields figures, given an empty folder."""
+LARGE = {
+    "long": lambda folder: long.figures(),
+    "mistral": lambda folder: mistral.figures(),
+}
+"""The same, of what takes long, and memory or disk: only where it is named. These print what they find themselves."""
 
 
 def main(wanted):
-    if unknown := set(wanted) - set(FIGURES):
-        raise SystemExit(f"no figure is called {', '.join(sorted(unknown))}: there are {', '.join(FIGURES)}")
+    known = FIGURES | LARGE
+    if unknown := set(wanted) - set(known):
+        raise SystemExit(f"no figure is called {', '.join(sorted(unknown))}: there are {', '.join(known)}")
     build_history(HISTORY, downloads=cache_dir() / "downloads")
     models = catalogue.load()
     for model in models.models:
@@ -42,7 +49,7 @@ def main(wanted):
     folder = Path(tempfile.mkdtemp(prefix="tlbench-perf-"))
     try:
         for name in wanted or FIGURES:
-            for figure in FIGURES[name](folder):
+            for figure in known[name](folder) or ():
                 figure.show()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,7 @@
-"""`python -m tests.perf [NAME...]`: one JSON line a figure. Times are noisy here: the ratios are measured side by side."""
+"""`python -m tests.perf [NAME...]`: one JSON line a figure. Times are noisy here: the ratios are measured side by side.
+
+`long` runs only where it is named: the first time it takes the better part of an hour, and every time 12 GiB.
+"""
 
 import itertools
 import json
@@ -9,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tests.e2e.conftest import asv_configuration
+from tests.perf.long import memory_of_long_prompts
 from tlbench import catalogue
 from tlbench.checkpoints import ensure
 from tlbench.environments import lens_environment
@@ -246,6 +250,26 @@ def memory_inside(folder):
     )
 
 
+RESIDENT_GIB, ARITHMETIC_GIB = 16, 1
+
+
+def memory_at_long_prompts():
+    """What one accuracy cell of SmolLM2 needs at a long prompt, and what of it is the error arithmetic's.
+
+    The resident size counts the pages of mapped files (weights, references, goldens), which the kernel drops where memory is
+    short; anonymous memory it cannot drop.
+    """
+    for tokens, phases, out_of_memory in memory_of_long_prompts():
+        words = f"of one cell of SmolLM2 at {tokens} tokens"
+        peak = max(phase["peak_rss"] for phase in phases.values())
+        added = phases["arithmetic"]["peak_anon"] - phases["arithmetic"]["start_anon"]
+        for figure in (
+            at_most(f"peak resident size {words}", peak, "GiB", RESIDENT_GIB),
+            at_most(f"anonymous memory that the error arithmetic {words} adds", added, "GiB", ARITHMETIC_GIB),
+        ):
+            yield replace(figure, ok=figure.ok and not out_of_memory)
+
+
 def golden_figures(folder):
     """Computing the exact answers from nothing, by the command that does it, and reading them as a cell does."""
     models = catalogue.load()
@@ -313,6 +337,8 @@ def main(wanted):
             figure.show()
         inside_of_one_model(bench, commits[-1]).show() if "inside" in wanted else None
         memory_inside(folder).show() if "memory" in wanted else None
+        for figure in memory_at_long_prompts() if "long" in wanted else ():
+            figure.show()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

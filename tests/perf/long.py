@@ -26,7 +26,7 @@ LENGTHS = (2048, 8192)
 BASE = "smollm2-135m"
 RELEASE = "4.3.0"
 GIB = 2**30
-LEFT_FREE_BYTES = GIB
+LEFT_FREE_BYTES = 3 * GIB
 
 CELL = """
 import json, resource, sys, threading, time
@@ -126,7 +126,11 @@ def measured(tokens, python):
 
 
 def memory_of_long_prompts():
-    """For each length: tokens, and for each phase of the cell its figures in GiB; whether memory ran out."""
+    """For each length: the tokens, for each phase of the cell its figures in GiB, and whether memory ran out in the last.
+
+    The phases are `load`, `forward` (TransformerLens's, of both prompt sets) and `arithmetic`. All that the process found
+    is written to standard error.
+    """
     make_checkpoints()
     python = lens_environment(RELEASE).python
     for tokens in LENGTHS:

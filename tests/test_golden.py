@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import softmax
 
 from tests import independent
+from tests.test_context import counted
 from tlbench import catalogue
 from tlbench.catalogue import Source
 from tlbench.cells import Dtype
@@ -122,7 +123,10 @@ def test_the_committed_prompts_are_one_block_of_attention_and_their_logits_the_s
     model, ids = golden.load_exact(point.folder, Weights.FLOAT16), huggingface.tokens(point, "natural")
     with torch.inference_mode(), true_float64():
         whole = model(ids, use_cache=False).logits
-    assert torch.equal(golden.run(model, ids, Precision.FLOAT64), whole)
+    with counted(model) as queries:
+        found = golden.run(model, ids, Precision.FLOAT64)
+    assert torch.equal(found, whole)
+    assert set(queries) <= {ids.shape[1]}
 
 
 def test_a_long_prompt_is_run_in_blocks_and_proved_on_its_beginning(monkeypatch):

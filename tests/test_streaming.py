@@ -40,6 +40,11 @@ def chunked(tensor):
     return Chunked(lambda x: x, (tensor,))
 
 
+def near(value, tolerance):
+    """Relatively: these figures may be as small as one likes, and ``approx`` alone lets any two below 1e-12 pass."""
+    return pytest.approx(value, rel=tolerance, abs=0, nan_ok=True)
+
+
 shapes = some.tuples(some.integers(1, 3), some.integers(1, 12), some.integers(1, 5))
 sizes = some.sampled_from([0.0, DENORMAL, 2.5e-320, 1.0, math.nextafter(1.0, 2.0), 1e300]) | some.floats(0, 1e308)
 
@@ -102,17 +107,17 @@ def test_moments_are_those_that_numpy_finds_in_the_whole(shape, entries, seed, o
     whole = values.numpy().ravel()
     assert found.count == whole.size
     assert found.largest == whole.max()
-    assert found.mean == pytest.approx(whole.mean(), rel=1e-14)
+    assert found.mean == near(whole.mean(), 1e-14)
     expected = whole.std(ddof=1) if whole.size > 1 else math.nan
     # Far from zero, the squares of the numbers themselves would lose all but four digits.
-    assert found.std == pytest.approx(expected, rel=1e-9 if offset else 1e-13, nan_ok=True)
+    assert found.std == near(expected, 1e-9 if offset else 1e-13)
 
 
 def test_the_deviation_of_many_small_errors_among_few_large_ones_is_numpy_s_in_more_bits():
     values = torch.exp(6 * logits(1, 2**10, 2**10) / 3 - 25)
     whole = values.numpy().astype(np.longdouble)
     with chunks_of(2**18):
-        assert moments(chunked(values)).std == pytest.approx(float(whole.std(ddof=1)), rel=1e-14)
+        assert moments(chunked(values)).std == near(float(whole.std(ddof=1)), 1e-14)
 
 
 def test_of_equal_entries_the_deviation_is_no_more_than_their_rounding():
@@ -162,8 +167,8 @@ def test_in_many_chunks_maximum_and_median_are_the_same_and_mean_and_std_are_num
     exact = error.double().numpy()
     # One rounding to the error's own dtype, and float64's.
     tolerance = max(torch.finfo(error.dtype).eps / 2, 1e-13)
-    assert found.mean == pytest.approx(exact.mean(), rel=tolerance)
-    assert found.std == pytest.approx(exact.std(ddof=1), rel=tolerance)
+    assert found.mean == near(exact.mean(), tolerance)
+    assert found.std == near(exact.std(ddof=1), tolerance)
     for value in (found.mean, found.std):
         assert torch.tensor(value, dtype=torch.float64).to(error.dtype).item() == value
 
@@ -193,7 +198,7 @@ def test_non_finite_logits_are_counted_and_refused_in_whatever_chunk_they_are(ba
 def test_a_root_mean_square_is_that_of_the_whole(entries):
     error = logits(2, 33, 50)
     with chunks_of(entries):
-        assert rms(chunked(error)) == pytest.approx(math.sqrt(np.mean(error.numpy() ** 2)), rel=1e-14)
+        assert rms(chunked(error)) == near(math.sqrt(np.mean(error.numpy() ** 2)), 1e-14)
 
 
 # The truth -----------------------------------------------------------------------------------------------------------
@@ -262,7 +267,7 @@ def test_in_many_chunks_every_figure_against_the_truth_is_that_of_the_whole(dtyp
     with chunks_of(entries):
         found = asdict(against_truth(*values, dtype))
     for name, value in whole.items():
-        assert found[name] == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value), name
+        assert found[name] == (near(value, 1e-12) if isinstance(value, float) else value), name
 
 
 def test_logits_that_differ_in_one_chunk_only_are_not_identical():

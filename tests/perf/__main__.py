@@ -33,7 +33,8 @@ LARGE = {
     "long": lambda folder: long.figures(),
     "mistral": lambda folder: mistral.figures(),
 }
-"""The same, of what takes long, and memory or disk: only where it is named. These print what they find themselves."""
+"""The same, of what takes long, and memory or disk (`long`: the better part of an hour the first time): only where it is
+named. Mistral's prints what it finds itself."""
 
 
 def main(wanted):

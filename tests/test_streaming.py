@@ -201,6 +201,12 @@ def test_a_root_mean_square_is_that_of_the_whole(entries):
         assert rms(chunked(error)) == near(math.sqrt(np.mean(error.numpy() ** 2)), 1e-14)
 
 
+def test_in_one_chunk_a_root_mean_square_is_torch_s_to_the_bit():
+    errors_of_many = [logits(1, 4, 8, seed=seed) for seed in range(1000)]
+    found = [rms(chunked(error)) for error in errors_of_many]
+    assert found == [error.square().mean().sqrt().item() for error in errors_of_many]
+
+
 # The truth -----------------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +262,13 @@ def cell(shape, dtype, size=0.1):
 def test_in_one_chunk_every_figure_against_the_truth_is_that_of_the_whole_to_the_bit(dtype, shape):
     values = cell(shape, dtype)
     assert asdict(against_truth(*values, dtype)) == whole_truth(*values, dtype)
+
+
+def test_in_one_chunk_the_rms_values_of_the_truth_are_torch_s_to_the_bit():
+    for seed in range(300):
+        g, e = logits(1, 4, 8, seed=seed), logits(1, 4, 8, seed=1000 + seed)
+        found = against_truth(g + e, g - e, g, g, Dtype.FLOAT32)
+        assert asdict(found) == whole_truth(g + e, g - e, g, g, Dtype.FLOAT32)
 
 
 @pytest.mark.parametrize("dtype", Dtype)

@@ -131,7 +131,7 @@ def _part(t: Tensor, h: Tensor, g: Tensor, original: Tensor | None, dtype: Dtype
 def _rms_values(parts: Sequence[_Part]) -> list[float]:
     """The root of each of the mean squares over all parts."""
     counts = [part.entries for part in parts]
-    return [math.sqrt(combined_mean(means, counts)) for means in zip(*(part.mean_squares for part in parts), strict=True)]
+    return [_root(combined_mean(means, counts)) for means in zip(*(part.mean_squares for part in parts), strict=True)]
 
 
 def _mean_square(error: Tensor) -> float:
@@ -141,7 +141,12 @@ def _mean_square(error: Tensor) -> float:
 def rms(error: Chunked) -> float:
     """The root of the mean square over every entry."""
     found = [(_mean_square(chunk), chunk.numel()) for chunk in error]
-    return math.sqrt(combined_mean(*zip(*found, strict=True)))
+    return _root(combined_mean(*zip(*found, strict=True)))
+
+
+def _root(value: float) -> float:
+    # torch's vectorized square root is at times a unit in the last place from math.sqrt, and stored figures are torch's.
+    return torch.tensor(value, dtype=torch.float64).sqrt().item()
 
 
 def _typical(squares: Tensor) -> float:

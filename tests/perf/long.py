@@ -125,7 +125,7 @@ def measured(tokens, python):
     done = subprocess.run([python, "-c", code], check=False, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    return {"tokens": tokens, "limit": limit, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def memory_of_long_prompts():
@@ -139,7 +139,7 @@ def memory_of_long_prompts():
     for tokens in LENGTHS:
         make_references(tokens, python)
         found = measured(tokens, python)
-        print(json.dumps({"tokens": tokens, **found}), file=sys.stderr)
+        print(json.dumps(found), file=sys.stderr)
         phases = {name: {key: value / GIB for key, value in phase.items()} for name, phase in found["phases"].items()}
         yield tokens, phases, found["out_of_memory"]
 

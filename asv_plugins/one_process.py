@@ -1,7 +1,8 @@
 """Has asv read figures in one process an environment, in place of a fork for each: see :mod:`asv_plugins.reader`.
 
 asv offers no hook for that, so its class of the launch method ``forkserver`` is replaced. Only ``track_`` benchmarks are run
-so; any other goes to asv's own fork server, which is started when it is first needed.
+so; any other goes to asv's own fork server, which is started when it is first needed, and so does everything once the
+process has died.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from unittest.mock import patch
 
 from asv import runner
 
+DEATH_TIMEOUT_S = 10.0
 READER = Path(__file__).with_name("reader.py")
 
 _ForkServer: Any = runner.ForkServer
@@ -26,9 +28,17 @@ class ReadingServer(_ForkServer):  # type: ignore[misc]  # asv has no types
         self._forking: Any = None
 
     def run(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """What the benchmark printed, and its exit status."""
-        if is_track(name):
-            return super().run(name, *args, **kwargs)
+        """What the benchmark printed, and its exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: if the process does not answer and does not end.
+        """
+        if is_track(name) and self.server_proc.poll() is None:
+            try:
+                return super().run(name, *args, **kwargs)
+            except Exception:
+                self.server_proc.wait(DEATH_TIMEOUT_S)
+                # A benchmark took the process with it. asv's launcher tells of it, and reads all that comes after.
         if self._forking is None:
             self._forking = _ForkServer(self.env, self.benchmark_dir)
             self._forking.preimport()

@@ -42,6 +42,9 @@ class Suite:
     def track_process(self, number):
         return os.getpid()
 
+    def track_death(self, number):
+        os.kill(os.getpid(), 9)
+
     def time_process(self, number):
         pass
 """
@@ -126,3 +129,12 @@ def test_what_is_no_track_is_left_to_asv(launchers):
     stored, status, _ = launchers[1].run("some.Suite.time_process-0")
     assert status == 0
     assert "samples" in json.loads(stored)
+
+
+def test_a_benchmark_that_takes_its_process_with_it_fails_alone(launchers):
+    """The last test of these: from here on asv's own launcher reads everything."""
+    for one in launchers:
+        value, status, _ = one.run("some.Suite.track_death-0")
+        assert value is None
+        assert status
+        assert one.run("some.Suite.track_folder-0")[:2] == ("1", 0)

@@ -24,8 +24,9 @@ OTHERS = ("zoo-gpt2", "zoo-llama", "smollm2-135m")
 
 def main() -> None:
     """Print every table as Markdown."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--repeat", type=Path, action="append", default=[], help="a second run, as CSV")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=Path, action="append", default=[], help="a second run, as CSV")
+    arguments = parser.parse_args()
     stored = StoredResults(CONFIG, "xeon-2-cores")
     found = {commit.tag: rows(stored, commit) for commit in stored.commits}
     found = {tag: own for tag, own in found.items() if own}
@@ -36,7 +37,7 @@ def main() -> None:
     for model in OTHERS:
         print(f"**{model}, all_options: each operation over HuggingFace's**\n")
         print_operations(found, model)
-    for path in arguments.parse_args().repeat:
+    for path in arguments.repeat:
         print_repeat(found, path)
 
 

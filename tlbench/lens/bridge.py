@@ -21,7 +21,7 @@ from tlbench.lens.interface import Lens
 from tlbench.spans import Category, span
 
 
-def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: bool) -> Lens:
+def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: bool = True) -> Lens:
     """Load through ``TransformerBridge.boot_transformers``.
 
     ``unprocessed`` is the model as booted, which is what its user gets; the other options switch compatibility mode

@@ -33,7 +33,7 @@ LONGEST_MASK = 2048
 """HookedTransformer keeps a causal mask of n_ctx x n_ctx for every layer; TransformerLens caps its own models here too."""
 
 
-def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: bool) -> Lens:
+def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: bool = True) -> Lens:
     """Load through ``HookedTransformer.from_pretrained``.
 
     Raises:

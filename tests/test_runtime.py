@@ -16,6 +16,7 @@ from tlbench.runtime.apart import apart
 from tlbench.runtime.memory import Allocated, allocated
 from tlbench.runtime.paired import FEWEST, MOST, T_99, WIDTH, Change, Contender, Paired, is_narrow, paired, t_99, take_turns
 from tlbench.runtime.records import Cost, Memory, Scaling, Slowdown
+from tlbench.runtime.scaling import depths_of
 from tlbench.runtime.slowdown import located
 
 CELL = RuntimeCell("zoo-gpt2", "float32", "all_options", "TransformerBridge", "2x64", "cpu", "forward")
@@ -271,3 +272,8 @@ def test_on_a_gpu_memory_is_what_cuda_counts(monkeypatch):
 def test_a_device_that_is_not_there_is_no_failure():
     with pytest.raises(NotApplicable, match="'cuda' cannot be used"):
         located(replace(CELL, device="cuda"))
+
+
+def test_a_model_of_few_blocks_has_depths_enough_for_a_line():
+    assert depths_of(4) == [1, 2, 3]
+    assert depths_of(30) == [1, 2, 4, 8, 16]

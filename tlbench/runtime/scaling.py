@@ -25,6 +25,7 @@ BUDGET_S = 0.5
 LONGEST = 1024
 """Tokens: longer ones take minutes on a CPU."""
 MOST_SEQUENCES = 16
+FEW_BLOCKS = 8
 
 
 def measure_scaling(cell: RuntimeCell) -> Scaling:
@@ -66,7 +67,7 @@ def _scale(cell: RuntimeCell, checkpoint: Checkpoint) -> Scaling:
         depths: dict[int, Cost] = {}
         if cell.operation is Operation.FORWARD:
             try:
-                depths = {n: to_block(n, token_ids(cell, checkpoint)) for n in _doubling(tl.n_blocks - 1)}
+                depths = {n: to_block(n, token_ids(cell, checkpoint)) for n in depths_of(tl.n_blocks)}
             except NotApplicable as error:
                 reasons["depth"] = str(error)
     except (NotApplicable, CellFailed):
@@ -74,6 +75,11 @@ def _scale(cell: RuntimeCell, checkpoint: Checkpoint) -> Scaling:
     except Exception as error:
         raise CellFailed(f"{cell.operation} raised {type(error).__name__}: {error}") from None
     return Scaling(cell, lengths, batches, depths, reasons)
+
+
+def depths_of(n_blocks: int) -> list[int]:
+    """How many blocks are run: numbers that double, or all where there are few. Never all blocks, which is a full pass."""
+    return list(range(1, n_blocks)) if n_blocks <= FEW_BLOCKS else _doubling(n_blocks - 1)
 
 
 def _doubling(most: int) -> list[int]:

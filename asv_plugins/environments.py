@@ -7,8 +7,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from asv.console import log
 from asv.publishing import OutputPublisher
 
+from tlbench.exceptions import BadInput
 from tlbench.facts import SUFFIX, Facts, differences, read
 
 PAGE = "environments.html"
@@ -42,19 +44,21 @@ class EnvironmentsPage(OutputPublisher):  # type: ignore[misc]  # asv has no typ
 
 
 def environments(results: Path, names: Mapping[str, str]) -> dict[str, Measured]:
-    """By machine, what each commit was measured in last.
+    """By machine, what each commit was measured in last. A damaged file is told of and left out.
 
     Args:
         results: asv's folder of results.
         names: commits by the eight characters that name their files, oldest first, and how they are called.
-
-    Raises:
-        BadInput: if a file is damaged.
     """
     found: dict[str, Measured] = {}
     for machine in sorted(path for path in results.iterdir() if path.is_dir()):
-        files = {path.name[:8]: path for path in sorted(machine.glob(f"*{SUFFIX}"))}
-        if measured := [(name, read(files[commit])[-1]) for commit, name in names.items() if commit in files]:
+        last: dict[str, Facts] = {}
+        for path in sorted(machine.glob(f"*{SUFFIX}")):
+            try:
+                last |= {path.name[:8]: facts for facts in read(path)}
+            except BadInput as error:
+                log.warning(str(error))
+        if measured := [(name, last[commit]) for commit, name in names.items() if commit in last]:
             found[machine.name] = measured
     return found
 

@@ -38,6 +38,8 @@ def test_the_page_of_environments_marks_what_differs_from_the_commit_before(tmp_
     kept(tmp_path, "mine", "aaaaaaaa", {"cpu": "old"}, {"cpu": "<new>", "torch": "2"})
     kept(tmp_path, "mine", "bbbbbbbb", {"cpu": "<new>", "torch": "3"})
     kept(tmp_path, "other", "bbbbbbbb", {"cpu": "another"})
+    kept(tmp_path, "other", "aaaaaaaa")
+    (tmp_path / "other" / "aaaaaaaa-virtualenv-py3.11.environments.jsonl").write_text("half a li")
     found = environments(tmp_path, {"aaaaaaaa": "v1", "bbbbbbbb": "v2"})
     assert found == {
         "mine": [("v1", {"cpu": "<new>", "torch": "2"}), ("v2", {"cpu": "<new>", "torch": "3"})],

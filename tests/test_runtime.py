@@ -234,6 +234,8 @@ def test_what_a_process_raises_is_raised_here_and_one_that_dies_is_a_failure():
     assert apart(math.hypot, 3, 4) == 5
     with pytest.raises(NotApplicable, match="nothing like it"):
         apart(raise_not_applicable)
+    with pytest.raises(CellFailed, match="raised ValueError"):
+        apart(math.sqrt, -1)
     with pytest.raises(CellFailed, match="died"):
         apart(die)
 

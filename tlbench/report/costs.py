@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from tabulate import tabulate
 
 from tlbench.cells import Device, Import, Operation, Option, RuntimeCell
-from tlbench.report.stored import Commit, StoredResults
+from tlbench.report.stored import Commit, StoredResults, is_figure
 from tlbench.report.table import Format
 from tlbench.runtime.paired import Change
 
@@ -32,7 +31,7 @@ class CostRow:
     Attributes:
         cell: what was run.
         ratio: TransformerLens's time over HuggingFace's.
-        half_width: of the interval in which 99 of 100 repeated runs end, relative to the ratio.
+        half_width: of the 99 % interval of a repeated run, relative to the ratio.
     """
 
     cell: RuntimeCell | Import
@@ -86,12 +85,8 @@ def _rows(
     return [
         CostRow(key, value, half_width)
         for key, value in ratios.items()
-        if _is_figure(value) and _is_figure(half_width := half_widths.get(key))
+        if is_figure(value) and is_figure(half_width := half_widths.get(key))
     ]
-
-
-def _is_figure(value: float | None) -> TypeGuard[float]:
-    return value is not None and not math.isnan(value)
 
 
 def show(console: Console, style: Format, commit: Commit, found: Sequence[CostRow]) -> None:

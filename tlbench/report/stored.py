@@ -234,8 +234,8 @@ class StoredResults:
         changed = self._values(commit, CHANGED_WEIGHTS)
         rows = []
         for cell, severity in severities.items():
-            own = {figure: float(value) for figure, of_all in figures.items() if _is_figure(value := of_all.get(cell))}
-            floor = [float(value) for of_all in floors if _is_figure(value := of_all.get(cell))]
+            own = {figure: float(value) for figure, of_all in figures.items() if is_figure(value := of_all.get(cell))}
+            floor = [float(value) for of_all in floors if is_figure(value := of_all.get(cell))]
             no_op = changed.get(cell) == 0 and any(cell.option.flags().values())
             verdict = _verdict(severity, no_op)
             rows.append(TruthRow(commit.hash, commit.tag, cell, own, max(floor, default=None), verdict))
@@ -298,7 +298,8 @@ def _verdict(severity: float | None, no_op: bool) -> Verdict:
     return Verdict.NO_OP if no_op and not word.is_alarm else word
 
 
-def _is_figure(value: float | None) -> TypeGuard[float]:
+def is_figure(value: float | None) -> TypeGuard[float]:
+    """Whether a stored value is neither a failure nor a skip."""
     return value is not None and not _is_nan(value)
 
 

@@ -9,7 +9,7 @@ import torch
 from tlbench import device
 from tlbench.cells import Operation, RuntimeCell
 from tlbench.checkpoints import Checkpoint
-from tlbench.exceptions import CellFailed, NotApplicable
+from tlbench.exceptions import NotApplicable
 from tlbench.runtime.apart import apart
 from tlbench.runtime.operations import prepare
 from tlbench.runtime.paired import Contender
@@ -31,7 +31,7 @@ def measure_memory(cell: RuntimeCell) -> Memory:
         CellFailed: if loading or running raised.
     """
     if cell.operation in (Operation.LOADING, Operation.PROCESSING):
-        raise NotApplicable("what loading needs is the process's peak: see peakmem_loading")
+        raise NotApplicable("what loading needs is the process's peak: see runtime.ProcessLoading.peakmem_processing")
     return apart(_count, cell, located(cell))
 
 
@@ -39,13 +39,8 @@ def _count(cell: RuntimeCell, checkpoint: Checkpoint) -> Memory:
     settle(cell, checkpoint)
     pair = prepare(cell, checkpoint)
     assert pair.default is not None
-    try:
-        own, eager, default = (peak_of(contender) for contender in (pair.tl, pair.eager, pair.default))
-        kept = sum(allocated(_and_let_go(pair.tl)).kept for _ in range(REPEATS)) / REPEATS
-    except (NotApplicable, CellFailed):
-        raise
-    except Exception as error:
-        raise CellFailed(f"{cell.operation} raised {type(error).__name__}: {error}") from None
+    own, eager, default = (peak_of(contender) for contender in (pair.tl, pair.eager, pair.default))
+    kept = sum(allocated(_and_let_go(pair.tl)).kept for _ in range(REPEATS)) / REPEATS
     return Memory(cell, own, eager, default, kept)
 
 

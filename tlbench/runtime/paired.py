@@ -56,7 +56,9 @@ class Paired:
 
     @property
     def half_width(self) -> float:
-        """Of the interval within which 99 of 100 repeated runs of as many processes end, relative to the ratio.
+        """Of a 99 % interval for a repeated run of as many processes, relative to the ratio.
+
+        It holds of runs whose processes are forked from one; between two of those more differs (docs/costs.md).
 
         It is the prediction interval of a second mean: t s sqrt(1/n + 1/n), on the logarithms.
         """

@@ -12,7 +12,7 @@ from tlbench import lens
 from tlbench.cells import Attention, Operation, RuntimeCell
 from tlbench.checkpoints import Checkpoint
 from tlbench.device import synchronized_clock
-from tlbench.exceptions import CellFailed, NotApplicable
+from tlbench.exceptions import NotApplicable
 from tlbench.reference.context import longest
 from tlbench.runtime.apart import apart
 from tlbench.runtime.memory import peak_of
@@ -61,19 +61,14 @@ def _scale(cell: RuntimeCell, checkpoint: Checkpoint) -> Scaling:
         return _cost(Contender(run))
 
     gc.disable()
-    try:
-        lengths = {n: cost(1, n) for n in _doubling(min(longest(checkpoint.folder), LONGEST))}
-        batches = {n: cost(n, cell.length) for n in _doubling(MOST_SEQUENCES)}
-        depths: dict[int, Cost] = {}
-        if cell.operation is Operation.FORWARD:
-            try:
-                depths = {n: to_block(n, token_ids(cell, checkpoint)) for n in depths_of(tl.n_blocks)}
-            except NotApplicable as error:
-                reasons["depth"] = str(error)
-    except (NotApplicable, CellFailed):
-        raise
-    except Exception as error:
-        raise CellFailed(f"{cell.operation} raised {type(error).__name__}: {error}") from None
+    lengths = {n: cost(1, n) for n in _doubling(min(longest(checkpoint.folder), LONGEST))}
+    batches = {n: cost(n, cell.length) for n in _doubling(MOST_SEQUENCES)}
+    depths: dict[int, Cost] = {}
+    if cell.operation is Operation.FORWARD:
+        try:
+            depths = {n: to_block(n, token_ids(cell, checkpoint)) for n in depths_of(tl.n_blocks)}
+        except NotApplicable as error:
+            reasons["depth"] = str(error)
     return Scaling(cell, lengths, batches, depths, reasons)
 
 

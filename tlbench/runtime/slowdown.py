@@ -93,12 +93,7 @@ def _time(cell: RuntimeCell, checkpoint: Checkpoint) -> Rounds:
     gc.collect()
     gc.freeze()
     gc.disable()  # as timeit and pyperf do: a collection would fall on whoever's turn it is
-    try:
-        return take_turns(contenders, synchronized_clock, BUDGET_S, *((3, 1) if loads else ()))
-    except (NotApplicable, CellFailed):
-        raise
-    except Exception as error:
-        raise CellFailed(f"{cell.operation} raised {type(error).__name__}: {error}") from None
+    return take_turns(contenders, synchronized_clock, BUDGET_S, *((3, 1) if loads else ()))
 
 
 def _slowdown(cell: RuntimeCell | Import, processes: list[Rounds]) -> Slowdown:

@@ -18,7 +18,7 @@ LINK = f'<nav style="padding: .3rem 1rem; font: 14px sans-serif"><a href="{PAGE}
 STYLE = """body { font: 14px sans-serif; margin: 1rem; color: #222; background: #fff }
 div { overflow-x: auto } table { border-collapse: collapse } h2 { font-size: 1.1rem }
 th, td { text-align: left; vertical-align: top; padding: .2rem .6rem; border-bottom: 1px solid #ddd; max-width: 22rem }
-td { overflow-wrap: anywhere } .other { background: #fff3bf }"""
+td { overflow-wrap: anywhere; min-width: 9rem } .other { background: #fff3bf }"""
 
 Measured = Sequence[tuple[str, Facts]]
 """Commits by name, oldest first, each with what it was measured in last."""

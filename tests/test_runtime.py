@@ -4,6 +4,8 @@ import json
 import math
 import random
 import statistics
+import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,13 +13,14 @@ import torch
 
 from tlbench import BadInput, CellFailed, NotApplicable, device, memo
 from tlbench.cells import Cell, Import, RuntimeCell
-from tlbench.memo import ACCURACY, IMPORT, MEMORY, SCALING, SLOWDOWN
+from tlbench.memo import ACCURACY, IMPORT, MEMORY, ROUNDS, SCALING, SLOWDOWN
 from tlbench.runtime.apart import apart
 from tlbench.runtime.memory import Allocated, allocated
-from tlbench.runtime.paired import FEWEST, MOST, T_99, WIDTH, Change, Contender, Paired, is_narrow, paired, t_99, take_turns
-from tlbench.runtime.records import Cost, Memory, Scaling, Slowdown
+from tlbench.runtime.paired import INTERPRETERS, MOST, T_99, WIDTH, Change, Contender, Paired, is_enough, paired, take_turns
+from tlbench.runtime.records import Cost, Memory, Rounds, Scaling, Slowdown
 from tlbench.runtime.scaling import depths_of
 from tlbench.runtime.slowdown import located
+from tlbench.runtime.stack import with_room
 
 CELL = RuntimeCell("zoo-gpt2", "float32", "all_options", "TransformerBridge", "2x64", "cpu", "forward")
 
@@ -42,9 +45,9 @@ class Machine:
 def test_a_machine_that_slows_down_tenfold_moves_the_times_and_not_the_ratio():
     machine = Machine([1, 10, 3, 7])
     rounds = take_turns([machine.contender("a", 0.2), machine.contender("b", 0.1)], machine.clock, budget=0, fewest=8)
-    tl, hf = zip(*rounds, strict=True)
+    tl, _ = zip(*rounds, strict=True)
     assert max(tl) > 9 * min(tl)
-    assert paired([tl], [hf]).ratio == pytest.approx(2, rel=1e-12)
+    assert paired([[rounds]] * INTERPRETERS, 1).ratio == pytest.approx(2, rel=1e-12)
 
 
 def test_every_other_round_goes_backwards_and_the_first_ones_are_not_kept():
@@ -91,52 +94,58 @@ def student_cdf(t, freedom, steps=20_000):
     return 0.5 + h / 3 * (density(0) + inner + density(t))
 
 
-def test_the_table_of_student_s_t_is_the_integral_of_its_density():
-    assert len(T_99) == MOST - FEWEST + 1
-    for freedom in range(FEWEST - 1, MOST):
-        assert student_cdf(t_99(freedom), freedom) == pytest.approx(0.995, abs=2e-5)
+def test_student_s_t_is_the_integral_of_its_density():
+    assert student_cdf(T_99, INTERPRETERS - 1) == pytest.approx(0.995, abs=2e-5)
 
 
-def test_ratio_and_interval_are_the_geometric_mean_and_a_prediction_interval():
-    medians = (1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
-    logs = [math.log(m) for m in medians]
+def test_ratio_and_interval_are_of_the_interpreters_not_of_their_processes():
+    medians = ((1.0, 1.1), (1.2, 1.3), (1.4, 1.5), (1.6, 1.7)) * 2
+    logs = [(math.log(one) + math.log(two)) / 2 for one, two in medians]
     found = Paired(medians)
-    assert found.ratio == pytest.approx(math.prod(medians) ** (1 / 6))
-    assert found.half_width == pytest.approx(4.032 * statistics.stdev(logs) * math.sqrt(2 / 6))
+    assert len(medians) == INTERPRETERS
+    assert found.ratio == pytest.approx(math.prod(one * two for one, two in medians) ** (1 / 16))
+    assert found.half_width == pytest.approx(3.499 * statistics.stdev(logs) * math.sqrt(2 / 8))
     assert found.holds(found.ratio * math.exp(0.99 * found.half_width))
     assert not found.holds(found.ratio * math.exp(-1.01 * found.half_width))
 
 
-def repeated(chance, spread, slower=1.0):
-    """A run as measure_slowdown makes it, of processes whose logarithms are normal."""
-    medians = []
+def test_a_process_is_the_median_of_its_rounds_and_the_default_has_a_ratio_of_its_own():
+    rounds = [(1.0, 2.0, 4.0), (9.0, 2.0, 4.0), (1.5, 2.0, 4.0)]
+    assert paired([[rounds, rounds]], 1).medians == ((0.75, 0.75),)
+    assert paired([[rounds], [rounds]], 2).medians == ((0.375,), (0.375,))
+
+
+def repeated(chance, between, within, slower=1.0):
+    """A run as measure_slowdown makes it, where interpreters and their processes differ, with normal logarithms."""
+    centres = [math.log(2.5 * slower) + chance.gauss(0, between) for _ in range(INTERPRETERS)]
+    medians = [()] * INTERPRETERS
     while True:
-        medians.append(slower * math.exp(chance.gauss(math.log(2.5), spread)))
-        if len(medians) >= FEWEST and is_narrow([Paired(tuple(medians))]):
-            return Paired(tuple(medians))
+        medians = [(*own, math.exp(chance.gauss(centre, within))) for own, centre in zip(medians, centres, strict=True)]
+        if is_enough([found := Paired(tuple(medians))]):
+            return found
 
 
-@pytest.mark.parametrize("spread", [0.003, 0.008, 0.02])
-def test_a_repeated_run_ends_in_the_interval_nearly_always_though_processes_end_when_it_is_narrow(spread):
+@pytest.mark.parametrize(("between", "within"), [(0.0, 0.003), (0.003, 0.008), (0.005, 0.02), (0.02, 0.005)])
+def test_a_repeated_run_ends_in_the_interval_nearly_always_though_processes_end_when_it_is_narrow(between, within):
     chance = random.Random(0)
-    runs = [repeated(chance, spread) for _ in range(2000)]
+    runs = [repeated(chance, between, within) for _ in range(2000)]
     inside = sum(one.holds(other.ratio) for one, other in zip(runs[::2], runs[1::2], strict=True))
     assert 0.97 < inside / 1000 < 1.0
 
 
 def test_processes_end_when_the_interval_is_narrow_or_there_are_the_most():
-    steady, noisy = Paired((1.0, 1.001) * 3), Paired((1.0, 1.2) * 3)
+    steady, noisy = Paired(((1.0,), (1.001,)) * 4), Paired(((1.0,), (1.2,)) * 4)
     assert 2 * steady.half_width < WIDTH < 2 * noisy.half_width
-    assert is_narrow([steady])
-    assert not is_narrow([steady, noisy])
-    assert is_narrow([Paired((1.0, 1.2) * 8)])
-    assert not is_narrow([Paired((1.0,) * (FEWEST - 1))])
+    assert is_enough([steady])
+    assert not is_enough([steady, noisy])
+    assert is_enough([Paired(((1.0,) * MOST, (1.2,) * MOST) * 4)])
 
 
 def test_a_slowdown_of_ten_percent_is_flagged_and_unchanged_repeats_are_not():
     chance = random.Random(1)
-    unchanged = [Change.between(repeated(chance, 0.01), repeated(chance, 0.01)) for _ in range(1000)]
-    planted = [Change.between(repeated(chance, 0.01), repeated(chance, 0.01, slower=1.1)) for _ in range(1000)]
+    noise = (chance, 0.005, 0.01)
+    unchanged = [Change.between(repeated(*noise), repeated(*noise)) for _ in range(1000)]
+    planted = [Change.between(repeated(*noise), repeated(*noise, slower=1.1)) for _ in range(1000)]
     assert not any(change.is_slower(0.05) for change in unchanged)
     assert all(change.is_slower(0.05) for change in planted)
 
@@ -149,9 +158,42 @@ def test_a_growth_within_chance_or_below_the_threshold_is_not_flagged():
 
 
 def test_the_interval_of_a_change_is_that_of_the_difference_of_two_means():
-    earlier, later = Paired((1.0, 1.1) * 3), Paired((1.0, 1.02) * 3)
-    errors = [one.log_error**2 / 6 for one in (earlier, later)]
-    assert Change.between(earlier, later).half_width == pytest.approx(t_99(5) * math.sqrt(sum(errors)))
+    earlier, later = Paired(((1.0,), (1.1,)) * 4), Paired(((1.0,), (1.02,)) * 4)
+    errors = [one.log_error**2 / 8 for one in (earlier, later)]
+    assert Change.between(earlier, later).half_width == pytest.approx(T_99 * math.sqrt(sum(errors)))
+
+
+def called_at(depth, function):
+    return called_at(depth - 1, function) if depth else function()
+
+
+def seconds_of_calls():
+    """The fastest of a few times that a function which does nothing is called often."""
+
+    def nothing():
+        pass
+
+    def once():
+        started = time.perf_counter()
+        for _ in range(300):
+            nothing()
+        return time.perf_counter() - started
+
+    return min(once() for _ in range(3))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="frames have been in chunks since Python 3.11")
+def test_where_a_chunk_of_the_stack_ends_calls_are_slow_and_with_room_none_are():
+    plain = [called_at(depth, seconds_of_calls) for depth in range(300)]
+    roomy = [called_at(depth, lambda: with_room(seconds_of_calls)) for depth in range(300)]
+    assert max(plain) > 5 * statistics.median(plain)
+    assert max(roomy) < 3 * statistics.median(roomy)
+
+
+def test_with_room_returns_what_the_function_returns_and_raises_what_it_raises():
+    assert with_room(lambda: 5) == 5
+    with pytest.raises(NotApplicable, match="nothing like it"):
+        with_room(raise_not_applicable)
 
 
 MEGABYTE = 1 << 20
@@ -188,10 +230,11 @@ def test_an_exponent_is_of_the_largest_sizes_whatever_a_call_costs(power, kind):
     assert growth.points == 4
 
 
-SLOW = Slowdown(CELL, Paired((1.0, 2.0)), Paired((3.0, 4.0)), 0.1, 0.05, 0.04, (5, 6))
+SLOW = Slowdown(CELL, Paired(((1.0,), (2.0, 2.5))), Paired(((3.0,), (4.0,))), 0.1, 0.05, 0.04, (5, 6))
 RECORDS = [
     (SLOWDOWN, SLOW),
     (SLOWDOWN, replace(SLOW, default=None, default_seconds=None)),
+    (ROUNDS, Rounds(CELL, ((0.1, 0.2), (0.3, 0.4)))),
     (IMPORT, replace(SLOW, cell=Import())),
     (MEMORY, Memory(CELL, 10, 20, 30, 0.5)),
     (SCALING, Scaling(CELL, {1: Cost(0.1, 0.2, 3, 4)}, {}, {2: Cost(0.1, None, 3, None)}, {"depth": "why"})),

@@ -23,7 +23,7 @@ CELL = Cell("zoo-gpt2", "float32", "fold_ln", "TransformerBridge")
 def run_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    (tmp_path / server.SOCKET).unlink(missing_ok=True)
+    (tmp_path / server.socket_of(server.MEASURING)).unlink(missing_ok=True)
 
 
 def ask(answer, monkeypatch, hang_up_after_s=None):
@@ -34,7 +34,7 @@ def ask(answer, monkeypatch, hang_up_after_s=None):
     if hang_up_after_s is not None:
         threading.Timer(hang_up_after_s, lambda: (ours.shutdown(socket.SHUT_RDWR), ours.close())).start()
     with its:
-        server._answer_in_fork(its)
+        server._answer_in_fork(its, server.MEASURING)
     return (
         None if hang_up_after_s is not None else Outcome.from_json(json.loads(ours.makefile().readline()), ACCURACY.record)
     )
@@ -70,7 +70,7 @@ def test_one_server_serves_many_askers_and_ends_with_the_run_s_folder(run_folder
         assert outcome.kind is Kind.FAILED
         assert "does not import" in outcome.reason
     wait_until(lambda: len(servers(run_folder)) == 1)  # the forks that answered are gone
-    (run_folder / server.SOCKET).unlink()
+    (run_folder / server.socket_of(server.MEASURING)).unlink()
     wait_until(lambda: not servers(run_folder))
 
 
@@ -110,7 +110,7 @@ def test_a_checkpoint_is_hashed_before_the_fork_and_what_is_wrong_with_it_is_lef
     monkeypatch.setattr(server, "_answer", lambda request: Outcome(Kind.FAILED, reason=f"{len(located)} located"))
     ours.sendall(json.dumps({"question": "accuracy", "cell": ["zoo-gpt2"]}).encode() + b"\n")
     with its:
-        server._answer_in_fork(its)
+        server._answer_in_fork(its, server.MEASURING)
     outcome = Outcome.from_json(json.loads(ours.makefile().readline()), ACCURACY.record)
     assert located == [("zoo-gpt2", os.getpid())]
     assert outcome.reason == "1 located"

@@ -27,7 +27,7 @@ from tlbench.inside.profile import DepthProfile
 from tlbench.inside.records import ContextLength, Generation, Gradients, HookTruth, Reading
 from tlbench.paths import cache_dir, package_dir
 from tlbench.record import ErrorBudget, Measurement, NoiseFloor, ReferenceMeasurement
-from tlbench.runtime.records import Memory, Scaling, Slowdown
+from tlbench.runtime.records import Memory, Rounds, Scaling, Slowdown
 from tlbench.spans import Category, span
 
 REMEASURE_VARIABLE = "TLBENCH_REMEASURE"
@@ -113,6 +113,9 @@ CONTEXT_LENGTH = Question[Cell, ContextLength](
 SLOWDOWN = Question[RuntimeCell, Slowdown](
     "slowdown", RuntimeCell, "tlbench.runtime.slowdown:measure_slowdown", Slowdown, is_kept=False
 )
+ROUNDS = Question[RuntimeCell, Rounds](
+    "rounds", RuntimeCell, "tlbench.runtime.slowdown:measure_rounds", Rounds, is_kept=False
+)
 IMPORT = Question[Import, Slowdown]("import", Import, "tlbench.runtime.slowdown:measure_import", Slowdown, is_kept=False)
 MEMORY = Question[RuntimeCell, Memory]("memory", RuntimeCell, "tlbench.runtime.memory:measure_memory", Memory, is_kept=False)
 SCALING = Question[RuntimeCell, Scaling](
@@ -120,7 +123,7 @@ SCALING = Question[RuntimeCell, Scaling](
 )
 
 _INSIDE = (DEPTH, HOOKS, READING, GENERATION, GRADIENTS, CONTEXT_LENGTH)
-_RUNTIME = (SLOWDOWN, IMPORT, MEMORY, SCALING)
+_RUNTIME = (SLOWDOWN, ROUNDS, IMPORT, MEMORY, SCALING)
 _ALL = (ACCURACY, REFERENCE, NOISE_FLOOR, ERROR_BUDGET, *_INSIDE, *_RUNTIME)
 QUESTIONS: dict[str, Question[Any, Any]] = {question.name: question for question in _ALL}
 

@@ -2,8 +2,8 @@
 
 asv runs every track of every cell, and nearly all of them only read a figure that is there (``asv_plugins/reader.py``). What
 reads imports neither torch nor transformers nor TransformerLens; the first that needs a measurement starts this server, and
-it and the later ones ask it.
-The server ends with asv's own process, or when the run's folder is deleted.
+it and the later ones ask it. What is timed asks for further servers by name (``tlbench/runtime/slowdown.py``).
+A server ends with the process that its owner is, or when the run's folder is deleted.
 """
 
 from __future__ import annotations
@@ -27,52 +27,70 @@ from tlbench.memo import QUESTIONS, Kind, Outcome, Question, R, S, attempt
 from tlbench.paths import outcomes_dir, package_dir
 from tlbench.spans import Category, span
 
-SOCKET, LOG, LOCK = "measuring.socket", "measuring.log", "measuring.lock"
-"""Names in the run's folder, which is the current one: a socket's full path might be longer than the system allows."""
+MEASURING = "measuring"
+"""The name of the server that measures."""
 START_TIMEOUT_S = 600.0
 POLL_S = 0.001
 IDLE_CHECK_S = 1.0
 
 
-def answer_there(question: Question[S, R], cell: S) -> Outcome[R]:
-    """Have the server of this run's folder, the current one, measure a cell; it is started if there is none.
+def answer_there(question: Question[S, R], cell: S, name: str = MEASURING) -> Outcome[R]:
+    """Have a server of this run's folder, the current one, measure a cell; it is started if there is none of that name.
 
     Raises:
         CellFailed: if the server cannot be started or ends.
     """
-    with span(Category.WAIT), _connected() as connection:
+    with span(Category.WAIT), _connected(name) as connection:
         request = {"question": question.name, "cell": list(vars(cell).values())}
         connection.sendall(json.dumps(request).encode() + b"\n")
         reply = connection.makefile().readline()
     if not reply:
-        raise CellFailed(f"the measuring process ended without an answer: {_last_line()}")
+        raise CellFailed(f"the {name} process ended without an answer: {_last_line(name)}")
     return Outcome.from_json(json.loads(reply), question.record)
 
 
-def _connected() -> socket.socket:
-    with locked(Path(LOCK)):
-        connection = _try_to_connect()
+def start(name: str) -> None:
+    """Start a server, if there is none of that name, and wait until it has imported everything.
+
+    Raises:
+        CellFailed: if it cannot be started.
+    """
+    _connected(name).close()
+
+
+def socket_of(name: str) -> Path:
+    """Where a server listens, in the current folder: a full path might be longer than the system allows."""
+    return Path(f"{name}.socket")
+
+
+def _log_of(name: str) -> Path:
+    return Path(f"{name}.log")
+
+
+def _connected(name: str) -> socket.socket:
+    with locked(Path(f"{name}.lock")):
+        connection = _try_to_connect(name)
         if connection is None:
-            connection = _start()
+            connection = _start(name)
     return connection
 
 
-def _try_to_connect() -> socket.socket | None:
+def _try_to_connect(name: str) -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX)
     try:
-        connection.connect(SOCKET)
+        connection.connect(str(socket_of(name)))
     except OSError:
         connection.close()
         return None
     return connection
 
 
-def _start() -> socket.socket:
-    Path(SOCKET).unlink(missing_ok=True)
+def _start(name: str) -> socket.socket:
+    socket_of(name).unlink(missing_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(package_dir().parent)}
-    with open(LOG, "ab") as log:
+    with _log_of(name).open("ab") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "tlbench.server", str(os.getppid())],
+            [sys.executable, "-m", "tlbench.server", str(os.getppid()), name],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -81,40 +99,40 @@ def _start() -> socket.socket:
         )
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
-        if connection := _try_to_connect():
+        if connection := _try_to_connect(name):
             return connection
         time.sleep(POLL_S)
     server.kill()
-    raise CellFailed(f"the measuring process did not start: {_last_line()}")
+    raise CellFailed(f"the {name} process did not start: {_last_line(name)}")
 
 
-def _last_line() -> str:
+def _last_line(name: str) -> str:
     with suppress(OSError):
-        lines = Path(LOG).read_text(errors="replace").strip().splitlines()
+        lines = _log_of(name).read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it said nothing"
     return "its log is gone"
 
 
-def serve(owner: int) -> None:
+def serve(owner: int, name: str) -> None:
     """Answer one request after another, until the process ``owner`` or the socket is gone."""
     from tlbench.preload import preload
 
     preload()
-    if (outcomes := outcomes_dir()) is not None:
+    if name == MEASURING and (outcomes := outcomes_dir()) is not None:
         with span(Category.KEEP):
             record(outcomes)
     listening = socket.socket(socket.AF_UNIX)
-    listening.bind(SOCKET)
+    listening.bind(str(socket_of(name)))
     listening.listen()
-    while _exists(owner) and Path(SOCKET).exists():
+    while _exists(owner) and socket_of(name).exists():
         ready, _, _ = select.select([listening], [], [], IDLE_CHECK_S)
         if ready:
             connection, _ = listening.accept()
             with connection:
-                _answer_in_fork(connection)
+                _answer_in_fork(connection, name)
 
 
-def _answer_in_fork(connection: socket.socket) -> None:
+def _answer_in_fork(connection: socket.socket, name: str) -> None:
     line = connection.makefile().readline()
     if not line:
         return
@@ -134,8 +152,8 @@ def _answer_in_fork(connection: socket.socket) -> None:
     status = _wait(pid, connection)
     if status:
         by = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-        hint = ": it may have run out of memory" if status == -signal.SIGKILL else f": {_last_line()}"
-        failure: Outcome[Any] = Outcome(Kind.FAILED, reason=f"the measuring process ended with {by}{hint}")
+        hint = ": it may have run out of memory" if status == -signal.SIGKILL else f": {_last_line(name)}"
+        failure: Outcome[Any] = Outcome(Kind.FAILED, reason=f"the {name} process ended with {by}{hint}")
         with suppress(OSError):
             _reply(connection, failure)
 
@@ -182,4 +200,4 @@ def _exists(pid: int) -> bool:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve(int(sys.argv[1]), sys.argv[2])

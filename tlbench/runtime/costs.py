@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from tlbench import lens
 from tlbench.cells import Operation, Option, RuntimeCell
@@ -11,6 +11,7 @@ from tlbench.memo import setting
 from tlbench.runtime.operations import own_contender, token_ids
 from tlbench.runtime.paired import Contender
 from tlbench.runtime.slowdown import located, settle
+from tlbench.runtime.stack import with_room
 
 
 class Model:
@@ -31,7 +32,7 @@ class Model:
 
     def run(self, operation: Operation) -> object:
         """Do it once."""
-        return self._contenders[operation].run(None)
+        return with_room(partial(self._contenders[operation].run, None))
 
 
 class Loading:
@@ -52,7 +53,7 @@ class Loading:
 
     def load(self) -> lens.Lens:
         """From the files to a model that can run, unprocessed."""
-        return lens.load(self._unprocessed, self._checkpoint, readback=False)
+        return with_room(partial(lens.load, self._unprocessed, self._checkpoint, readback=False))
 
     def process(self) -> None:
         """Process the weights as the cell's option asks.
@@ -63,7 +64,7 @@ class Loading:
         if self._option is Option.UNPROCESSED:
             raise NotApplicable("without an option there is no processing")
         assert self._loaded is not None
-        self._loaded.process(self._option)
+        with_room(partial(self._loaded.process, self._option))
 
 
 @lru_cache(maxsize=1)

@@ -1,8 +1,8 @@
-"""Ratios of times that survive a noisy machine: contenders take turns in one process, and many processes are compared.
+"""Ratios of times that survive a noisy machine: contenders take turns in one process, in processes of several interpreters.
 
 A machine that slows down slows both sides of a pair, so a round's ratio keeps its value where its times do not. What is
-left differs from process to process (the layout of memory, for one) more than from round to round, so processes are what is
-repeated: Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013. No tensors here, and no models.
+left differs from process to process, and from interpreter to interpreter, more than from round to round; so interpreters
+are what is repeated: Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013. No tensors here, no models.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
-FEWEST, MOST = 6, 16
-"""Processes of one ratio: at least, and at most."""
+from tlbench.runtime.stack import with_room
+
+INTERPRETERS = 8
+"""Interpreters of one ratio."""
+MOST = 2
+"""Processes of one interpreter, at most."""
 WIDTH = 0.03
 """No further process is run once the interval is narrower than this, relative to the ratio."""
-T_99 = (4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106, 3.055, 3.012, 2.977, 2.947)
-"""Student's t at 99.5 %, one side, for FEWEST - 1 to MOST - 1 degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2)."""
+T_99 = 3.499
+"""Student's t at 99.5 %, one side, for INTERPRETERS - 1 degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2)."""
 
 
 @dataclass(frozen=True)
@@ -36,38 +41,38 @@ class Contender:
 
 @dataclass(frozen=True)
 class Paired:
-    """A ratio of two times, from several processes.
+    """A ratio of two times, from processes of several interpreters.
 
     Attributes:
-        medians: of each process, the median of its rounds' ratios.
+        medians: of each process, the median of its rounds' ratios, ``[interpreter][process]``.
     """
 
-    medians: tuple[float, ...]
+    medians: tuple[tuple[float, ...], ...]
 
     @property
     def ratio(self) -> float:
-        """The geometric mean of the processes' medians."""
-        return math.exp(statistics.fmean(map(math.log, self.medians)))
+        """The geometric mean over the interpreters."""
+        return math.exp(statistics.fmean(self._logs()))
 
     @property
     def log_error(self) -> float:
-        """The standard deviation of one process's logarithm."""
-        return statistics.stdev(map(math.log, self.medians))
+        """The standard deviation of one interpreter's logarithm."""
+        return statistics.stdev(self._logs())
 
     @property
     def half_width(self) -> float:
-        """Of a 99 % interval for a repeated run of as many processes, relative to the ratio.
-
-        It holds of runs whose processes are forked from one; between two of those more differs (docs/costs.md).
+        """Of a 99 % interval for a repeated run of as many interpreters, relative to the ratio.
 
         It is the prediction interval of a second mean: t s sqrt(1/n + 1/n), on the logarithms.
         """
-        n = len(self.medians)
-        return t_99(n - 1) * self.log_error * math.sqrt(2 / n)
+        return T_99 * self.log_error * math.sqrt(2 / INTERPRETERS)
 
     def holds(self, ratio: float) -> bool:
         """Whether a repeated run's ratio lies within the interval."""
         return abs(math.log(ratio / self.ratio)) <= self.half_width
+
+    def _logs(self) -> list[float]:
+        return [statistics.fmean(map(math.log, own)) for own in self.medians]
 
 
 @dataclass(frozen=True)
@@ -109,26 +114,23 @@ class Measured(Protocol):
         """Of the interval in which a repeated run ends, relative to the ratio."""
 
 
-def t_99(freedom: int) -> float:
-    """Student's t for a 99 % interval; only for numbers of processes that are run."""
-    return T_99[freedom - FEWEST + 1]
+def paired(interpreters: Sequence[Sequence[Sequence[Sequence[float]]]], other: int) -> Paired:
+    """The ratio of the first contender's times to another's in the same rounds.
 
-
-def paired(numerators: Sequence[Sequence[float]], denominators: Sequence[Sequence[float]]) -> Paired:
-    """The ratio of what was measured in the same rounds of the same processes, ``[process][round]``."""
+    Args:
+        interpreters: times, ``[interpreter][process][round][contender]``.
+        other: which contender's times are the denominators.
+    """
     return Paired(
         tuple(
-            statistics.median(a / b for a, b in zip(own, other, strict=True))
-            for own, other in zip(numerators, denominators, strict=True)
+            tuple(statistics.median(times[0] / times[other] for times in rounds) for rounds in own) for own in interpreters
         )
     )
 
 
-def is_narrow(ratios: Iterable[Paired]) -> bool:
-    """Whether there have been processes enough: the fewest, and every interval narrow, or the most."""
-    found = list(ratios)
-    n = len(found[0].medians)
-    return n >= MOST or (n >= FEWEST and all(2 * ratio.half_width <= WIDTH for ratio in found))
+def is_enough(ratios: Iterable[Paired]) -> bool:
+    """Whether no further processes are needed: every interval is narrow, or every interpreter has had the most."""
+    return all(2 * ratio.half_width <= WIDTH or len(ratio.medians[0]) >= MOST for ratio in ratios)
 
 
 def take_turns(
@@ -145,6 +147,12 @@ def take_turns(
         fewest: rounds that are run whatever they take.
         warm_up: rounds before these that are not kept.
     """
+    return with_room(partial(_take_turns, contenders, clock, budget, fewest, warm_up))
+
+
+def _take_turns(
+    contenders: Sequence[Contender], clock: Callable[[], float], budget: float, fewest: int, warm_up: int
+) -> list[tuple[float, ...]]:
     rounds: list[tuple[float, ...]] = []
     spent = 0.0
     while len(rounds) < warm_up + fewest or spent < budget:

@@ -15,8 +15,30 @@ TOP_POINTS = 4
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """What one process timed.
+
+    Attributes:
+        cell: what was run.
+        times: of each round, the seconds of each contender, TransformerLens first.
+    """
+
+    cell: RuntimeCell
+    times: tuple[tuple[float, ...], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; floats keep every bit."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Rounds:
+        """The rounds that :meth:`to_json` wrote."""
+        return cls(RuntimeCell(**data["cell"]), tuple(map(tuple, data["times"])))
+
+
+@dataclass(frozen=True)
 class Slowdown:
-    """TransformerLens's time over HuggingFace's, in rounds of one process and over several processes.
+    """TransformerLens's time over HuggingFace's, in rounds of one process and over processes of several interpreters.
 
     Attributes:
         cell: what was run.
@@ -44,9 +66,8 @@ class Slowdown:
     def from_json(cls, data: dict[str, Any]) -> Slowdown:
         """The slowdown that :meth:`to_json` wrote."""
         cell = RuntimeCell(**data["cell"]) if data["cell"] else Import()
-        default = Paired(tuple(data["default"]["medians"])) if data["default"] else None
-        eager = Paired(tuple(data["eager"]["medians"]))
-        return cls(**{**data, "cell": cell, "eager": eager, "default": default, "rounds": tuple(data["rounds"])})
+        ratios = {name: data[name] and Paired(tuple(map(tuple, data[name]["medians"]))) for name in ("eager", "default")}
+        return cls(**{**data, "cell": cell, **ratios, "rounds": tuple(data["rounds"])})
 
 
 @dataclass(frozen=True)

@@ -8,26 +8,36 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from tlbench import server
 from tlbench.cells import Device, Import, Operation, RuntimeCell
 from tlbench.checkpoints import Checkpoint, locate
 from tlbench.device import DEVICE_VARIABLE, require, synchronized_clock
 from tlbench.exceptions import BadInput, CellFailed, NotApplicable
+from tlbench.memo import ROUNDS
 from tlbench.runtime.apart import apart
-from tlbench.runtime.paired import FEWEST, Contender, Paired, is_narrow, paired, take_turns
-from tlbench.runtime.records import Slowdown
+from tlbench.runtime.paired import INTERPRETERS, Contender, is_enough, paired, take_turns
+from tlbench.runtime.records import Rounds, Slowdown
 
 BUDGET_S = 0.4
 """What the rounds of one process take together, where five take less."""
+NAMES = [f"timing-{number}" for number in range(1, INTERPRETERS + 1)]
+"""The servers that timed processes are forked from."""
 IMPORTS = ("import transformer_lens", "import torch, transformers.models.auto.modeling_auto, transformers.generation.utils")
 """TransformerLens's import, and that of what it stands on and a user of HuggingFace imports too."""
 
-Rounds = list[tuple[float, ...]]
+Times = Sequence[Sequence[tuple[float, ...]]]
+"""Of one interpreter: ``[process][round][contender]``."""
 
 
 def measure_slowdown(cell: RuntimeCell) -> Slowdown:
-    """Time a cell on both sides. Call it where torch has not computed anything yet: it forks.
+    """Time a cell on both sides, in processes forked from several interpreters by turns.
+
+    The interpreters are servers of the current folder; they are started if they are not there, and end with this process's
+    parent.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
@@ -36,14 +46,24 @@ def measure_slowdown(cell: RuntimeCell) -> Slowdown:
             length, or this machine no such device.
         CellFailed: if loading or running raised.
     """
-    checkpoint = located(cell)
-    processes: list[Rounds] = []
+    with ThreadPoolExecutor() as starting:
+        list(starting.map(server.start, NAMES))
+    interpreters: list[list[tuple[tuple[float, ...], ...]]] = [[] for _ in NAMES]
     while True:
-        processes.append(apart(_time, cell, checkpoint))
-        if len(processes) >= FEWEST:
-            found = _slowdown(cell, processes)
-            if is_narrow(ratio for ratio in (found.eager, found.default) if ratio is not None):
-                return found
+        for name, own in zip(NAMES, interpreters, strict=True):
+            own.append(server.answer_there(ROUNDS, cell, name).require().times)
+        found = _slowdown(cell, interpreters)
+        if is_enough(ratio for ratio in (found.eager, found.default) if ratio is not None):
+            return found
+
+
+def measure_rounds(cell: RuntimeCell) -> Rounds:
+    """Time a cell in this process, in which nothing else may have been measured.
+
+    Raises:
+        as :func:`measure_slowdown`.
+    """
+    return Rounds(cell, tuple(_time(cell, located(cell))))
 
 
 def measure_import(cell: Import) -> Slowdown:
@@ -53,9 +73,8 @@ def measure_import(cell: Import) -> Slowdown:
         CellFailed: if either does not import.
     """
     contenders = [Contender(partial(_import, code)) for code in IMPORTS]
-    rounds = take_turns(contenders, time.perf_counter, budget=0, fewest=FEWEST, warm_up=1)
-    # Each import is a process, so each round is one.
-    return _slowdown(cell, [[pair] for pair in rounds])
+    rounds = take_turns(contenders, time.perf_counter, budget=0, fewest=INTERPRETERS, warm_up=1)
+    return _slowdown(cell, [[[pair]] for pair in rounds])  # each import is an interpreter of its own
 
 
 def located(cell: RuntimeCell) -> Checkpoint:
@@ -84,7 +103,7 @@ def settle(cell: RuntimeCell, checkpoint: Checkpoint) -> None:
     make_deterministic(checkpoint.model.threads)
 
 
-def _time(cell: RuntimeCell, checkpoint: Checkpoint) -> Rounds:
+def _time(cell: RuntimeCell, checkpoint: Checkpoint) -> list[tuple[float, ...]]:
     from tlbench.runtime.operations import prepare
 
     settle(cell, checkpoint)
@@ -96,17 +115,17 @@ def _time(cell: RuntimeCell, checkpoint: Checkpoint) -> Rounds:
     return take_turns(contenders, synchronized_clock, BUDGET_S, *((3, 1) if loads else ()))
 
 
-def _slowdown(cell: RuntimeCell | Import, processes: list[Rounds]) -> Slowdown:
-    sides = [[[times[i] for times in rounds] for rounds in processes] for i in range(len(processes[0][0]))]
-    seconds = [statistics.median(time for rounds in side for time in rounds) for side in sides]
-    ratios: list[Paired] = [paired(sides[0], side) for side in sides[1:]]
+def _slowdown(cell: RuntimeCell | Import, interpreters: Sequence[Times]) -> Slowdown:
+    processes = [rounds for own in interpreters for rounds in own]
+    seconds = [statistics.median(side) for side in zip(*(times for rounds in processes for times in rounds), strict=True)]
+    has_default = len(seconds) > 2
     return Slowdown(
         cell=cell,
-        eager=ratios[0],
-        default=ratios[1] if len(ratios) > 1 else None,
+        eager=paired(interpreters, 1),
+        default=paired(interpreters, 2) if has_default else None,
         seconds=seconds[0],
         eager_seconds=seconds[1],
-        default_seconds=seconds[2] if len(seconds) > 2 else None,
+        default_seconds=seconds[2] if has_default else None,
         rounds=tuple(map(len, processes)),
     )
 

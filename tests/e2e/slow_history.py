@@ -60,7 +60,7 @@ def slow_project(folder, share):
 
 
 def measure(project, model, *commits):
-    """Have asv measure the slowdown of one model's forward pass at some commits, again if it was there."""
+    """Have asv measure the slowdown of the forward pass of models (a pattern) at some commits, again if it was there."""
     (project.folder / "commits").write_text("".join(f"{project.commits[name]}\n" for name in commits))
     environment = {"TLBENCH_CACHE": str(cache_dir()), "PATH": f"{BIN}:{os.environ['PATH']}"}
     subprocess.run([sys.executable, "-m", "asv_plugins.machine", "slow"], check=True, cwd=ROOT)

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.perf import goldens, long, memory, mistral, profile, scaling, slower, speed
+from tests.perf import goldens, long, memory, mistral, profile, scaling, slower, speed, stack
 from tests.perf.bench import HISTORY, ROOT, Bench, commit_of
 from tlbench import catalogue
 from tlbench.checkpoints import ensure
@@ -25,6 +25,7 @@ FIGURES = {
     "profile": lambda folder: profile.default_run(Bench(folder / "profile")),
     "forwards": lambda folder: scaling.forwards_of_a_statistic_more(folder, commit_of(LATEST)),
     "growth": lambda folder: scaling.growth_with_cells(Bench(folder / "growth"), commit_of(LATEST)),
+    "stack": stack.spread_over_depths,
     "slower": slower.slowdowns_found,
     "smollm2": lambda folder: scaling.smollm2_beside_bare_code(Bench(folder / "smollm2"), commit_of(LATEST)),
 }

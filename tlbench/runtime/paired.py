@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -18,10 +18,8 @@ from tlbench.runtime.stack import with_room
 
 INTERPRETERS = 8
 """Interpreters of one ratio."""
-MOST = 2
-"""Processes of one interpreter, at most."""
-WIDTH = 0.03
-"""No further process is run once the interval is narrower than this, relative to the ratio."""
+PROCESSES = 2
+"""Of each interpreter."""
 T_99 = 3.499
 """Student's t at 99.5 %, one side, for INTERPRETERS - 1 degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2)."""
 
@@ -56,8 +54,14 @@ class Paired:
 
     @property
     def log_error(self) -> float:
-        """The standard deviation of one interpreter's logarithm."""
-        return statistics.stdev(self._logs())
+        """The standard deviation of one interpreter's logarithm, its processes taken together.
+
+        What interpreters differ by is what their processes make of it and what is their own. The latter is no less than
+        nothing, so where they differ by less than their processes alone would make, they agree by luck.
+        """
+        logs = [list(map(math.log, own)) for own in self.medians]
+        within = [statistics.variance(own) / len(own) for own in logs if len(own) > 1]
+        return math.sqrt(max(statistics.variance(self._logs()), statistics.fmean(within or [0])))
 
     @property
     def half_width(self) -> float:
@@ -126,11 +130,6 @@ def paired(interpreters: Sequence[Sequence[Sequence[Sequence[float]]]], other: i
             tuple(statistics.median(times[0] / times[other] for times in rounds) for rounds in own) for own in interpreters
         )
     )
-
-
-def is_enough(ratios: Iterable[Paired]) -> bool:
-    """Whether no further processes are needed: every interval is narrow, or every interpreter has had the most."""
-    return all(2 * ratio.half_width <= WIDTH or len(ratio.medians[0]) >= MOST for ratio in ratios)
 
 
 def take_turns(

@@ -19,7 +19,7 @@ from tlbench.device import DEVICE_VARIABLE, require, synchronized_clock
 from tlbench.exceptions import BadInput, CellFailed, NotApplicable
 from tlbench.memo import ROUNDS
 from tlbench.runtime.apart import apart
-from tlbench.runtime.paired import INTERPRETERS, Contender, is_enough, paired, take_turns
+from tlbench.runtime.paired import INTERPRETERS, PROCESSES, Contender, paired, take_turns
 from tlbench.runtime.records import Rounds, Slowdown
 
 BUDGET_S = 0.4
@@ -49,12 +49,10 @@ def measure_slowdown(cell: RuntimeCell) -> Slowdown:
     with ThreadPoolExecutor() as starting:
         list(starting.map(server.start, NAMES))
     interpreters: list[list[tuple[tuple[float, ...], ...]]] = [[] for _ in NAMES]
-    while True:
+    for _ in range(PROCESSES):
         for name, own in zip(NAMES, interpreters, strict=True):
             own.append(server.answer_there(ROUNDS, cell, name).require().times)
-        found = _slowdown(cell, interpreters)
-        if is_enough(ratio for ratio in (found.eager, found.default) if ratio is not None):
-            return found
+    return _slowdown(cell, interpreters)
 
 
 def measure_rounds(cell: RuntimeCell) -> Rounds:

@@ -1,9 +1,8 @@
-"""The tables of docs/costs.md, from stored results: ``python docs/costs.py [--repeat FILE]``, in the repository's root.
+"""The tables of docs/costs.md, from stored results: ``python docs/costs.py``, in the repository's root.
 
-A repeat is a file that ``tlbench costs --format csv`` wrote of a second run.
+What ``tlbench costs --format csv`` wrote of other runs of the same releases stands in ``docs/repeats``.
 """
 
-import argparse
 import csv
 import statistics
 from collections.abc import Callable
@@ -11,12 +10,14 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from tlbench.catalogue import load
 from tlbench.cells import Import, Operation
 from tlbench.report.costs import CostRow, rows
 from tlbench.report.stored import StoredResults
 from tlbench.runtime.paired import Change
 
 CONFIG = Path(__file__).resolve().parents[1] / "releases" / "asv.conf.json"
+REPEATS = Path(__file__).resolve().parent / "repeats"
 Found = dict[str, list[CostRow]]
 """By release."""
 OTHERS = ("zoo-gpt2", "zoo-llama", "smollm2-135m")
@@ -24,9 +25,6 @@ OTHERS = ("zoo-gpt2", "zoo-llama", "smollm2-135m")
 
 def main() -> None:
     """Print every table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeat", type=Path, action="append", default=[], help="a second run, as CSV")
-    arguments = parser.parse_args()
     stored = StoredResults(CONFIG, "xeon-2-cores")
     found = {commit.tag: rows(stored, commit) for commit in stored.commits}
     found = {tag: own for tag, own in found.items() if own}
@@ -35,9 +33,8 @@ def main() -> None:
         print(f"**A forward pass of {wrapper}, {option}, over HuggingFace's (eager)**\n")
         print_by_release(found, lambda r, w=wrapper, o=option: is_forward(r) and (r.cell.wrapper, r.cell.option) == (w, o))
     for model in OTHERS:
-        print(f"**{model}, all_options: each operation over HuggingFace's**\n")
         print_operations(found, model)
-    for path in arguments.repeat:
+    for path in sorted(REPEATS.glob("*.csv")):
         print_repeat(found, path)
 
 
@@ -50,7 +47,7 @@ def print_by_release(found: Found, wanted: Callable[[CostRow], bool]) -> None:
     """One line a model, one column a release."""
     chosen = {tag: {r.cell.model: r for r in own if wanted(r)} for tag, own in found.items()}
     chosen = {tag: own for tag, own in chosen.items() if own}
-    models = dict.fromkeys(model for own in chosen.values() for model in own)
+    models = [model for model in load().names() if any(model in own for own in chosen.values())]
     lines = [[model, *(spelled(own.get(model)) for own in chosen.values())] for model in models]
     zoo = [[r.ratio for model, r in own.items() if model.startswith("zoo-")] for own in chosen.values()]
     medians = ["*zoo, median*", *(f"*{statistics.median(own):.2f}*" if own else "" for own in zoo)]
@@ -58,17 +55,21 @@ def print_by_release(found: Found, wanted: Callable[[CostRow], bool]) -> None:
 
 
 def print_operations(found: Found, model: str) -> None:
-    """One line a release and wrapper, one column an operation."""
+    """One line a release and wrapper of which more than forward passes is stored, one column an operation."""
     lines = []
     for tag, own in found.items():
         of_model = [r for r in own if not isinstance(r.cell, Import) and r.cell.model == model]
         for wrapper in dict.fromkeys(r.cell.wrapper for r in of_model):
-            by_operation = {}
-            for r in of_model:
-                if r.cell.wrapper == wrapper and r.cell.option in ("all_options", *loads(r)):
-                    by_operation[r.cell.operation] = r
-            lines.append([tag, wrapper, *(spelled(by_operation.get(operation)) for operation in Operation)])
-    print(tabulate(lines, ["", "", *Operation], tablefmt="pipe", disable_numparse=True), "\n")
+            by_operation = {
+                r.cell.operation: r
+                for r in of_model
+                if r.cell.wrapper == wrapper and r.cell.option in ("all_options", *loads(r))
+            }
+            if by_operation.keys() - {Operation.FORWARD}:
+                lines.append([tag, wrapper, *(spelled(by_operation.get(operation)) for operation in Operation)])
+    if lines:
+        print(f"**{model}, all_options: each operation over HuggingFace's**\n")
+        print(tabulate(lines, ["", "", *Operation], tablefmt="pipe", disable_numparse=True), "\n")
 
 
 def loads(row: CostRow) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import torch
 from tlbench import BadInput, CellFailed, NotApplicable, device, memo
 from tlbench.cells import Cell, Import, RuntimeCell
 from tlbench.memo import ACCURACY, IMPORT, MEMORY, ROUNDS, SCALING, SLOWDOWN
+from tlbench.report.costs import ChangedRow, CostRow
 from tlbench.runtime.apart import apart
 from tlbench.runtime.memory import Allocated, allocated
 from tlbench.runtime.paired import INTERPRETERS, PROCESSES, T_99, Change, Contender, Paired, paired, take_turns
@@ -189,6 +190,13 @@ def test_with_room_returns_what_the_function_returns_and_raises_what_it_raises()
     assert with_room(lambda: 5) == 5
     with pytest.raises(NotApplicable, match="nothing like it"):
         with_room(raise_not_applicable)
+
+
+def test_what_of_a_change_is_huggingface_s_is_told_where_its_seconds_are_known():
+    earlier, later = CostRow(CELL, 0.5, 0.01, 6.0), CostRow(CELL, 1.5, 0.01, 2.0)
+    assert ChangedRow(earlier, later).reference_factor == pytest.approx(1 / 3)
+    assert ChangedRow(replace(earlier, reference_seconds=None), later).reference_factor is None
+    assert ChangedRow(earlier, None).reference_factor is None
 
 
 MEGABYTE = 1 << 20

@@ -32,11 +32,13 @@ class CostRow:
         cell: what was run.
         ratio: TransformerLens's time over HuggingFace's.
         half_width: of the 99 % interval of a repeated run, relative to the ratio.
+        reference_seconds: HuggingFace's own time, where it is stored.
     """
 
     cell: RuntimeCell | Import
     ratio: float
     half_width: float
+    reference_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,22 @@ class ChangedRow:
         """What changed."""
         return Change.between(self.earlier, self.later) if self.later else None
 
+    @property
+    def reference_factor(self) -> float | None:
+        """HuggingFace's own time, later over earlier: what of the change is its. Seconds of two runs, so roughly."""
+        if self.later is None or self.earlier.reference_seconds is None or self.later.reference_seconds is None:
+            return None
+        return self.later.reference_seconds / self.earlier.reference_seconds
+
 
 def rows(stored: StoredResults, commit: Commit) -> list[CostRow]:
     """Every slowdown that is stored of a commit."""
     found: list[CostRow] = []
     for operation in RUNS:
-        found += _rows(stored, commit, f"Slowdown.track_{operation}", f"Interval.track_{operation}", _of(operation))
-    found += _rows(stored, commit, "Loading.track_slowdown", "Loading.track_interval", _loading)
-    found += _rows(stored, commit, "Imports.track_slowdown", "Imports.track_interval", Import)
+        names = (f"{kind}.track_{operation}" for kind in ("Slowdown", "Interval", "HuggingFace"))
+        found += _rows(stored, commit, *names, cell=_of(operation))
+    found += _rows(stored, commit, "Loading.track_slowdown", "Loading.track_interval", cell=_loading)
+    found += _rows(stored, commit, "Imports.track_slowdown", "Imports.track_interval", cell=Import)
     return found
 
 
@@ -78,12 +88,18 @@ def _loading(model: str, dtype: Any, option: Any, wrapper: Any) -> RuntimeCell:
 
 
 def _rows(
-    stored: StoredResults, commit: Commit, ratio: str, interval: str, cell: Callable[..., RuntimeCell | Import]
+    stored: StoredResults,
+    commit: Commit,
+    ratio: str,
+    interval: str,
+    seconds: str | None = None,
+    *,
+    cell: Callable[..., RuntimeCell | Import],
 ) -> list[CostRow]:
-    half_widths = stored.values(commit, f"runtime.{interval}", cell)
-    ratios = stored.values(commit, f"runtime.{ratio}", cell)
+    ratios, half_widths = (stored.values(commit, f"runtime.{name}", cell) for name in (ratio, interval))
+    of_reference = stored.values(commit, f"runtime.{seconds}", cell) if seconds else {}
     return [
-        CostRow(key, value, half_width)
+        CostRow(key, value, half_width, of_reference.get(key))
         for key, value in ratios.items()
         if is_figure(value) and is_figure(half_width := half_widths.get(key))
     ]
@@ -101,19 +117,17 @@ def show(console: Console, style: Format, commit: Commit, found: Sequence[CostRo
 
 def show_changes(console: Console, style: Format, names: str, found: Sequence[ChangedRow]) -> None:
     """One line a slowdown that changed."""
-    header = [*CELL_COLUMNS, "earlier", "later", "change", "99 %"]
-    lines = []
-    for row in found:
-        later, change = (
-            ("gone", ("", ""))
-            if row.later is None or row.change is None
-            else (
-                f"{row.later.ratio:.3f}",
-                (f"{100 * (row.change.factor - 1):+.1f} %", f"± {100 * row.change.half_width:.1f} %"),
-            )
-        )
-        lines.append([*_words(row.earlier.cell), f"{row.earlier.ratio:.3f}", later, *change])
-    _show(console, style, names, header, lines)
+    header = [*CELL_COLUMNS, "earlier", "later", "change", "99 %", "HF itself"]
+    _show(console, style, names, header, [_changed(row) for row in found])
+
+
+def _changed(row: ChangedRow) -> list[str]:
+    earlier = [*_words(row.earlier.cell), f"{row.earlier.ratio:.3f}"]
+    if row.later is None or row.change is None:
+        return [*earlier, "gone", "", "", ""]
+    of_reference = "" if row.reference_factor is None else f"{100 * (row.reference_factor - 1):+.0f} %"
+    change = [f"{100 * (row.change.factor - 1):+.1f} %", f"± {100 * row.change.half_width:.1f} %"]
+    return [*earlier, f"{row.later.ratio:.3f}", *change, of_reference]
 
 
 def write_csv(commit: Commit, found: Sequence[CostRow]) -> str:

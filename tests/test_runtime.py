@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tlbench import BadInput, CellFailed, NotApplicable, device, memo
+from tlbench import BadInput, CellFailed, NotApplicable, device, memo, server
 from tlbench.cells import Cell, Import, RuntimeCell
 from tlbench.memo import ACCURACY, IMPORT, MEMORY, ROUNDS, SCALING, SLOWDOWN
 from tlbench.report.costs import ChangedRow, CostRow
@@ -20,7 +20,7 @@ from tlbench.runtime.memory import Allocated, allocated
 from tlbench.runtime.paired import INTERPRETERS, PROCESSES, T_99, Change, Contender, Paired, paired, take_turns
 from tlbench.runtime.records import Cost, Memory, Rounds, Scaling, Slowdown
 from tlbench.runtime.scaling import depths_of
-from tlbench.runtime.slowdown import located
+from tlbench.runtime.slowdown import NAMES, located, measure_slowdown
 from tlbench.runtime.stack import with_room
 
 CELL = RuntimeCell("zoo-gpt2", "float32", "all_options", "TransformerBridge", "2x64", "cpu", "forward")
@@ -137,6 +137,32 @@ def test_interpreters_that_agree_by_luck_have_the_interval_of_their_processes():
     assert Paired(((1.0,), (1.1,)) * 4).log_error == pytest.approx(statistics.stdev([0, math.log(1.1)] * 4))
 
 
+def test_a_slowdown_is_of_every_interpreter_by_turns(monkeypatch):
+    started, asked = [], []
+
+    def answer(question, cell, name):
+        asked.append(name)
+        rounds = Rounds(cell, ((len(asked), 2.0, 4.0),) * 3)
+        return memo.Outcome(memo.Kind.MEASURED, rounds)
+
+    monkeypatch.setattr(server, "start", started.append)
+    monkeypatch.setattr(server, "answer_there", answer)
+    found = measure_slowdown(CELL)
+    assert sorted(started) == sorted(NAMES)
+    assert asked == NAMES * PROCESSES
+    assert found.eager.medians == tuple((first / 2, (first + INTERPRETERS) / 2) for first in range(1, INTERPRETERS + 1))
+    assert found.default.medians[0] == (1 / 4, 9 / 4)
+    assert (found.eager_seconds, found.default_seconds, found.rounds) == (2.0, 4.0, (3,) * 16)
+
+
+def test_what_one_interpreter_cannot_measure_is_the_cell_s_outcome(monkeypatch):
+    monkeypatch.setattr(server, "start", lambda name: None)
+    outcome = memo.Outcome(memo.Kind.NOT_APPLICABLE, reason="no such wrapper")
+    monkeypatch.setattr(server, "answer_there", lambda *asked: outcome)
+    with pytest.raises(NotApplicable, match="no such wrapper"):
+        measure_slowdown(CELL)
+
+
 def test_a_slowdown_of_ten_percent_is_flagged_and_unchanged_repeats_are_not():
     chance = random.Random(1)
     noise = (chance, 0.005, 0.01)
@@ -184,6 +210,15 @@ def test_where_a_chunk_of_the_stack_ends_calls_are_slow_and_with_room_none_are()
     roomy = [called_at(depth, lambda: with_room(seconds_of_calls)) for depth in range(300)]
     assert max(plain) > 5 * statistics.median(plain)
     assert max(roomy) < 3 * statistics.median(roomy)
+
+
+def test_what_takes_turns_has_room_too():
+    found = []
+    contender = Contender(lambda _: found.append(seconds_of_calls()))
+    for depth in range(300):
+        called_at(depth, lambda: take_turns([contender], time.perf_counter, budget=0, fewest=1, warm_up=0))
+    assert len(found) == 300
+    assert max(found) < 3 * statistics.median(found)
 
 
 def test_with_room_returns_what_the_function_returns_and_raises_what_it_raises():

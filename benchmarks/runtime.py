@@ -1,7 +1,7 @@
 """What does it cost? Time and memory of TransformerLens beside HuggingFace's.
 
-The machine's noise is in every second and in no ratio: both sides take turns in one process, and the slowdown is the median
-of the rounds' ratios, over several processes. ``Process`` and ``ProcessLoading`` are asv's own measures.
+The machine's noise is in every second and in no ratio: both sides take turns in one process, and the slowdown is the mean
+over several interpreters of the median of the rounds' ratios. ``Process`` and ``ProcessLoading`` are asv's own measures.
 """
 
 from benchmarks.cell import GridOfCells, SharedRun, answer, figure, or_skip
@@ -67,7 +67,7 @@ class SlowdownToDefault(Slowdown):
 
 
 class Interval(Slowdown):
-    """Of the slowdown: by which share of it chance moves it between processes, at 99 %."""
+    """Of the slowdown: by which share of it chance moves it from one run to the next, at 99 %."""
 
     unit = "relative half-width"
 

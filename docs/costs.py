@@ -14,7 +14,7 @@ from tlbench.catalogue import load
 from tlbench.cells import Import, Operation
 from tlbench.report.costs import CostRow, rows
 from tlbench.report.stored import StoredResults
-from tlbench.runtime.paired import Change
+from tlbench.runtime.paired import Change, is_inside
 
 CONFIG = Path(__file__).resolve().parents[1] / "releases" / "asv.conf.json"
 REPEATS = Path(__file__).resolve().parent / "repeats"
@@ -93,7 +93,7 @@ def print_repeat(found: Found, path: Path) -> None:
             continue
         second = CostRow(first.cell, float(line["slowdown"]), float(line["half_width"]))
         compared += 1
-        inside += abs(second.ratio / first.ratio - 1) <= first.half_width
+        inside += is_inside(first, second)
         if Change.between(first, second).is_slower(0.05):
             flagged.append(str(first.cell))
     tags = " and ".join(dict.fromkeys(line["tag"] for line in lines))

@@ -15,9 +15,10 @@ from tlbench import BadInput, CellFailed, NotApplicable, device, memo, server
 from tlbench.cells import Cell, Import, RuntimeCell
 from tlbench.memo import ACCURACY, IMPORT, MEMORY, ROUNDS, SCALING, SLOWDOWN
 from tlbench.report.costs import ChangedRow, CostRow
+from tlbench.runtime import slowdown
 from tlbench.runtime.apart import apart
 from tlbench.runtime.memory import Allocated, allocated
-from tlbench.runtime.paired import INTERPRETERS, PROCESSES, T_99, Change, Contender, Paired, paired, take_turns
+from tlbench.runtime.paired import INTERPRETERS, PROCESSES, T_99, Change, Contender, Paired, is_inside, paired, take_turns
 from tlbench.runtime.records import Cost, Memory, Rounds, Scaling, Slowdown
 from tlbench.runtime.scaling import depths_of
 from tlbench.runtime.slowdown import NAMES, located, measure_slowdown
@@ -106,8 +107,8 @@ def test_ratio_and_interval_are_of_the_interpreters_not_of_their_processes():
     assert len(medians) == INTERPRETERS
     assert found.ratio == pytest.approx(math.prod(one * two for one, two in medians) ** (1 / 16))
     assert found.half_width == pytest.approx(3.499 * statistics.stdev(logs) * math.sqrt(2 / 8))
-    assert found.holds(found.ratio * math.exp(0.99 * found.half_width))
-    assert not found.holds(found.ratio * math.exp(-1.01 * found.half_width))
+    assert is_inside(found, CostRow(CELL, found.ratio * math.exp(0.99 * found.half_width), 0))
+    assert not is_inside(found, CostRow(CELL, found.ratio * math.exp(-1.01 * found.half_width), 0))
 
 
 def test_a_process_is_the_median_of_its_rounds_and_the_default_has_a_ratio_of_its_own():
@@ -126,7 +127,7 @@ def repeated(chance, between, within, slower=1.0):
 def test_a_repeated_run_ends_in_the_interval_nearly_always(between, within):
     chance = random.Random(0)
     runs = [repeated(chance, between, within) for _ in range(2000)]
-    inside = sum(one.holds(other.ratio) for one, other in zip(runs[::2], runs[1::2], strict=True))
+    inside = sum(is_inside(one, other) for one, other in zip(runs[::2], runs[1::2], strict=True))
     assert 0.97 < inside / 1000 < 1.0
 
 
@@ -145,6 +146,7 @@ def test_a_slowdown_is_of_every_interpreter_by_turns(monkeypatch):
         rounds = Rounds(cell, ((len(asked), 2.0, 4.0),) * 3)
         return memo.Outcome(memo.Kind.MEASURED, rounds)
 
+    monkeypatch.setattr(slowdown, "located", lambda cell: None)
     monkeypatch.setattr(server, "start", started.append)
     monkeypatch.setattr(server, "answer_there", answer)
     found = measure_slowdown(CELL)
@@ -156,6 +158,7 @@ def test_a_slowdown_is_of_every_interpreter_by_turns(monkeypatch):
 
 
 def test_what_one_interpreter_cannot_measure_is_the_cell_s_outcome(monkeypatch):
+    monkeypatch.setattr(slowdown, "located", lambda cell: None)
     monkeypatch.setattr(server, "start", lambda name: None)
     outcome = memo.Outcome(memo.Kind.NOT_APPLICABLE, reason="no such wrapper")
     monkeypatch.setattr(server, "answer_there", lambda *asked: outcome)

@@ -3,7 +3,7 @@
 asv runs every track of every cell, and nearly all of them only read a figure that is there (``asv_plugins/reader.py``). What
 reads imports neither torch nor transformers nor TransformerLens; the first that needs a measurement starts this server, and
 it and the later ones ask it. What is timed asks for further servers by name (``tlbench/runtime/slowdown.py``).
-A server ends with the process that its owner is, or when the run's folder is deleted.
+The measuring server ends with asv's own process, those with the measuring server, and all when the run's folder is deleted.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from tests.e2e.slow_history import measure, slow_project
 from tests.perf.bench import at_least, at_most
 from tlbench.report.costs import THRESHOLD, rows
 from tlbench.report.stored import StoredResults
-from tlbench.runtime.paired import Change
+from tlbench.runtime.paired import Change, is_inside
 
 MODELS = ("zoo-gpt2", "zoo-llama")
 REPEATS = 10
@@ -26,7 +26,7 @@ def slowdowns_found(folder):
     for model in MODELS:
         unchanged = [Change.between(first[model], repeat[model]) for repeat in repeats]
         planted = Change.between(first[model], slow[model])
-        inside = sum(abs(one.factor - 1) <= first[model].half_width for one in unchanged)
+        inside = sum(is_inside(first[model], repeat[model]) for repeat in repeats)
         flagged = sum(one.is_slower(THRESHOLD) for one in unchanged)
         yield at_most(f"{model}: unchanged repeats of {REPEATS} flagged as slower", flagged, "repeats", 0)
         yield at_least(f"{model}: repeats of {REPEATS} inside the first run's interval", inside, "repeats", REPEATS - 1)

@@ -92,14 +92,14 @@ def _rows(
     commit: Commit,
     ratio: str,
     interval: str,
-    seconds: str | None = None,
+    reference: str | None = None,
     *,
     cell: Callable[..., RuntimeCell | Import],
 ) -> list[CostRow]:
     ratios, half_widths = (stored.values(commit, f"runtime.{name}", cell) for name in (ratio, interval))
-    of_reference = stored.values(commit, f"runtime.{seconds}", cell) if seconds else {}
+    of_reference = stored.values(commit, f"runtime.{reference}", cell) if reference else {}
     return [
-        CostRow(key, value, half_width, of_reference.get(key))
+        CostRow(key, value, half_width, seconds if is_figure(seconds := of_reference.get(key)) else None)
         for key, value in ratios.items()
         if is_figure(value) and is_figure(half_width := half_widths.get(key))
     ]

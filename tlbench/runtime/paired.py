@@ -1,7 +1,7 @@
 """Ratios of times that survive a noisy machine: contenders take turns in one process, in processes of several interpreters.
 
 A machine that slows down slows both sides of a pair, so a round's ratio keeps its value where its times do not. What is
-left differs from process to process, and from interpreter to interpreter, more than from round to round; so interpreters
+left differs from process to process as much as from round to round, and a little more between interpreters; so interpreters
 are what is repeated: Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013. No tensors here, no models.
 """
 
@@ -42,7 +42,8 @@ class Paired:
     """A ratio of two times, from processes of several interpreters.
 
     Attributes:
-        medians: of each process, the median of its rounds' ratios, ``[interpreter][process]``.
+        medians: of each process, the median of its rounds' ratios, ``[interpreter][process]``; of INTERPRETERS, for which
+            the interval holds.
     """
 
     medians: tuple[tuple[float, ...], ...]
@@ -70,10 +71,6 @@ class Paired:
         It is the prediction interval of a second mean: t s sqrt(1/n + 1/n), on the logarithms.
         """
         return T_99 * self.log_error * math.sqrt(2 / INTERPRETERS)
-
-    def holds(self, ratio: float) -> bool:
-        """Whether a repeated run's ratio lies within the interval."""
-        return abs(math.log(ratio / self.ratio)) <= self.half_width
 
     def _logs(self) -> list[float]:
         return [statistics.fmean(map(math.log, own)) for own in self.medians]
@@ -116,6 +113,11 @@ class Measured(Protocol):
     @property
     def half_width(self) -> float:
         """Of the interval in which a repeated run ends, relative to the ratio."""
+
+
+def is_inside(first: Measured, repeat: Measured) -> bool:
+    """Whether a repeated run's ratio lies within the first run's interval."""
+    return abs(math.log(repeat.ratio / first.ratio)) <= first.half_width
 
 
 def paired(interpreters: Sequence[Sequence[Sequence[Sequence[float]]]], other: int) -> Paired:

@@ -44,8 +44,9 @@ def measure_slowdown(cell: RuntimeCell) -> Slowdown:
         CheckpointUnavailable: if it is a hub model that is not on this machine.
         NotApplicable: if this TransformerLens has no such wrapper, option, architecture or operation, the model no such
             length, or this machine no such device.
-        CellFailed: if loading or running raised.
+        CellFailed: if loading or running raised, or an interpreter cannot be started.
     """
+    located(cell)  # what cannot be measured at all is told before the interpreters start
     with ThreadPoolExecutor() as starting:
         list(starting.map(server.start, NAMES))
     interpreters: list[list[tuple[tuple[float, ...], ...]]] = [[] for _ in NAMES]
@@ -59,7 +60,7 @@ def measure_rounds(cell: RuntimeCell) -> Rounds:
     """Time a cell in this process, in which nothing else may have been measured.
 
     Raises:
-        as :func:`measure_slowdown`.
+        BadInput, CheckpointUnavailable, NotApplicable, CellFailed: as :func:`measure_slowdown`, but for what it starts.
     """
     return Rounds(cell, tuple(_time(cell, located(cell))))
 

@@ -2,8 +2,8 @@
 
 CPython 3.11 and later keep frames in chunks of 16 KiB. Where a chunk is full, the next call maps another, and its return
 unmaps it (``push_chunk`` and ``_PyThreadState_PopFrame`` in ``Python/pystate.c``). Which calls of a model those are depends
-on how deep its caller is, and if they are ones that it makes often, it takes up to half as long again (docs/costs.md). One
-frame too large for a chunk has a larger one mapped, and all that is called from it fits in the rest.
+on how deep its caller is, and if they are ones that it makes often, it takes up to three quarters as long again
+(docs/costs.md). One frame too large for a chunk has a larger one mapped, and all that is called from it fits in the rest.
 """
 
 from __future__ import annotations

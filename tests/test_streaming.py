@@ -16,13 +16,15 @@ from tlbench import errors, streaming
 from tlbench.cells import Dtype
 from tlbench.exceptions import NonFiniteLogits
 from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF
-from tlbench.streaming import Chunked, combined_mean, median, moments, position_chunks
-from tlbench.truth import against_truth, kl_divergence, rms, top1_changes
+from tlbench.streaming import Chunked, combined_mean, in_blocks, median, moments, position_blocks, position_chunks
+from tlbench.truth import SERIES_BELOW, against_truth, kl_divergence, rms, top1_changes
 
 SPACES = (errors.origin_error, errors.probability_error, errors.logit_error)
 DENORMAL = 5e-324
 
 
+BLOCKS = (1, 3000, streaming.BLOCK_ENTRIES)
+"""A block of one position, of a few, and as it is."""
 SMALL_RADIX = 7
 """Nine passes over 63 bits, which for so few entries is faster than counting into two million places."""
 
@@ -30,6 +32,11 @@ SMALL_RADIX = 7
 def chunks_of(entries, radix_bits=SMALL_RADIX):
     """Within the block, at most so many entries are in a chunk."""
     return patch.multiple(streaming, CHUNK_ENTRIES=entries, RADIX_BITS=radix_bits)
+
+
+def blocks_of(entries):
+    """Within the block, at most so many entries are in one of the walk's blocks."""
+    return patch.multiple(streaming, BLOCK_ENTRIES=entries)
 
 
 def logits(*shape, seed=0, dtype=torch.float64):
@@ -73,6 +80,28 @@ def test_chunks_are_all_positions_in_order_and_none_is_too_large_unless_one_posi
     assert all(each * length <= entries or length == 1 for length in lengths)
     # As few as there can be: another position would not have fitted.
     assert all(each * (length + 1) > entries for length in lengths[:-1])
+
+
+@given(shapes, some.integers(1, 70))
+def test_blocks_are_walked_as_chunks_are(shape, entries):
+    with chunks_of(entries):
+        chunks = position_chunks(shape)
+    with blocks_of(entries):
+        assert position_blocks(shape) == chunks
+
+
+def test_what_is_made_in_blocks_is_never_larger_than_one_before_it_is_put_together():
+    x = logits(2, 40, 50)
+    sizes = []
+
+    def made(x):
+        sizes.append(x.numel())
+        return x.square().sum(-1)
+
+    with blocks_of(700):
+        assert torch.equal(in_blocks(made, x), x.square().sum(-1))
+    assert max(sizes) <= 700
+    assert sum(sizes) == x.numel()
 
 
 def test_the_committed_prompts_of_smollm2_are_one_chunk():
@@ -149,10 +178,13 @@ def whole_error(space, t, h):
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(2, 64, 1000), (1, 7, 129), (4, 4, 32)])
-def test_in_one_chunk_every_statistic_is_torch_s_of_the_whole_tensor_to_the_bit(space, dtype, shape):
+@pytest.mark.parametrize("block", BLOCKS)
+def test_in_one_chunk_every_statistic_is_torch_s_of_the_whole_tensor_to_the_bit(space, dtype, shape, block):
     t, h = logits(*shape, dtype=dtype), logits(*shape, seed=1, dtype=dtype)
     error = whole_error(space, t, h)
-    assert asdict(space(t, h)) == {name: getattr(error, name)().item() for name in ("max", "mean", "median", "std")}
+    with blocks_of(block):
+        found = space(t, h)
+    assert asdict(found) == {name: getattr(error, name)().item() for name in ("max", "mean", "median", "std")}
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -174,10 +206,10 @@ def test_in_many_chunks_maximum_and_median_are_the_same_and_mean_and_std_are_num
 
 
 @pytest.mark.parametrize("entries", [1, 100, 3000, 2**23])
-def test_the_shift_is_the_same_in_any_chunks(entries):
+def test_the_shift_is_the_same_in_any_blocks(entries):
     t, h = logits(2, 33, 50, dtype=torch.float32), logits(2, 33, 50, seed=1, dtype=torch.float32)
     difference = t.double() - h.double()
-    with chunks_of(entries):
+    with blocks_of(entries):
         found = errors.removed_shift(t, h)
     assert found.raw_max == difference.abs().max().item()
     assert found.max_abs == difference.mean(-1).abs().max().item()
@@ -187,7 +219,7 @@ def test_the_shift_is_the_same_in_any_chunks(entries):
 def test_non_finite_logits_are_counted_and_refused_in_whatever_chunk_they_are(bad):
     t, h = logits(2, 9, 5), logits(2, 9, 5)
     h[0, 0, 0] = h[1, 8, 4] = bad
-    with chunks_of(10):
+    with blocks_of(10):
         assert errors.count_nonfinite(h) == 2
         for measure in (*SPACES, errors.removed_shift):
             with pytest.raises(NonFiniteLogits, match="HuggingFace returned 2 non-finite logits of 90"):
@@ -259,9 +291,31 @@ def cell(shape, dtype, size=0.1):
 
 @pytest.mark.parametrize("dtype", Dtype)
 @pytest.mark.parametrize("shape", [(2, 64, 500), (1, 7, 129)])
-def test_in_one_chunk_every_figure_against_the_truth_is_that_of_the_whole_to_the_bit(dtype, shape):
+@pytest.mark.parametrize("block", BLOCKS)
+def test_in_one_chunk_every_figure_against_the_truth_is_that_of_the_whole_to_the_bit(dtype, shape, block):
     values = cell(shape, dtype)
-    assert asdict(against_truth(*values, dtype)) == whole_truth(*values, dtype)
+    with blocks_of(block):
+        found = asdict(against_truth(*values, dtype))
+    assert found == whole_truth(*values, dtype)
+
+
+@pytest.mark.parametrize("size", [1e-4, 0.1, 1e3])
+def test_the_divergence_is_that_of_its_formula_over_the_whole_to_the_bit_whichever_is_taken(size):
+    """Small differences by the series, mixed ones by both, huge ones by the plain formula."""
+    g = logits(2, 17, 40)
+    t = g + size * logits(2, 17, 40, seed=1)
+    log_p = torch.log_softmax(g, -1)
+    d = t - g
+    d = d - (log_p.exp() * d).sum(-1, keepdim=True)
+    series = d * d / 2 * (1 + d / 3 * (1 + d / 4 * (1 + d / 5 * (1 + d / 6))))
+    by_series = torch.where(d.abs() < SERIES_BELOW, series, torch.expm1(d) - d)
+    expected = torch.logsumexp(log_p + d, -1) if size == 1e3 else torch.log1p((log_p.exp() * by_series).sum(-1))
+    kinds = {1e-4: (True, True), 0.1: (True, False), 1e3: (False, False)}[size]
+    assert ((d.abs() < SERIES_BELOW).any().item() and size < 1e3, (d.abs() < SERIES_BELOW).all().item()) == kinds
+    for block in BLOCKS:
+        with blocks_of(block):
+            found = kl_divergence(g, t)
+        assert torch.equal(found, expected), block
 
 
 def test_in_one_chunk_the_rms_values_of_the_truth_are_torch_s_to_the_bit():
@@ -328,7 +382,7 @@ class LargestMade(TorchDispatchMode):
 
 def largest_made(positions, arithmetic):
     t, h, g, original = cell((1, positions, 64), Dtype.FLOAT32)
-    with chunks_of(1024), LargestMade(t, h, g, original) as made:
+    with chunks_of(1024), blocks_of(256), LargestMade(t, h, g, original) as made:
         arithmetic(t, h, g, original)
     return made.nbytes
 

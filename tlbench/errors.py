@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tlbench.exceptions import CellFailed, NonFiniteLogits
 from tlbench.figures import ErrorStatistics, Shift
-from tlbench.streaming import Chunked, median, moments
+from tlbench.streaming import Chunked, in_blocks, median, moments
 
 
 def statistics(error: Chunked) -> ErrorStatistics:
@@ -55,7 +55,7 @@ def origin_error(t: Tensor, h: Tensor) -> ErrorStatistics:
         CellFailed: if the shapes differ.
     """
     _require_comparable(t, h)
-    return statistics(Chunked(lambda t, h: (torch.softmax(h, dim=-1) - torch.softmax(t, dim=-1)).abs(), (t, h)))
+    return statistics(Chunked(lambda t, h: torch.softmax(h, dim=-1).sub_(torch.softmax(t, dim=-1)).abs_(), (t, h)))
 
 
 def probability_error(t: Tensor, h: Tensor) -> ErrorStatistics:
@@ -66,7 +66,7 @@ def probability_error(t: Tensor, h: Tensor) -> ErrorStatistics:
         CellFailed: if the shapes differ.
     """
     _require_comparable(t, h)
-    return statistics(Chunked(lambda t, h: (torch.softmax(t.double(), -1) - torch.softmax(h.double(), -1)).abs(), (t, h)))
+    return statistics(Chunked(lambda t, h: torch.softmax(t.double(), -1).sub_(torch.softmax(h.double(), -1)).abs_(), (t, h)))
 
 
 def centred(logits: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def logit_error(t: Tensor, h: Tensor) -> ErrorStatistics:
 
 def centred_difference(t: Tensor, h: Tensor) -> Chunked:
     """|centred(t) - centred(h)|, in float64."""
-    return Chunked(lambda t, h: (centred(t) - centred(h)).abs(), (t, h))
+    return Chunked(lambda t, h: centred(t).sub_(centred(h)).abs_(), (t, h))
 
 
 def removed_shift(t: Tensor, h: Tensor) -> Shift:
@@ -105,9 +105,14 @@ def removed_shift(t: Tensor, h: Tensor) -> Shift:
         CellFailed: if the shapes differ.
     """
     _require_comparable(t, h)
-    differences = Chunked(lambda t, h: t.double() - h.double(), (t, h))
-    found = [(d.mean(dim=-1).abs().max().item(), d.abs().max().item()) for d in differences]
-    return Shift(max_abs=max(shift for shift, _ in found), raw_max=max(raw for _, raw in found))
+    largest = in_blocks(_shift_and_largest, t, h).flatten(0, 1).amax(0)
+    return Shift(max_abs=largest[0].item(), raw_max=largest[1].item())
+
+
+def _shift_and_largest(t: Tensor, h: Tensor) -> Tensor:
+    """At each position |mean(t - h)| and max |t - h| over the vocabulary. ``[batch, pos, 2]``."""
+    difference = t.double() - h.double()
+    return torch.stack((difference.mean(dim=-1).abs(), difference.abs().amax(dim=-1)), -1)
 
 
 def over_common_vocabulary(t: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +125,7 @@ def over_common_vocabulary(t: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
 
 def count_nonfinite(logits: Tensor) -> int:
     """How many logits are NaN or infinite."""
-    return sum(int(bad.sum()) for bad in Chunked(lambda z: ~torch.isfinite(z), (logits,)))
+    return int(in_blocks(lambda z: torch.isfinite(z).logical_not_().sum(-1), logits).sum())
 
 
 def _rounded(value: float, dtype: torch.dtype) -> float:

@@ -16,6 +16,9 @@ from torch import Tensor
 
 CHUNK_ENTRIES = 2**23
 """At most so many in a chunk: 64 MiB in float64. A chunk has one position at least."""
+BLOCK_ENTRIES = 2**17
+"""At most so many in a block: 1 MiB in float64, so that what one operation writes is still in a core's cache when the next
+reads it, and the next block takes the same memory again. A block has one position at least."""
 RADIX_BITS = 21
 """A non-negative float64 has 63 bits under its sign: three passes find a median, each with 16 MiB of counts."""
 SIGNIFICANT_BITS = 63
@@ -23,9 +26,38 @@ SIGNIFICANT_BITS = 63
 
 def position_chunks(shape: Sequence[int]) -> list[slice]:
     """Slices of the positions of a tensor ``[batch, pos, ...]``, in order, each of :data:`CHUNK_ENTRIES` entries at most."""
+    return _slices(shape, CHUNK_ENTRIES)
+
+
+def position_blocks(shape: Sequence[int]) -> list[slice]:
+    """The same, each of :data:`BLOCK_ENTRIES` entries at most."""
+    return _slices(shape, BLOCK_ENTRIES)
+
+
+def _slices(shape: Sequence[int], entries: int) -> list[slice]:
     batch, positions, *rest = shape
-    each = max(CHUNK_ENTRIES // max(batch * prod(rest), 1), 1)
-    return [slice(start, start + each) for start in range(0, positions, each)]
+    each = max(entries // max(batch * prod(rest), 1), 1)
+    return [slice(start, min(start + each, positions)) for start in range(0, positions, each)]
+
+
+def in_blocks(make: Callable[..., Tensor], *sources: Tensor) -> Tensor:
+    """``make(*sources)``, made some positions at a time: to the bit the same where each position's depends on its own alone.
+
+    One exception: of a block of a single position of one sequence, torch adds up more than 32,768 entries by threads.
+
+    Args:
+        make: makes some positions ``[batch, pos, ...]`` from the same positions of each source.
+        sources: tensors ``[batch, pos, ...]`` of one batch and as many positions.
+    """
+    blocks = position_blocks(sources[0].shape)
+    first = make(*(source[:, blocks[0]] for source in sources))
+    if len(blocks) == 1:
+        return first
+    whole = first.new_empty(first.shape[0], sources[0].shape[1], *first.shape[2:])
+    whole[:, blocks[0]] = first
+    for rows in blocks[1:]:
+        whole[:, rows] = make(*(source[:, rows] for source in sources))
+    return whole
 
 
 @dataclass(frozen=True)
@@ -33,7 +65,7 @@ class Chunked:
     """A tensor ``[batch, pos, ...]`` that is never whole. Each time that it is iterated over, its chunks are made anew.
 
     Attributes:
-        make: makes some positions of it from the same positions of each source.
+        make: makes some positions of it from the same positions of each source, each from its own alone.
         sources: tensors of one batch, as many positions and as many entries a position.
     """
 
@@ -47,7 +79,7 @@ class Chunked:
     def __iter__(self) -> Iterator[Tensor]:
         """The chunks, in the positions' order."""
         for rows in self._positions:
-            yield self.make(*(source[:, rows] for source in self.sources))
+            yield in_blocks(self.make, *(source[:, rows] for source in self.sources))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -18,7 +18,7 @@ from torch import Tensor
 from tlbench.cells import Dtype
 from tlbench.errors import centred
 from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF, Truth
-from tlbench.streaming import Chunked, combined_mean, position_chunks
+from tlbench.streaming import Chunked, combined_mean, in_blocks, position_chunks
 
 TIE_ULPS = 4
 """A golden margin of at most so many units in the last place makes a change of the top token a tie."""
@@ -112,20 +112,34 @@ class _Part:
 def _part(t: Tensor, h: Tensor, g: Tensor, original: Tensor | None, dtype: Dtype) -> _Part:
     """The figures of some positions. ``original`` is None where it is ``g`` itself."""
     kl, flips = kl_divergence(g, t), top1_changes(t, g, dtype)
-    z_g = centred(g)
-    e_t, e_h = centred(t) - z_g, centred(h) - z_g
-    z_original = z_g if original is None else centred(original)
+    z_g = in_blocks(centred, g)
+    e_t, e_h = in_blocks(_error, t, z_g), in_blocks(_error, h, z_g)
+    z_original = z_g if original is None else in_blocks(centred, original)
+    scratch = torch.empty_like(e_t)
+    squares = [_mean_square(error, scratch) for error in (e_t, e_h, z_g)]
+    squares.append(_mean_square(torch.add(e_t, z_g, out=scratch).sub_(z_original), scratch))
+    squares.append(0.0 if original is None else _mean_square(torch.sub(z_g, z_original, out=scratch), scratch))
     return _Part(
         entries=t.numel(),
         identical=torch.equal(t, h),
-        mean_squares=tuple(map(_mean_square, (e_t, e_h, z_g, e_t + z_g - z_original, z_g - z_original))),
-        product=product_of(e_t, e_h),
-        largest_reference=e_h.abs().max().item(),
-        error_squares=e_t.square().mean(-1),
-        reference_squares=e_h.square().mean(-1),
+        mean_squares=tuple(squares),
+        product=product_of(e_t, e_h, scratch),
+        largest_reference=max(abs(float(end)) for end in e_h.aminmax()),
+        error_squares=in_blocks(_mean_squares, e_t),
+        reference_squares=in_blocks(_mean_squares, e_h),
         kl=kl,
         flips=flips,
     )
+
+
+def _error(logits: Tensor, z_g: Tensor) -> Tensor:
+    """Centred logits less the golden's centred ones."""
+    return centred(logits).sub_(z_g)
+
+
+def _mean_squares(error: Tensor) -> Tensor:
+    """The mean square over the vocabulary at each position. ``[batch, pos]``."""
+    return error.square().mean(-1)
 
 
 def _rms_values(parts: Sequence[_Part]) -> list[float]:
@@ -134,8 +148,9 @@ def _rms_values(parts: Sequence[_Part]) -> list[float]:
     return [_root(combined_mean(means, counts)) for means in zip(*(part.mean_squares for part in parts), strict=True)]
 
 
-def _mean_square(error: Tensor) -> float:
-    return error.square().mean().item()
+def _mean_square(error: Tensor, scratch: Tensor | None = None) -> float:
+    """The mean square over every entry; ``scratch``, which may be ``error`` itself, is overwritten by the squares."""
+    return torch.square(error, out=scratch).mean().item()
 
 
 def rms(error: Chunked) -> float:
@@ -163,9 +178,10 @@ class Product:
     equal: bool
 
 
-def product_of(e_t: Tensor, e_h: Tensor) -> Product:
-    """Of two errors of one shape."""
-    return Product(float((e_t * e_h).sum()), (float(e_t.norm()), float(e_h.norm())), torch.equal(e_t, e_h))
+def product_of(e_t: Tensor, e_h: Tensor, scratch: Tensor | None = None) -> Product:
+    """Of two errors of one shape; ``scratch`` is overwritten by their products."""
+    dot = float(torch.mul(e_t, e_h, out=scratch).sum())
+    return Product(dot, (float(e_t.norm()), float(e_h.norm())), torch.equal(e_t, e_h))
 
 
 def correlation(e_t: Tensor, e_h: Tensor) -> float:
@@ -192,19 +208,33 @@ def kl_divergence(g: Tensor, t: Tensor) -> Tensor:
     It is of second order in d = z_t - z_g, and the plain formula loses it among rounding errors of first order. With d
     less its mean under softmax(g), KL = log(1 + sum p (expm1(d) - d)), every term of which is positive.
     """
+    return in_blocks(_kl_divergence, g, t)
+
+
+def _kl_divergence(g: Tensor, t: Tensor) -> Tensor:
     log_p = torch.log_softmax(g.double(), -1)
     p = log_p.exp()
     d = t.double() - g.double()
-    d = d - (p * d).sum(-1, keepdim=True)
-    if d.abs().max() < 500:
-        return torch.log1p((p * _expm1_less_x(d)).sum(-1))
+    d -= (p * d).sum(-1, keepdim=True)
+    largest = d.abs().max()
+    if largest < SERIES_BELOW:
+        return torch.log1p(p.mul_(_series(d)).sum(-1))
+    if largest < 500:
+        return torch.log1p(p.mul_(_expm1_less_x(d)).sum(-1))
     return torch.logsumexp(log_p + d, -1)
 
 
 def _expm1_less_x(x: Tensor) -> Tensor:
     """exp(x) - 1 - x without cancellation: never negative."""
-    series = x * x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6))))
-    return torch.where(x.abs() < SERIES_BELOW, series, torch.expm1(x) - x)
+    return torch.where(x.abs() < SERIES_BELOW, _series(x), torch.expm1(x).sub_(x))
+
+
+def _series(x: Tensor) -> Tensor:
+    """exp(x) - 1 - x by Taylor's series to x**6: x * x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6))))."""
+    series = (x / 6).add_(1)
+    for divisor in (5, 4, 3):
+        series.mul_(x / divisor).add_(1)
+    return series.mul_((x * x).div_(2))
 
 
 def top1_changes(t: Tensor, g: Tensor, dtype: Dtype) -> Tensor:

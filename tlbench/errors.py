@@ -8,6 +8,7 @@ tensor of the size of the logits is made (:mod:`tlbench.streaming`).
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,9 +40,17 @@ def whole_statistics(error: Tensor) -> ErrorStatistics:
     return ErrorStatistics(
         max=torch.max(error).item(),
         mean=torch.mean(error).item(),
-        median=torch.median(error).item(),
+        median=_median(error),
         std=torch.std(error).item(),
     )
+
+
+def _median(error: Tensor) -> float:
+    """torch's median. numpy's selection, which is vectorized, finds the same number several times as fast."""
+    if error.dtype is not torch.float64:
+        return torch.median(error).item()
+    middle = (error.numel() - 1) // 2
+    return float(np.partition(error.numpy().ravel(), middle)[middle])
 
 
 def origin_error(t: Tensor, h: Tensor) -> ErrorStatistics:

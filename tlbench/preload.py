@@ -36,6 +36,8 @@ MODULES = (
 
 def preload() -> None:
     """Import what exists; what this version lacks or fails to import is met again, and told, by the cell that needs it."""
+    # Nearly everything that imports make stays: looking again and again for what does not takes time and finds little.
+    gc.disable()
     for name in MODULES:
         with suppress(Exception), span(Category.IMPORT):
             importlib.import_module(name)
@@ -43,9 +45,10 @@ def preload() -> None:
         memo.setting()
     with suppress(Exception), span(Category.KEEP):
         catalogue.load()
-    with suppress(Exception), span(Category.LOAD):
+    with suppress(Exception), span(Category.IMPORT):
         # transformers 5 compiles a thousand regular expressions when it first loads a model, and keeps them.
         mapping = importlib.import_module("transformers.conversion_mapping")
         mapping.get_checkpoint_conversion_mapping("llama")
     # Objects that are never collected are never written to, and so never copied by a fork.
     gc.freeze()
+    gc.enable()

@@ -19,6 +19,8 @@ Fingerprints = dict[str, str]
 def fingerprints(state: Mapping[str, Any], dtype: torch.dtype) -> Fingerprints:
     """A hash of each floating-point tensor's values at ``dtype``."""
     floats = {name: v.detach() for name, v in state.items() if isinstance(v, Tensor) and v.is_floating_point()}
+    # The largest first, or one thread ends with it alone.
+    floats = dict(sorted(floats.items(), key=lambda item: -item[1].numel()))
     # hashlib and torch both leave Python's lock while they work.
     with span(Category.FINGERPRINT), ThreadPoolExecutor(torch.get_num_threads()) as threads:
         return dict(zip(floats, threads.map(lambda value: _fingerprint(value.to(dtype)), floats.values()), strict=True))

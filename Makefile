@@ -17,6 +17,9 @@ BENCH_TAGS ?= v1.19.0 v2.18.0 v3.5.1 v4.3.0
 BENCH_FULL := 'zoo-(gpt2|mistral)', 'float32'
 BENCH_OTHERS := '(zoo-[^']*|smollm2-135m)', ('float32', '(unprocessed|all_options)'|'b?float16', 'all_options')
 BENCH ?= (accuracy\.(Logit|Processing\.track_changed_weights)|truth\.TransformerLens).*\(($(BENCH_FULL)|$(BENCH_OTHERS))
+# And of the newest of them, what it costs beside HuggingFace.
+BENCH_COSTS ?= runtime\.(Slowdown|Interval|HuggingFace)\.track_forward\('(zoo-gpt2|zoo-llama|smollm2-135m)', 'float32',\
+ ('unprocessed', 'TransformerBridge'|'all_options', 'HookedTransformer'), '1x64', 'cpu'
 
 .PHONY: bench test perf clean
 
@@ -30,11 +33,14 @@ bench: $(BIN)/tlbench
 	@# asv's exit status 2 says that some cells failed, which is a result.
 	cd releases && PATH="$(CURDIR)/$(BIN):$$PATH" asv run --machine $(MACHINE) --skip-existing \
 		--bench "$(BENCH)" HASHFILE:.bench-commits || test $$? -eq 2
+	cd releases && tail -n 1 .bench-commits | PATH="$(CURDIR)/$(BIN):$$PATH" asv run --machine $(MACHINE) --skip-existing \
+		--bench "$(BENCH_COSTS)" HASHFILE:- || test $$? -eq 2
 	cd releases && PATH="$(CURDIR)/$(BIN):$$PATH" asv publish
 	$(BIN)/tlbench table --config releases/asv.conf.json --machine $(MACHINE) --space logit --option all_options \
 		--commit $(word 2,$(BENCH_TAGS)) --commit $(lastword $(BENCH_TAGS))
 	$(BIN)/tlbench verdicts --config releases/asv.conf.json --machine $(MACHINE) --model smollm2-135m \
 		--commit $(lastword $(BENCH_TAGS))
+	$(BIN)/tlbench costs --config releases/asv.conf.json --machine $(MACHINE) --commit $(lastword $(BENCH_TAGS))
 	@echo "The site is releases/html/index.html; to open it: cd releases && ../$(BIN)/asv preview --browser"
 	@echo "More tables: cd releases && ../$(BIN)/tlbench table --help"
 

@@ -1,7 +1,8 @@
 """What does it cost? Time and memory of TransformerLens beside HuggingFace's.
 
 The machine's noise is in every second and in no ratio: both sides take turns in one process, and the slowdown is the mean
-over several interpreters of the median of the rounds' ratios. ``Process`` and ``ProcessLoading`` are asv's own measures.
+over several interpreters of the median of the rounds' ratios. ``Process``, ``ProcessLoading`` and
+``ProcessProcessing`` are asv's own measures.
 """
 
 from benchmarks.cell import GridOfCells, SharedRun, answer, figure, or_skip
@@ -11,6 +12,7 @@ from tlbench.cells import Device, Import, Operation, RuntimeCell
 from tlbench.memo import IMPORT, MEMORY, SCALING, SLOWDOWN
 
 SHAPES = ["1x64", "8x128"]
+PROCESSED = [option for option in Option if option is not Option.UNPROCESSED]
 
 
 class GridOfRuns(SharedRun):
@@ -19,7 +21,7 @@ class GridOfRuns(SharedRun):
     params = [
         load().names(),
         [*map(str, Dtype)],
-        [*map(str, (Option.UNPROCESSED, Option.ALL_OPTIONS))],
+        [*map(str, (Option.ALL_OPTIONS, Option.UNPROCESSED))],
         [*map(str, Wrapper)],
         SHAPES,
         [*map(str, Device)],
@@ -206,22 +208,43 @@ class Process(GridOfRuns):
 
 
 class ProcessLoading(GridOfLoads):
-    """The same of loading without processing, and of processing by itself."""
+    """The same of loading, without processing."""
 
-    version = "1"
+    params = [load().names(), [*map(str, Dtype)], [str(Option.UNPROCESSED)], [*map(str, Wrapper)]]
+    version = "2"
     rounds = 1
 
     def setup(self, *cell):
-        from tlbench.runtime import costs  # imports torch, which asv's other processes do without
-
-        self.model = or_skip(costs.loading, RuntimeCell(*cell, SHAPES[0], Device.CPU, Operation.LOADING))
-        self.model.rest()
+        self.loads = _loads(*cell)
 
     def time_loading(self, *cell):
-        self.model.load()
+        self.loads.load()
+
+    def peakmem_loading(self, *cell):
+        self.loads.load()
+
+
+class ProcessProcessing(GridOfLoads):
+    """The same of processing by itself: each time of a new model, loaded before."""
+
+    params = [load().names(), [*map(str, Dtype)], [*map(str, PROCESSED)], [*map(str, Wrapper)]]
+    version = "1"
+    rounds = 1
+    number = 1  # what is processed is not processed again
+    warmup_time = 0
+
+    def setup(self, *cell):
+        self.loads = _loads(*cell)
+        self.loads.rest()
 
     def time_processing(self, *cell):
-        or_skip(self.model.process)
+        or_skip(self.loads.process)
 
     def peakmem_processing(self, *cell):
-        or_skip(self.model.process)
+        or_skip(self.loads.process)
+
+
+def _loads(*cell):
+    from tlbench.runtime import costs  # imports torch, which asv's other processes do without
+
+    return or_skip(costs.loading, RuntimeCell(*cell, SHAPES[0], Device.CPU, Operation.LOADING))

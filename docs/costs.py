@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from tlbench.catalogue import load
 from tlbench.cells import Import, Operation
-from tlbench.report.costs import CostRow, rows
+from tlbench.report.costs import EXPONENTS, LEAK, MEMORY_RATIO, OF_MEMORY, CostRow, growth_rows, memory_rows, rows
 from tlbench.report.stored import StoredResults
 from tlbench.runtime.paired import Change, is_inside
 
@@ -21,6 +21,9 @@ REPEATS = Path(__file__).resolve().parent / "repeats"
 Found = dict[str, list[CostRow]]
 """By release."""
 OTHERS = ("zoo-gpt2", "zoo-llama", "smollm2-135m")
+BY_DEFAULT = {"HookedTransformer": "all_options", "TransformerBridge": "unprocessed"}
+"""What each wrapper does unless told otherwise."""
+OF_LOADING = {Operation.LOADING: "unprocessed", Operation.PROCESSING: "all_options"}
 
 
 def main() -> None:
@@ -34,6 +37,8 @@ def main() -> None:
         print_by_release(found, lambda r, w=wrapper, o=option: is_forward(r) and (r.cell.wrapper, r.cell.option) == (w, o))
     for model in OTHERS:
         print_operations(found, model)
+    print_memory(stored)
+    print_growth(stored)
     for path in sorted(REPEATS.glob("*.csv")):
         print_repeat(found, path)
 
@@ -59,22 +64,51 @@ def print_operations(found: Found, model: str) -> None:
     lines = []
     for tag, own in found.items():
         of_model = [r for r in own if not isinstance(r.cell, Import) and r.cell.model == model]
-        for wrapper in dict.fromkeys(r.cell.wrapper for r in of_model):
+        for wrapper, option in BY_DEFAULT.items():
             by_operation = {
                 r.cell.operation: r
                 for r in of_model
-                if r.cell.wrapper == wrapper and r.cell.option in ("all_options", *loads(r))
+                if r.cell.wrapper == wrapper and r.cell.option == OF_LOADING.get(r.cell.operation, option)
             }
             if by_operation.keys() - {Operation.FORWARD}:
                 lines.append([tag, wrapper, *(spelled(by_operation.get(operation)) for operation in Operation)])
     if lines:
-        print(f"**{model}, all_options: each operation over HuggingFace's**\n")
+        print(f"**{model}: each operation over HuggingFace's**\n")
         print(tabulate(lines, ["", "", *Operation], tablefmt="pipe", disable_numparse=True), "\n")
 
 
-def loads(row: CostRow) -> tuple[str, ...]:
-    """The option of a row that only loads."""
-    return ("unprocessed",) if row.cell.operation is Operation.LOADING else ()
+def print_memory(stored: StoredResults) -> None:
+    """One line a release and model."""
+    lines = []
+    for commit in stored.commits:
+        cells: dict[tuple[str, ...], dict[str, str]] = {}
+        for row in memory_rows(stored, commit):
+            own = cells.setdefault((row.cell.model, row.cell.wrapper), {})
+            own[str(row.cell.operation)] = figure(row.figures[MEMORY_RATIO])
+            if row.figures.get(LEAK) is not None:
+                own[LEAK] = f"{row.figures[LEAK]:.0f}"
+        names = [*map(str, OF_MEMORY), LEAK]
+        lines += [[commit.tag, *cell, *(own.get(name, "") for name in names)] for cell, own in cells.items()]
+    if lines:
+        print("**The most that a run holds beyond the model, over HuggingFace's (eager)**\n")
+        print(tabulate(lines, ["", "", "", *OF_MEMORY, LEAK], tablefmt="pipe", disable_numparse=True), "\n")
+
+
+def print_growth(stored: StoredResults) -> None:
+    """One line a release and model, one column an exponent."""
+    lines = [
+        [commit.tag, row.cell.model, row.cell.wrapper, *(figure(row.figures[name]) for name in EXPONENTS)]
+        for commit in stored.commits
+        for row in growth_rows(stored, commit)
+    ]
+    if lines:
+        print("**Exponents of a forward pass over its four largest sizes**\n")
+        print(tabulate(lines, ["", "", "", *(n.replace("_", " ") for n in EXPONENTS)], tablefmt="pipe"), "\n")
+
+
+def figure(value: float | None) -> str:
+    """Such as 1.65."""
+    return "" if value is None else f"{value:.2f}"
 
 
 def spelled(row: CostRow | None) -> str:

@@ -116,6 +116,7 @@ def verdicts(
 
 @app.command()
 def costs(
+    what: Annotated[str, typer.Option(help="time, memory or growth (exponents).")] = "time",
     commit: OneCommit = "",
     model: OnlyModel = "",
     dtype: OnlyDtype = "",
@@ -125,19 +126,26 @@ def costs(
     format: FormatName = "rich",
     config: Config = None,
 ) -> None:
-    """Print, from asv's results, how many times longer TransformerLens takes than HuggingFace."""
+    """Print, from asv's results, how many times longer TransformerLens takes than HuggingFace, or what else it costs."""
     from tlbench.report import costs as report
     from tlbench.report import table as tables
     from tlbench.report.stored import StoredResults
 
-    style = parse(tables.Format, format)
+    style, kind = parse(tables.Format, format), parse(report.What, what)
     wanted = _filter(model, dtype, option, wrapper)
     stored = StoredResults(config, machine)
     one = stored.commit(commit or None)
-    found = [row for row in report.rows(stored, one) if isinstance(row.cell, Import) or wanted.wants(row.cell.cell)]
-    if not found:
-        fail(f"no slowdown is stored of {one} that matches: run `asv run -b runtime.Slowdown -b runtime.Interval`")
-    report.show(wide_console(), style, one, found)
+    if kind is report.What.TIME:
+        found = [row for row in report.rows(stored, one) if isinstance(row.cell, Import) or wanted.wants(row.cell.cell)]
+        if not found:
+            fail(f"no slowdown is stored of {one} that matches: run `asv run -b runtime.Slowdown -b runtime.Interval`")
+        report.show(wide_console(), style, one, found)
+        return
+    rows = (report.memory_rows if kind is report.What.MEMORY else report.growth_rows)(stored, one)
+    rows = [row for row in rows if wanted.wants(row.cell.cell)]
+    if not rows:
+        fail(f"no {kind} is stored of {one} that matches: run `asv run -b runtime.{kind.capitalize()}`")
+    report.show_figures(wide_console(), style, one, kind, rows)
 
 
 @app.command()

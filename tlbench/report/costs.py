@@ -1,4 +1,4 @@
-"""Stored slowdowns: the table of `tlbench costs`, and what `tlbench slower` finds between two commits."""
+"""Stored costs: the tables of `tlbench costs`, and what `tlbench slower` finds between two commits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,21 @@ from tlbench.runtime.paired import Change
 RUNS = (Operation.FORWARD, Operation.HOOKS, Operation.CACHE, Operation.BACKWARD, Operation.GENERATION)
 THRESHOLD = 0.05
 """asv's own, for its regressions."""
+OF_MEMORY = (Operation.FORWARD, Operation.CACHE, Operation.BACKWARD, Operation.GENERATION)
+EXPONENTS = ("time_by_length", "time_by_batch", "time_by_depth", "memory_by_length", "memory_by_batch")
+MEMORY_RATIO, LEAK = "memory, TL / HF", "kept a run, bytes"
 CELL_COLUMNS = ("operation", "model", "dtype", "options", "wrapper", "shape", "device")
+
+
+class What(StrEnum):
+    """What of the costs is asked for."""
+
+    TIME = "time"
+    """How many times longer TransformerLens takes than HuggingFace."""
+    MEMORY = "memory"
+    """How many times more memory a run holds beyond the model, and what it never gives back."""
+    GROWTH = "growth"
+    """The exponents of time and memory over length, batch and depth."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,19 @@ class CostRow:
     ratio: float
     half_width: float
     reference_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """Stored figures of one cell that have no interval: of memory, which is exact on a CPU, or exponents.
+
+    Attributes:
+        cell: what was run.
+        figures: by name; None where there is none.
+    """
+
+    cell: RuntimeCell
+    figures: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -70,6 +98,35 @@ def rows(stored: StoredResults, commit: Commit) -> list[CostRow]:
     found += _rows(stored, commit, "Loading.track_slowdown", "Loading.track_interval", cell=_loading)
     found += _rows(stored, commit, "Imports.track_slowdown", "Imports.track_interval", cell=Import)
     return found
+
+
+def memory_rows(stored: StoredResults, commit: Commit) -> list[FigureRow]:
+    """What runs hold beyond the model that is stored of a commit, over HuggingFace's; and what is never given back."""
+    found: list[FigureRow] = []
+    for operation in OF_MEMORY:
+        tracks = {MEMORY_RATIO: f"Memory.track_{operation}"}
+        if operation is Operation.CACHE:  # the run that a leak is looked for in
+            tracks[LEAK] = "Memory.track_leak"
+        found += _figure_rows(stored, commit, tracks, _of(operation))
+    return found
+
+
+def growth_rows(stored: StoredResults, commit: Commit) -> list[FigureRow]:
+    """The exponents that are stored of a commit."""
+    tracks = {name: f"Growth.track_{name}" for name in EXPONENTS}
+    return _figure_rows(stored, commit, tracks, _of(Operation.FORWARD))
+
+
+def _figure_rows(
+    stored: StoredResults, commit: Commit, tracks: dict[str, str], cell: Callable[..., RuntimeCell]
+) -> list[FigureRow]:
+    values = {name: stored.values(commit, f"runtime.{track}", cell) for name, track in tracks.items()}
+    cells = dict.fromkeys(key for of_track in values.values() for key in of_track)
+    rows = [
+        FigureRow(key, {name: value if is_figure(value := found.get(key)) else None for name, found in values.items()})
+        for key in cells
+    ]
+    return [row for row in rows if any(value is not None for value in row.figures.values())]
 
 
 def changes(earlier: Sequence[CostRow], later: Sequence[CostRow]) -> list[ChangedRow]:
@@ -115,6 +172,30 @@ def show(console: Console, style: Format, commit: Commit, found: Sequence[CostRo
         _show(console, style, f"TransformerLens {commit}: its time over HuggingFace's (eager attention)", header, lines)
 
 
+def show_figures(console: Console, style: Format, commit: Commit, what: What, found: Sequence[FigureRow]) -> None:
+    """One line a cell."""
+    names = list(dict.fromkeys(name for row in found for name in row.figures))
+    if style is Format.CSV:
+        lines = [[*_words(row.cell), *(_digits(row.figures.get(name)) for name in names)] for row in found]
+        print(_csv(commit, names, lines), end="")
+        return
+    title = {
+        What.MEMORY: "what a run holds beyond the model, over HuggingFace's (eager attention)",
+        What.GROWTH: "exponents of its time and memory",
+    }[what]
+    spelled = [[*_words(row.cell), *(_spelled(row.figures.get(name)) for name in names)] for row in found]
+    header = [*CELL_COLUMNS, *(name.replace("_", " ") for name in names)]
+    _show(console, style, f"TransformerLens {commit}: {title}", header, spelled)
+
+
+def _digits(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+def _spelled(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
 def show_changes(console: Console, style: Format, names: str, found: Sequence[ChangedRow]) -> None:
     """One line a slowdown that changed."""
     header = [*CELL_COLUMNS, "earlier", "later", "change", "99 %", "HF itself"]
@@ -132,11 +213,15 @@ def _changed(row: ChangedRow) -> list[str]:
 
 def write_csv(commit: Commit, found: Sequence[CostRow]) -> str:
     """One line a row, figures with every digit."""
+    lines = [[*_words(row.cell), repr(row.ratio), repr(row.half_width)] for row in found]
+    return _csv(commit, ["slowdown", "half_width"], lines)
+
+
+def _csv(commit: Commit, names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["commit", "tag", *CELL_COLUMNS, "slowdown", "half_width"])
-    for row in found:
-        writer.writerow([commit.hash, commit.tag, *_words(row.cell), repr(row.ratio), repr(row.half_width)])
+    writer.writerow(["commit", "tag", *CELL_COLUMNS, *names])
+    writer.writerows([commit.hash, commit.tag, *line] for line in lines)
     return text.getvalue()
 
 

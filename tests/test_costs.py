@@ -1,0 +1,136 @@
+"""The tables of costs say what asv's result files say."""
+
+import csv
+import io
+import json
+import math
+from datetime import UTC, datetime
+
+import pytest
+
+from tlbench.cli import main
+from tlbench.history import SourceCommit, SourceFile, build_from_trees
+from tlbench.report.costs import EXPONENTS, LEAK, MEMORY_RATIO, growth_rows, memory_rows, rows
+from tlbench.report.stored import StoredResults
+
+MODELS = ["zoo-gpt2", "zoo-llama"]
+GRID = {
+    "model": MODELS,
+    "dtype": ["float32"],
+    "option": ["all_options"],
+    "wrapper": ["TransformerBridge"],
+    "shape": ["1x64"],
+    "device": ["cpu", "cuda"],
+}
+"""asv stores the cells in this order: gpt2 on a CPU and on a GPU, then llama."""
+NAN = math.nan
+STORED = {
+    "Slowdown.track_forward": [2.0, NAN, 3.0, NAN],
+    "Interval.track_forward": [0.01, NAN, None, NAN],
+    "Memory.track_forward": [1.25, NAN, 1.5, NAN],
+    "Memory.track_cache": [4.5, NAN, None, NAN],
+    "Memory.track_leak": [0.0, NAN, 8.0, NAN],
+    "Growth.track_time_by_length": [1.5, NAN, 1.75, NAN],
+    "Growth.track_memory_by_batch": [1.0, NAN, NAN, NAN],
+}
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A configuration whose results hold what is in ``STORED``, of asv's own making."""
+    from asv.results import Results
+    from asv.runner import BenchmarkResult
+
+    tree = {"a": SourceFile(b"a")}
+    commits = build_from_trees(tmp_path / "history.git", [SourceCommit("v1", datetime(2024, 1, 1, tzinfo=UTC), "v1", tree)])
+    conf = {"version": 1, "project": "p", "repo": "history.git", "results_dir": "results", "branches": ["main"]}
+    (tmp_path / "asv.conf.json").write_text(json.dumps(conf))
+    params = [[*map(repr, words)] for words in GRID.values()]
+    benchmarks = {
+        name: {"name": name, "params": params, "param_names": list(GRID), "version": "1", "type": "track"}
+        for name in (f"runtime.{name}" for name in STORED)
+    }
+    stored = Results({"machine": "m"}, {}, commits["v1"], 1, "3.11", "env", {})
+    for name, values in STORED.items():
+        none, now = [None] * len(values), datetime.now(UTC)
+        result = BenchmarkResult(values, none, none, 0, "", None)
+        stored.add_result(benchmarks[f"runtime.{name}"], result, started_at=now, duration=1.0)
+    stored.save(str(tmp_path / "results"))
+    (tmp_path / "results" / "m" / "machine.json").write_text(json.dumps({"machine": "m", "version": 1}))
+    (tmp_path / "results" / "benchmarks.json").write_text(json.dumps({**benchmarks, "version": 2}))
+    return tmp_path / "asv.conf.json"
+
+
+@pytest.fixture
+def said(config, monkeypatch, capsys):
+    """Run `tlbench costs`: its exit status and what it printed."""
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["tlbench", "costs", "--config", str(config), *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        found = capsys.readouterr()
+        return ended.value.code, found.out + found.err
+
+    return run
+
+
+def table(said, what):
+    status, text = said("--what", what, "--format", "csv")
+    assert status == 0, text
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_a_slowdown_without_its_interval_is_not_told(config, said):
+    stored = StoredResults(config)
+    (row,) = rows(stored, stored.commit("v1"))
+    assert (row.cell.model, row.ratio, row.half_width, row.reference_seconds) == ("zoo-gpt2", 2.0, 0.01, None)
+    assert [(line["model"], line["slowdown"], line["half_width"]) for line in table(said, "time")] == [
+        ("zoo-gpt2", "2.0", "0.01")
+    ]
+
+
+def test_memory_is_told_by_operation_with_the_leak_beside_the_cache(config, said):
+    stored = StoredResults(config)
+    found = {(r.cell.model, r.cell.operation): r.figures for r in memory_rows(stored, stored.commit("v1"))}
+    assert found == {
+        ("zoo-gpt2", "forward"): {MEMORY_RATIO: 1.25},
+        ("zoo-llama", "forward"): {MEMORY_RATIO: 1.5},
+        ("zoo-gpt2", "cache"): {MEMORY_RATIO: 4.5, LEAK: 0.0},
+        ("zoo-llama", "cache"): {MEMORY_RATIO: None, LEAK: 8.0},
+    }
+    assert [(line["operation"], line[MEMORY_RATIO], line[LEAK]) for line in table(said, "memory")] == [
+        ("forward", "1.25", ""),
+        ("forward", "1.5", ""),
+        ("cache", "4.5", "0.0"),
+        ("cache", "", "8.0"),
+    ]
+
+
+def test_exponents_are_told_where_there_is_one(config, said):
+    stored = StoredResults(config)
+    found = {r.cell.model: r.figures for r in growth_rows(stored, stored.commit("v1"))}
+    nothing = dict.fromkeys(EXPONENTS)
+    assert found == {
+        "zoo-gpt2": {**nothing, "time_by_length": 1.5, "memory_by_batch": 1.0},
+        "zoo-llama": {**nothing, "time_by_length": 1.75},
+    }
+    status, text = said("--what", "growth", "--format", "markdown", "--model", "zoo-llama")
+    assert status == 0
+    assert "zoo-llama" in text
+    assert "1.75" in text
+    assert "zoo-gpt2" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--what", "money"], "unknown what 'money': choose one of time, memory, growth"),
+        (["--what", "growth", "--model", "zoo-opt"], "no growth is stored of v1 that matches"),
+        (["--what", "memory", "--wrapper", "HookedTransformer"], "no memory is stored of v1 that matches"),
+    ],
+)
+def test_what_is_not_there_is_told(said, words, told):
+    status, text = said(*words)
+    assert status == 2
+    assert told in " ".join(text.split())

@@ -1,8 +1,8 @@
 """Runs in the environment under test, in place of asv_runner's fork server: ``python reader.py run_server SUITE SOCKET``.
 
-asv_runner forks its server for every figure, and a fork costs many times what it takes to read a figure that is there. A
-``track_`` benchmark of this suite only reads, and what it must wait for is measured by processes apart
-(``tlbench/server.py``), so this server runs it in its own process, by asv_runner's own function and with asv's messages.
+asv_runner forks its server for every figure, and reads and tokenizes a benchmark's source whenever it is run; either costs
+many times what it takes to read a figure that is there. A ``track_`` benchmark of this suite only reads, and what it must
+wait for is measured by processes apart (``tlbench/server.py``), so this server runs it in its own process, by asv_runner's own function and with asv's messages.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,38 +31,57 @@ def main(suite: str, socket_name: str) -> None:
     from asv_runner._aux import update_sys_path
 
     update_sys_path(suite)
-    with socket.socket(socket.AF_UNIX) as listening, suppress(KeyboardInterrupt):
+    leave_sources_alone()
+    with socket.socket(socket.AF_UNIX) as listening, _output_file() as output, suppress(KeyboardInterrupt):
         listening.bind(socket_name)
         listening.listen()
         while True:
             connection, _ = listening.accept()
             with connection:
                 command = _receive(connection)
-                _send(connection, preimport(suite) if command["action"] == "preimport" else run(suite, command))
+                _send(
+                    connection, preimport(suite, output) if command["action"] == "preimport" else run(suite, command, output)
+                )
 
 
-def preimport(suite: str) -> str:
-    """Import every benchmark; what they print."""
+def leave_sources_alone() -> None:
+    """Have asv_runner not read a benchmark's source whenever it runs it: that is for the version, which discovery found."""
+    from asv_runner.benchmarks import _base
+
+    key_of = lru_cache(maxsize=None)(_base.get_setup_cache_key)
+
+    def get_setup_cache_key(function: Any) -> Any:
+        return key_of(getattr(function, "__func__", function))  # a method is another object every time
+
+    _base.get_setup_cache_key = get_setup_cache_key
+    _base.get_source_code = lambda items: ""
+
+
+def preimport(suite: str, output: Path) -> str:
+    """Import every benchmark; what they print.
+
+    Args:
+        suite: the folder of benchmarks.
+        output: a file that is overwritten.
+    """
     from asv_runner._aux import posix_redirect_output
     from asv_runner.discovery import disc_benchmarks
 
-    with _output_file() as output:
-        with posix_redirect_output(str(output), permanent=False):
-            for _ in disc_benchmarks(suite, ignore_import_errors=True):
-                pass
-        return output.read_text(errors="replace")
+    with posix_redirect_output(str(output), permanent=False):
+        for _ in disc_benchmarks(suite, ignore_import_errors=True):
+            pass
+    return output.read_text(errors="replace")
 
 
-def run(suite: str, command: dict[str, Any]) -> dict[str, Any]:
+def run(suite: str, command: dict[str, Any], output: Path) -> dict[str, Any]:
     """Run one benchmark with one set of parameters: what it printed, and the exit status of a process that did so."""
     from asv_runner._aux import posix_redirect_output
 
     finders = list(sys.meta_path)
-    with _output_file() as output:
-        with posix_redirect_output(str(output), permanent=False):
-            status = _run_to_the_end(suite, command)
-        sys.meta_path[:] = finders  # asv_runner adds one every time
-        return {"out": output.read_text(errors="replace"), "errcode": status}
+    with posix_redirect_output(str(output), permanent=False):
+        status = _run_to_the_end(suite, command)
+    sys.meta_path[:] = finders  # asv_runner adds one every time
+    return {"out": output.read_text(errors="replace"), "errcode": status}
 
 
 def _run_to_the_end(suite: str, command: dict[str, Any]) -> int:

@@ -1,6 +1,7 @@
 """An environment holds what the commit needs and can prove it."""
 
 import json
+import re
 import sys
 import zipfile
 
@@ -43,6 +44,34 @@ def test_every_era_pins_transformers_and_torch_once():
     assert "torch==" in common
     for era in ("era4", "era5a", "era5"):
         assert (installer.ERAS / f"{era}.txt").read_text().count("\ntransformers==") == 1
+
+
+PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==\S+$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("era", ["era4", "era5a", "era5"])
+def test_a_lock_pins_each_package_once_and_none_that_the_era_pins_by_hand(era):
+    locked = PINNED.findall(installer.lock_of(era).read_text())
+    by_hand = {name for path in installer.pins_of(era) for name in PINNED.findall(path.read_text())}
+    assert len(locked) == len(set(locked)) > 50
+    assert not by_hand & set(locked)
+    assert {"huggingface-hub", "tokenizers", "requests"} <= {*locked, *by_hand}
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_index_is_asked_only_for_what_uv_has_not_kept(tmp_path, monkeypatch, kept):
+    asked = []
+
+    def run_uv(*words, doing):
+        asked.append("--offline" in words)
+        if "--offline" in words and not kept:
+            raise installer.InstallError("not in the cache")
+        return ""
+
+    monkeypatch.setattr(installer, "run_uv", run_uv)
+    monkeypatch.setattr(installer, "_record", lambda *_: None)
+    installer.install(wheel(tmp_path), "c" * 40)
+    assert asked == ([True] if kept else [True, False])
 
 
 def test_bad_use_is_one_sentence(capsys):

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tlbench import Cell, server
-from tlbench.exceptions import BadInput, CellFailed
+from tlbench import Cell, catalogue, server
+from tlbench.checkpoints import ensure
+from tlbench.exceptions import BadInput, CellFailed, NotApplicable, WrongTransformerLens
 from tlbench.memo import ACCURACY, Kind, Outcome
 from tlbench.server import answer_there
 
@@ -98,19 +99,68 @@ def test_a_server_that_cannot_start_is_told(run_folder, monkeypatch):
         answer_there(ACCURACY, CELL)
 
 
+def answered(monkeypatch, request, answer=lambda request: Outcome(Kind.FAILED, reason="the fork was asked")):
+    """The outcome of one request, with ``answer`` in the fork in place of measuring."""
+    ours, its = socket.socketpair()
+    monkeypatch.setattr(server, "_answer", answer)
+    ours.sendall(json.dumps(request).encode() + b"\n")
+    with its:
+        server._answer_in_fork(its, server.MEASURING)
+    return Outcome.from_json(json.loads(ours.makefile().readline()), ACCURACY.record)
+
+
 def test_a_checkpoint_is_hashed_before_the_fork_and_what_is_wrong_with_it_is_left_to_the_answer(monkeypatch):
     located = []
 
-    def locate(model):
-        located.append((model, os.getpid()))
+    def locate(request):
+        located.append((request["cell"][0], os.getpid()))
         raise BadInput("altered")
 
-    monkeypatch.setattr(server, "_verify_checkpoint", locate)
-    ours, its = socket.socketpair()
-    monkeypatch.setattr(server, "_answer", lambda request: Outcome(Kind.FAILED, reason=f"{len(located)} located"))
-    ours.sendall(json.dumps({"question": "accuracy", "cell": ["zoo-gpt2"]}).encode() + b"\n")
-    with its:
-        server._answer_in_fork(its, server.MEASURING)
-    outcome = Outcome.from_json(json.loads(ours.makefile().readline()), ACCURACY.record)
+    monkeypatch.setattr(server, "_verify_what_is_read", locate)
+    request = {"question": "accuracy", "cell": ["zoo-gpt2"]}
+    outcome = answered(monkeypatch, request, lambda _: Outcome(Kind.FAILED, reason=f"{len(located)} located"))
     assert located == [("zoo-gpt2", os.getpid())]
     assert outcome.reason == "1 located"
+
+
+def test_the_kept_files_of_a_cell_are_hashed_before_the_fork(monkeypatch, tmp_path):
+    models = catalogue.load()
+    ensure(models.get("zoo-gpt2"), models)
+    kept = {"reference": tmp_path / "reference", "golden": tmp_path / "golden"}
+    kept["reference"].write_bytes(b"logits")
+    hashed = []
+    monkeypatch.setattr("tlbench.reference.huggingface.store_path", lambda *_: kept["reference"])
+    monkeypatch.setattr("tlbench.reference.golden.store_path", lambda *_: kept["golden"])
+    monkeypatch.setattr("tlbench.measure.sha256_of_unchanged", hashed.append)
+    server._verify_what_is_read({"question": "accuracy", "cell": list(vars(CELL).values())})
+    assert hashed == [kept["reference"]], "the golden is not there"
+
+
+REQUESTS = [
+    {"question": "accuracy", "cell": list(vars(CELL).values())},
+    {"question": "slowdown", "cell": [*vars(CELL).values(), "1x64", "cpu", "forward"]},
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_that_there_is_no_such_wrapper_is_told_without_a_fork(monkeypatch, request_):
+    def require(wrapper):
+        raise NotApplicable(f"no {wrapper} here")
+
+    monkeypatch.setattr(server, "setting", lambda: {})
+    monkeypatch.setattr("tlbench.lens.require", require)
+    outcome = answered(monkeypatch, request_)
+    assert (outcome.kind, outcome.reason) == (Kind.NOT_APPLICABLE, "no TransformerBridge here")
+
+
+@pytest.mark.parametrize("wrong", [WrongTransformerLens("another commit"), CellFailed("does not import")])
+def test_nothing_is_said_of_a_transformer_lens_that_is_not_the_one_asked_for(monkeypatch, wrong):
+    def setting():
+        raise wrong
+
+    def require(wrapper):
+        raise NotApplicable("no such wrapper")
+
+    monkeypatch.setattr(server, "setting", setting)
+    monkeypatch.setattr("tlbench.lens.require", require)
+    assert answered(monkeypatch, REQUESTS[0]).reason == "the fork was asked"

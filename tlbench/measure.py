@@ -16,6 +16,7 @@ from tlbench.cells import Attention, Cell, Dtype, ReferenceCell
 from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NoGolden, NonFiniteLogits, TlbenchError
 from tlbench.figures import Truth
+from tlbench.files import sha256_of_unchanged
 from tlbench.record import Accuracy, Measurement, ReferenceMeasurement
 from tlbench.reference import golden, huggingface
 from tlbench.reference.golden import Precision, Weights
@@ -105,6 +106,22 @@ def load_cell(cell: Cell, references: Iterable[Attention] = ()) -> Loaded:
     make_deterministic(checkpoint.model.threads)
     _prepare(checkpoint, cell.dtype, references)
     return checkpoint, lens.load(cell, checkpoint)
+
+
+def hash_kept(cell: Cell, references: Iterable[Attention]) -> None:
+    """Hash what a measurement of the cell will read, if it is there: forks of this process need not do so again.
+
+    Raises:
+        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
+        CheckpointUnavailable: if it is a hub model that is not on this machine.
+    """
+    checkpoint = _checkpoint(cell.model)
+    paths = [huggingface.store_path(checkpoint, cell.dtype, attention) for attention in references]
+    paths += [golden.store_path(checkpoint, weights) for weights in (Weights(cell.dtype), Weights.ORIGINAL)]
+    with span(Category.READ):
+        for path in paths:
+            if path.is_file():
+                sha256_of_unchanged(path)
 
 
 def forward(model: lens.Lens, ids: Tensor) -> Tensor:

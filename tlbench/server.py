@@ -20,10 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tlbench.exceptions import CellFailed
+from tlbench.cells import Cell, RuntimeCell
+from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.facts import record
 from tlbench.files import locked
-from tlbench.memo import QUESTIONS, Kind, Outcome, Question, R, S, attempt
+from tlbench.memo import QUESTIONS, Kind, Outcome, Question, R, S, attempt, setting
 from tlbench.paths import outcomes_dir, package_dir
 from tlbench.spans import Category, span
 
@@ -137,9 +138,13 @@ def _answer_in_fork(connection: socket.socket, name: str) -> None:
     if not line:
         return
     request = json.loads(line)
+    if (absent := _absent_wrapper(request)) is not None:
+        with suppress(OSError):
+            _reply(connection, absent)
+        return
     with suppress(Exception):
         # What is hashed here need not be hashed in the forks; what is wrong is met again, and told, by the one that asks.
-        _verify_checkpoint(request["cell"][0])
+        _verify_what_is_read(request)
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -158,12 +163,31 @@ def _answer_in_fork(connection: socket.socket, name: str) -> None:
             _reply(connection, failure)
 
 
-def _verify_checkpoint(model: str) -> None:
+def _absent_wrapper(request: dict[str, Any]) -> Outcome[Any] | None:
+    """That this TransformerLens has no such wrapper needs no fork to tell. Whatever else is wrong is left to the fork."""
+    from tlbench.lens import require
+
+    with suppress(Exception):
+        setting()  # nothing is said of another TransformerLens than the one asked for
+        cell = QUESTIONS[request["question"]].cell(*request["cell"])
+        try:
+            if isinstance(cell, Cell | RuntimeCell):
+                require(cell.wrapper)
+        except NotApplicable as reason:
+            return Outcome(Kind.NOT_APPLICABLE, reason=str(reason))
+    return None
+
+
+def _verify_what_is_read(request: dict[str, Any]) -> None:
     from tlbench import catalogue as catalogues
     from tlbench.checkpoints import locate
+    from tlbench.measure import hash_kept
 
     catalogue = catalogues.load()
-    locate(catalogue.get(model), catalogue)
+    locate(catalogue.get(request["cell"][0]), catalogue)
+    question = QUESTIONS[request["question"]]
+    if question.cell is Cell and question.references:
+        hash_kept(Cell(*request["cell"]), question.references)
 
 
 def _answer(request: dict[str, Any]) -> Outcome[Any]:

@@ -74,16 +74,32 @@ def install(wheel: Path, commit: str, python: str = sys.executable) -> None:
         python: the interpreter of the environment to install into.
     """
     era = era_of(wheel)
-    pins = [str(ERAS / "common.txt"), str(ERAS / f"{era}.txt")]
+    pins = [str(path) for path in pins_of(era)]
     backend = os.environ.get("TLBENCH_TORCH_BACKEND")
-    run_uv(
+    words = (
         *("pip", "install", "--quiet", "--python", python, "--upgrade", "--exact"),
-        *(word for file in pins for word in ("--requirements", file, "--overrides", file)),
+        *(word for file in pins for word in ("--requirements", file)),
+        *(word for file in (*pins, str(lock_of(era))) for word in ("--overrides", file)),
         *("--reinstall-package", PACKAGE, str(wheel)),
         *(("--torch-backend", backend) if backend else ()),
-        doing=f"installing {wheel.name} of commit {commit[:8]} with the pins of {era}",
     )
+    doing = f"installing {wheel.name} of commit {commit[:8]} with the pins of {era}"
+    try:
+        # Every version is pinned, so what uv has kept is what the index would give; asking it takes several seconds.
+        run_uv(*words, "--offline", doing=doing)
+    except InstallError:
+        run_uv(*words, doing=doing)
     _record(wheel, commit, era, python)
+
+
+def pins_of(era: str) -> list[Path]:
+    """The files of what an era's environments have whatever the commit asks for, chosen by hand."""
+    return [ERAS / "common.txt", ERAS / f"{era}.txt"]
+
+
+def lock_of(era: str) -> Path:
+    """The file of all else that releases of an era need: see :mod:`tlbench.environments.locking`."""
+    return ERAS / f"{era}.lock.txt"
 
 
 def era_of(wheel: Path) -> str:

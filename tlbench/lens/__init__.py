@@ -9,11 +9,11 @@ from __future__ import annotations
 from tlbench.cells import Cell, Wrapper
 from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed
-from tlbench.lens.bridge import load_bridge
-from tlbench.lens.hooked import load_hooked_transformer
+from tlbench.lens.bridge import bridge_class, load_bridge
+from tlbench.lens.hooked import hooked_transformer_class, load_hooked_transformer
 from tlbench.lens.interface import Hook, Lens
 
-__all__ = ["Hook", "Lens", "import_transformer_lens", "load"]
+__all__ = ["Hook", "Lens", "import_transformer_lens", "load", "require"]
 
 
 def import_transformer_lens() -> None:
@@ -29,6 +29,17 @@ def import_transformer_lens() -> None:
             f"this TransformerLens does not import ({type(error).__name__}: {error}): its dependencies are not the ones "
             "it needs; see docs/operating.md, eras"
         ) from error
+
+
+def require(wrapper: Wrapper) -> None:
+    """Whether there is such a wrapper is told without loading anything.
+
+    Raises:
+        NotApplicable: if this TransformerLens has no such wrapper.
+        CellFailed: if it does not import.
+    """
+    import_transformer_lens()
+    {Wrapper.HOOKED_TRANSFORMER: hooked_transformer_class, Wrapper.TRANSFORMER_BRIDGE: bridge_class}[wrapper]()
 
 
 def load(cell: Cell, checkpoint: Checkpoint, *, readback: bool = True) -> Lens:

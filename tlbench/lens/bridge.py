@@ -31,10 +31,7 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
         NotApplicable: if this TransformerLens has no TransformerBridge, or it has no such architecture.
         CellFailed: if loading raised.
     """
-    try:
-        from transformer_lens.model_bridge import TransformerBridge
-    except ImportError:
-        raise NotApplicable("this TransformerLens has no TransformerBridge (it came with 3.0)") from None
+    wrapper = bridge_class()
     torch_dtype = getattr(torch, dtype)
     name = checkpoint.model.repo if checkpoint.model.source is Source.HUB else str(checkpoint.folder)
     weights_read = _WeightReadback(torch_dtype)
@@ -44,7 +41,7 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
             bridge.enable_compatibility_mode(disable_warnings=True, **asked.flags())
 
     with _loading_errors(), redirect_stdout(StringIO()), span(Category.LOAD):
-        bridge: Any = TransformerBridge.boot_transformers(name, device=device.current(), dtype=torch_dtype)
+        bridge: Any = wrapper.boot_transformers(name, device=device.current(), dtype=torch_dtype)
     if option is not Option.UNPROCESSED:
         with weights_read.watching(bridge) if readback else nullcontext(), span(Category.PROCESS):
             process(option)
@@ -71,6 +68,19 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
         return tokens
 
     return Lens(logits, weights_read.changed_weights, bridge, steps, greedy, process)
+
+
+def bridge_class() -> Any:
+    """TransformerBridge.
+
+    Raises:
+        NotApplicable: if this TransformerLens has none.
+    """
+    try:
+        from transformer_lens.model_bridge import TransformerBridge
+    except ImportError:
+        raise NotApplicable("this TransformerLens has no TransformerBridge (it came with 3.0)") from None
+    return TransformerBridge
 
 
 class _WeightReadback:

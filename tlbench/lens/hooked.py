@@ -40,31 +40,26 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
         NotApplicable: if this TransformerLens has no HookedTransformer, or it has no such architecture or dtype.
         CellFailed: if loading raised.
     """
-    try:
-        from transformer_lens import HookedTransformer
-    except ImportError:
-        raise NotApplicable("this TransformerLens has no HookedTransformer (it was removed in 4.0)") from None
+    wrapper = hooked_transformer_class()
     _require_known_name(checkpoint)
     torch_dtype = getattr(torch, dtype)
-    offered = inspect.signature(HookedTransformer.from_pretrained).parameters
+    offered = inspect.signature(wrapper.from_pretrained).parameters
     arguments: dict[str, Any] = {
         "device": device.current(),
         # `dtype` from 1.8.1; before it `torch_dtype`, from 1.3.
         "dtype" if "dtype" in offered else "torch_dtype": torch_dtype,
         **{flag: value for flag, value in option.flags().items() if flag in offered},
     }
-    weights_read = _WeightReadback(HookedTransformer, torch_dtype, option, readback)
+    weights_read = _WeightReadback(wrapper, torch_dtype, option, readback)
     with _loading_errors(), redirect_stdout(StringIO()), weights_read.watching(), span(Category.LOAD):
         if checkpoint.model.source is Source.HUB:
-            model = HookedTransformer.from_pretrained(checkpoint.model.hooked_name, **arguments)
+            model = wrapper.from_pretrained(checkpoint.model.hooked_name, **arguments)
         else:
             from tlbench.reference.huggingface import load_model
 
             hf_model = load_model(checkpoint.folder, dtype)
             with _standing_in(checkpoint, hf_model.config):
-                model = HookedTransformer.from_pretrained(
-                    checkpoint.model.hooked_name, hf_model=hf_model, tokenizer=None, **arguments
-                )
+                model = wrapper.from_pretrained(checkpoint.model.hooked_name, hf_model=hf_model, tokenizer=None, **arguments)
             del hf_model
     model.eval()
     found = {parameter.dtype for parameter in model.parameters()}
@@ -110,6 +105,19 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
             model.process_weights_(**{flag: value for flag, value in asked.flags().items() if flag in taken})
 
     return Lens(logits, weights_read.changed_weights(model), model, steps, greedy, process)
+
+
+def hooked_transformer_class() -> Any:
+    """HookedTransformer.
+
+    Raises:
+        NotApplicable: if this TransformerLens has none.
+    """
+    try:
+        from transformer_lens import HookedTransformer
+    except ImportError:
+        raise NotApplicable("this TransformerLens has no HookedTransformer (it was removed in 4.0)") from None
+    return HookedTransformer
 
 
 def _key_value_cache() -> Any:

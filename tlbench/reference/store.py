@@ -1,4 +1,4 @@
-"""Kept tensors: each file verified by its SHA-256 whenever it is read, with a note of how it was made."""
+"""Kept tensors: each file verified by its SHA-256 before it is read, with a note of how it was made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from tlbench.exceptions import CellFailed
-from tlbench.files import canonical_json, locked, sha256_of, write_json, written_whole
+from tlbench.files import canonical_json, locked, sha256_of, sha256_of_unchanged, write_json, written_whole
 from tlbench.paths import cache_dir, package_dir
 from tlbench.spans import Category, span
 
@@ -76,13 +76,13 @@ def read(path: Path) -> Kept | None:
     """The tensors, or None where they are missing or damaged.
 
     They are not loaded: safetensors maps the file into memory, so that what is read of them is page cache, which the kernel
-    drops when memory is short. The hash is taken in pieces.
+    drops when memory is short. The hash is taken in pieces, and not again while nothing writes to the file.
     """
     from safetensors.torch import load_file
 
     try:
         provenance = json.loads(_provenance_path(path).read_text())
-        intact = path.is_file() and sha256_of(path) == provenance["sha256"]
+        intact = path.is_file() and sha256_of_unchanged(path) == provenance["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Kept(load_file(path), provenance) if intact else None

@@ -8,6 +8,8 @@ tensor of the size of the logits is made (:mod:`tlbench.streaming`).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -134,6 +136,8 @@ def over_common_vocabulary(t: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
 
 def count_nonfinite(logits: Tensor) -> int:
     """How many logits are NaN or infinite."""
+    if logits.numel() and all(math.isfinite(end) for end in logits.aminmax()):  # a NaN is both ends of its tensor
+        return 0  # nearly always, and found in a tenth of the time that counting takes
     return int(in_blocks(lambda z: torch.isfinite(z).logical_not_().sum(-1), logits).sum())
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,11 +54,22 @@ def in_blocks(make: Callable[..., Tensor], *sources: Tensor) -> Tensor:
     first = make(*(source[:, blocks[0]] for source in sources))
     if len(blocks) == 1:
         return first
-    whole = first.new_empty(first.shape[0], sources[0].shape[1], *first.shape[2:])
+    whole = unfilled(first, (first.shape[0], sources[0].shape[1], *first.shape[2:]))
     whole[:, blocks[0]] = first
     for rows in blocks[1:]:
         whole[:, rows] = make(*(source[:, rows] for source in sources))
     return whole
+
+
+def unfilled(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Memory for what is written whole before it is read. Where algorithms are to be deterministic torch fills it first."""
+    setting: Any = torch.utils.deterministic
+    fills = setting.fill_uninitialized_memory
+    setting.fill_uninitialized_memory = False
+    try:
+        return like.new_empty(shape)
+    finally:
+        setting.fill_uninitialized_memory = fills
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from tlbench.cells import Dtype
 from tlbench.errors import centred
 from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF, Truth
-from tlbench.streaming import Chunked, combined_mean, in_blocks, position_chunks
+from tlbench.streaming import Chunked, combined_mean, in_blocks, position_chunks, unfilled
 
 TIE_ULPS = 4
 """A golden margin of at most so many units in the last place makes a change of the top token a tie."""
@@ -115,15 +115,15 @@ def _part(t: Tensor, h: Tensor, g: Tensor, original: Tensor | None, dtype: Dtype
     z_g = in_blocks(centred, g)
     e_t, e_h = in_blocks(_error, t, z_g), in_blocks(_error, h, z_g)
     z_original = z_g if original is None else in_blocks(centred, original)
-    scratch = torch.empty_like(e_t)
-    squares = [_mean_square(error, scratch) for error in (e_t, e_h, z_g)]
-    squares.append(_mean_square(torch.add(e_t, z_g, out=scratch).sub_(z_original), scratch))
-    squares.append(0.0 if original is None else _mean_square(torch.sub(z_g, z_original, out=scratch), scratch))
+    spare = unfilled(e_t, e_t.shape)
+    squares = [_mean_square(error, spare) for error in (e_t, e_h, z_g)]
+    squares.append(_mean_square(torch.add(e_t, z_g, out=spare).sub_(z_original), spare))
+    squares.append(0.0 if original is None else _mean_square(torch.sub(z_g, z_original, out=spare), spare))
     return _Part(
         entries=t.numel(),
         identical=torch.equal(t, h),
         mean_squares=tuple(squares),
-        product=product_of(e_t, e_h, scratch),
+        product=product_of(e_t, e_h, spare),
         largest_reference=max(abs(float(end)) for end in e_h.aminmax()),
         error_squares=in_blocks(_mean_squares, e_t),
         reference_squares=in_blocks(_mean_squares, e_h),

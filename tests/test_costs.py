@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 from datetime import UTC, datetime
 
 import pytest
@@ -50,13 +51,18 @@ def config(tmp_path):
         name: {"name": name, "params": params, "param_names": list(GRID), "version": "1", "type": "track"}
         for name in (f"runtime.{name}" for name in STORED)
     }
-    stored = Results({"machine": "m"}, {}, commits["v1"], 1, "3.11", "env", {})
-    for name, values in STORED.items():
-        none, now = [None] * len(values), datetime.now(UTC)
-        result = BenchmarkResult(values, none, none, 0, "", None)
-        stored.add_result(benchmarks[f"runtime.{name}"], result, started_at=now, duration=1.0)
-    stored.save(str(tmp_path / "results"))
-    (tmp_path / "results" / "m" / "machine.json").write_text(json.dumps({"machine": "m", "version": 1}))
+    error = "accuracy.Logit.track_max"
+    benchmarks[error] = {**benchmarks["runtime.Slowdown.track_forward"], "name": error}
+    costs, errors = {f"runtime.{name}": values for name, values in STORED.items()}, {error: [1.0] * 4}
+    for machine, figures in (("costs", costs), ("errors", errors)):  # the last written at the end
+        stored = Results({"machine": machine}, {}, commits["v1"], 1, "3.11", "env", {})
+        for name, values in figures.items():
+            none, now = [None] * len(values), datetime.now(UTC)
+            result = BenchmarkResult(values, none, none, 0, "", None)
+            stored.add_result(benchmarks[name], result, started_at=now, duration=1.0)
+        stored.save(str(tmp_path / "results"))
+        (tmp_path / "results" / machine / "machine.json").write_text(json.dumps({"machine": machine, "version": 1}))
+        os.utime(next((tmp_path / "results" / machine).glob("*-env.json")), (1, 1 if machine == "costs" else 2))
     (tmp_path / "results" / "benchmarks.json").write_text(json.dumps({**benchmarks, "version": 2}))
     return tmp_path / "asv.conf.json"
 
@@ -79,6 +85,15 @@ def table(said, what):
     status, text = said("--what", what, "--format", "csv")
     assert status == 0, text
     return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_costs_are_those_of_the_machine_that_measured_costs_last_whoever_measured_errors_since(config):
+    stored = StoredResults(config)
+    commit = stored.commit("v1")
+    found = {name: stored.machine(commit, name) for name in ("runtime.Memory.track_leak", "accuracy.Logit.track_max", "")}
+    assert list(found.values()) == ["costs", "errors", "errors"]
+    assert stored.machine(commit, "truth.TransformerLens.track_verdict") == "errors"
+    assert not rows(StoredResults(config, "errors"), commit)
 
 
 def test_a_slowdown_without_its_interval_is_not_told(config, said):

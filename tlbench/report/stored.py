@@ -116,7 +116,8 @@ class StoredResults:
 
     Args:
         config: the configuration file; by default asv's own choice in the current folder.
-        machine: whose results; by default, at each commit, those of the machine that measured it last here.
+        machine: whose results; by default, at each commit, the errors of the machine that measured errors last here, and the
+            costs of the one that measured costs last.
 
     Raises:
         BadInput: if there is no configuration, or no results.
@@ -186,15 +187,18 @@ class StoredResults:
             raise BadInput(f"{name!r} names {many}: choose one of {known}")
         return found[0]
 
-    def machine(self, commit: Commit) -> str:
-        """The machine whose results are read at a commit."""
+    def machine(self, commit: Commit, benchmark: str = "") -> str:
+        """The machine whose results are read at a commit; with a benchmark, of those that have any of its kind, error or cost."""
         folder = self._folder / self._conf.results_dir
 
         def written(machine: str) -> float:
             files = (folder / machine).glob(f"{commit.hash[:8]}-*.json")
             return max((path.stat().st_mtime for path in files), default=0.0)
 
-        machines: set[str] = {r.params["machine"] for r in self._results if r.commit_hash == commit.hash}
+        here = [result for result in self._results if result.commit_hash == commit.hash]
+        kind = _is_cost(benchmark)
+        of_kind = [r for r in here if benchmark and any(_is_cost(name) is kind for name in r.get_all_result_keys())]
+        machines: set[str] = {result.params["machine"] for result in of_kind or here}
         return max(sorted(machines), key=written)
 
     def environments(self, commit: Commit) -> list[Facts]:
@@ -257,7 +261,7 @@ class StoredResults:
             return {}
         cells = [cell(*(value.strip("'\"") for value in point)) for point in itertools.product(*benchmark["params"])]
         found: dict[K, float | None] = {}
-        machine = self.machine(commit)
+        machine = self.machine(commit, name)
         for result in self._results:
             here = (result.commit_hash, result.params["machine"]) == (commit.hash, machine)
             if not here or name not in result.get_all_result_keys():
@@ -277,6 +281,10 @@ class StoredResults:
                 pairs = [line.split() for line in done.stdout.splitlines()]
                 return {words[-1]: words[0] for words in pairs}
         return {}
+
+
+def _is_cost(benchmark: str) -> bool:
+    return benchmark.startswith("runtime.")
 
 
 def _row(commit: Commit, cell: Cell, space: Space, figures: dict[Statistic, float | None], no_op: bool | None) -> Row:

@@ -218,10 +218,10 @@ class ProcessLoading(GridOfLoads):
         self.loads = _loads(*cell)
 
     def time_loading(self, *cell):
-        self.loads.load()
+        or_skip(self.loads.load)
 
     def peakmem_loading(self, *cell):
-        self.loads.load()
+        or_skip(self.loads.load)
 
 
 class ProcessProcessing(GridOfLoads):
@@ -235,7 +235,7 @@ class ProcessProcessing(GridOfLoads):
 
     def setup(self, *cell):
         self.loads = _loads(*cell)
-        self.loads.rest()
+        or_skip(self.loads.rest)
 
     def time_processing(self, *cell):
         or_skip(self.loads.process)

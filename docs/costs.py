@@ -11,8 +11,19 @@ from pathlib import Path
 from tabulate import tabulate
 
 from tlbench.catalogue import load
-from tlbench.cells import Import, Operation
-from tlbench.report.costs import EXPONENTS, LEAK, MEMORY_RATIO, OF_MEMORY, CostRow, growth_rows, memory_rows, rows
+from tlbench.cells import Import, Operation, RuntimeCell
+from tlbench.report.costs import (
+    EXPONENTS,
+    FAILED,
+    LEAK,
+    MEMORY_RATIO,
+    OF_MEMORY,
+    CostRow,
+    FigureRow,
+    growth_rows,
+    memory_rows,
+    rows,
+)
 from tlbench.report.stored import StoredResults
 from tlbench.runtime.paired import Change, is_inside
 
@@ -64,12 +75,8 @@ def print_operations(found: Found, model: str) -> None:
     lines = []
     for tag, own in found.items():
         of_model = [r for r in own if not isinstance(r.cell, Import) and r.cell.model == model]
-        for wrapper, option in BY_DEFAULT.items():
-            by_operation = {
-                r.cell.operation: r
-                for r in of_model
-                if r.cell.wrapper == wrapper and r.cell.option == OF_LOADING.get(r.cell.operation, option)
-            }
+        for wrapper in BY_DEFAULT:
+            by_operation = {r.cell.operation: r for r in of_model if r.cell.wrapper == wrapper and is_shown(r.cell)}
             if by_operation.keys() - {Operation.FORWARD}:
                 lines.append([tag, wrapper, *(spelled(by_operation.get(operation)) for operation in Operation)])
     if lines:
@@ -83,10 +90,12 @@ def print_memory(stored: StoredResults) -> None:
     for commit in stored.commits:
         cells: dict[tuple[str, ...], dict[str, str]] = {}
         for row in memory_rows(stored, commit):
+            if not is_shown(row.cell):
+                continue
             own = cells.setdefault((row.cell.model, row.cell.wrapper), {})
-            own[str(row.cell.operation)] = figure(row.figures[MEMORY_RATIO])
-            if row.figures.get(LEAK) is not None:
-                own[LEAK] = f"{row.figures[LEAK]:.0f}"
+            own[str(row.cell.operation)] = figure(row, MEMORY_RATIO)
+            if LEAK in row.figures:
+                own[LEAK] = figure(row, LEAK)
         names = [*map(str, OF_MEMORY), LEAK]
         lines += [[commit.tag, *cell, *(own.get(name, "") for name in names)] for cell, own in cells.items()]
     if lines:
@@ -97,18 +106,29 @@ def print_memory(stored: StoredResults) -> None:
 def print_growth(stored: StoredResults) -> None:
     """One line a release and model, one column an exponent."""
     lines = [
-        [commit.tag, row.cell.model, row.cell.wrapper, *(figure(row.figures[name]) for name in EXPONENTS)]
+        [commit.tag, row.cell.model, row.cell.wrapper, *(figure(row, name) for name in EXPONENTS)]
         for commit in stored.commits
         for row in growth_rows(stored, commit)
+        if is_shown(row.cell)
     ]
     if lines:
         print("**Exponents of a forward pass over its four largest sizes**\n")
-        print(tabulate(lines, ["", "", "", *(n.replace("_", " ") for n in EXPONENTS)], tablefmt="pipe"), "\n")
+        header = ["", "", "", *(name.replace("_", " ") for name in EXPONENTS)]
+        print(tabulate(lines, header, tablefmt="pipe", disable_numparse=True), "\n")
 
 
-def figure(value: float | None) -> str:
+def is_shown(cell: RuntimeCell) -> bool:
+    """Whether the tables have it: each wrapper as it comes by default, in float32, one sequence of 64 tokens."""
+    option = OF_LOADING.get(cell.operation, BY_DEFAULT[cell.wrapper])
+    return (cell.option, cell.dtype, cell.shape) == (option, "float32", "1x64")
+
+
+def figure(row: FigureRow, name: str) -> str:
     """Such as 1.65."""
-    return "" if value is None else f"{value:.2f}"
+    if name not in row.figures:
+        return ""
+    value = row.figures[name]
+    return FAILED if value is None else f"{value:.2f}"
 
 
 def spelled(row: CostRow | None) -> str:

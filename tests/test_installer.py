@@ -1,6 +1,7 @@
 """An environment holds what the commit needs and can prove it."""
 
 import json
+import os
 import re
 import sys
 import zipfile
@@ -58,20 +59,49 @@ def test_a_lock_pins_each_package_once_and_none_that_the_era_pins_by_hand(era):
     assert {"huggingface-hub", "tokenizers", "requests"} <= {*locked, *by_hand}
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_the_index_is_asked_only_for_what_uv_has_not_kept(tmp_path, monkeypatch, kept):
-    asked = []
+@pytest.fixture
+def asked(monkeypatch):
+    """What uv is asked for: whether each installation is offline. What it has kept is complete."""
+    found, frozen = [], ["torch==2.13.0+cpu", "transformers==4.57.6", "tqdm==4.70.1", "nvidia-nccl-cu12==2.32.3"]
 
     def run_uv(*words, doing):
-        asked.append("--offline" in words)
-        if "--offline" in words and not kept:
+        if "freeze" in words:
+            return "\n".join(frozen)
+        found.append("--offline" in words)
+        if "--offline" in words and not frozen:
             raise installer.InstallError("not in the cache")
         return ""
 
     monkeypatch.setattr(installer, "run_uv", run_uv)
     monkeypatch.setattr(installer, "_record", lambda *_: None)
+    for name in [*os.environ]:
+        if name.startswith("UV_"):
+            monkeypatch.delenv(name)
+    return found, frozen
+
+
+def test_what_uv_has_kept_is_installed_without_asking_the_index(tmp_path, asked):
     installer.install(wheel(tmp_path), "c" * 40)
-    assert asked == ([True] if kept else [True, False])
+    assert asked[0] == [True]
+
+
+def test_the_index_is_asked_for_what_uv_has_not_kept(tmp_path, asked):
+    asked[1].clear()
+    installer.install(wheel(tmp_path), "c" * 40)
+    assert asked[0] == [True, False]
+
+
+def test_the_index_is_asked_where_something_installed_is_pinned_nowhere(tmp_path, asked):
+    asked[1].append("brand-new==1.0")
+    installer.install(wheel(tmp_path), "c" * 40)
+    assert asked[0] == [True, False]
+
+
+@pytest.mark.parametrize(("name", "value"), [("UV_EXTRA_INDEX_URL", "https://a"), ("UV_FIND_LINKS", "https://a/wheels")])
+def test_the_index_is_asked_where_a_machine_has_one_of_its_own(tmp_path, asked, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    installer.install(wheel(tmp_path), "c" * 40)
+    assert asked[0] == [False]
 
 
 def test_bad_use_is_one_sentence(capsys):

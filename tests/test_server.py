@@ -127,13 +127,22 @@ def test_the_kept_files_of_a_cell_are_hashed_before_the_fork(monkeypatch, tmp_pa
     models = catalogue.load()
     ensure(models.get("zoo-gpt2"), models)
     kept = {"reference": tmp_path / "reference", "golden": tmp_path / "golden"}
-    kept["reference"].write_bytes(b"logits")
+    for path in kept.values():
+        path.write_bytes(b"logits")
     hashed = []
     monkeypatch.setattr("tlbench.reference.huggingface.store_path", lambda *_: kept["reference"])
     monkeypatch.setattr("tlbench.reference.golden.store_path", lambda *_: kept["golden"])
     monkeypatch.setattr("tlbench.measure.sha256_of_unchanged", hashed.append)
-    server._verify_what_is_read({"question": "accuracy", "cell": list(vars(CELL).values())})
-    assert hashed == [kept["reference"]], "the golden is not there"
+    monkeypatch.setattr(server, "kept", lambda *_: None)
+    server._verify_what_is_read(REQUESTS[0])
+    assert hashed == [kept["reference"], kept["golden"], kept["golden"]]
+    hashed.clear()
+    kept["golden"].unlink()
+    server._verify_what_is_read(REQUESTS[0])
+    assert hashed == [kept["reference"]]
+    monkeypatch.setattr(server, "kept", lambda *_: tmp_path)
+    server._verify_what_is_read(REQUESTS[0])
+    assert hashed == [kept["reference"]], "a figure that is kept needs neither"
 
 
 REQUESTS = [

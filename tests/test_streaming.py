@@ -215,6 +215,24 @@ def test_the_shift_is_the_same_in_any_blocks(entries):
     assert found.max_abs == difference.mean(-1).abs().max().item()
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_one_non_finite_logit_is_found_wherever_it_is_in_every_dtype_and_in_a_part_of_a_vocabulary(bad, dtype):
+    padded = logits(2, 9, 64).to(dtype)
+    z = padded[..., :50]
+    assert errors.count_nonfinite(z) == 0
+    for at in ((0, 0, 0), (1, 8, 49), (1, 4, 31)):
+        wrong = padded.clone()
+        wrong[at] = bad
+        wrong[..., 50:] = math.nan  # not part of what is asked for
+        with blocks_of(100):
+            assert errors.count_nonfinite(wrong[..., :50]) == 1
+
+
+def test_of_no_logits_none_is_not_finite():
+    assert errors.count_nonfinite(torch.empty(2, 0, 5)) == 0
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_non_finite_logits_are_counted_and_refused_in_whatever_chunk_they_are(bad):
     t, h = logits(2, 9, 5), logits(2, 9, 5)

@@ -8,8 +8,6 @@ tensor of the size of the logits is made (:mod:`tlbench.streaming`).
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -134,10 +132,15 @@ def over_common_vocabulary(t: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     return t[..., :d_vocab], h[..., :d_vocab]
 
 
+def _ends(logits: Tensor) -> Tensor:
+    """The least and the largest at each position, which a NaN is both of. ``[batch, pos, 2]``."""
+    return torch.stack(logits.aminmax(dim=-1), -1)
+
+
 def count_nonfinite(logits: Tensor) -> int:
     """How many logits are NaN or infinite."""
-    if logits.numel() and all(math.isfinite(end) for end in logits.aminmax()):  # a NaN is both ends of its tensor
-        return 0  # nearly always, and found in a tenth of the time that counting takes
+    if logits.numel() == 0 or torch.isfinite(in_blocks(_ends, logits)).all():
+        return 0  # nearly always, and found in a fraction of the time that counting takes
     return int(in_blocks(lambda z: torch.isfinite(z).logical_not_().sum(-1), logits).sum())
 
 

@@ -24,7 +24,7 @@ from tlbench.cells import Cell, RuntimeCell
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.facts import record
 from tlbench.files import locked
-from tlbench.memo import QUESTIONS, Kind, Outcome, Question, R, S, attempt, setting
+from tlbench.memo import QUESTIONS, Kind, Outcome, Question, R, S, attempt, kept, setting
 from tlbench.paths import outcomes_dir, package_dir
 from tlbench.spans import Category, span
 
@@ -164,10 +164,13 @@ def _answer_in_fork(connection: socket.socket, name: str) -> None:
 
 
 def _absent_wrapper(request: dict[str, Any]) -> Outcome[Any] | None:
-    """That this TransformerLens has no such wrapper needs no fork to tell. Whatever else is wrong is left to the fork."""
-    from tlbench.lens import require
+    """That this TransformerLens has no such wrapper needs no fork to tell, and comes before all else that may be wrong.
 
+    What stands in the way of telling it is left to the fork.
+    """
     with suppress(Exception):
+        from tlbench.lens import require
+
         setting()  # nothing is said of another TransformerLens than the one asked for
         cell = QUESTIONS[request["question"]].cell(*request["cell"])
         try:
@@ -186,8 +189,8 @@ def _verify_what_is_read(request: dict[str, Any]) -> None:
     catalogue = catalogues.load()
     locate(catalogue.get(request["cell"][0]), catalogue)
     question = QUESTIONS[request["question"]]
-    if question.cell is Cell and question.references:
-        hash_kept(Cell(*request["cell"]), question.references)
+    if question.cell is Cell and question.references and kept(question, cell := Cell(*request["cell"])) is None:
+        hash_kept(cell, question.references)
 
 
 def _answer(request: dict[str, Any]) -> Outcome[Any]:

@@ -206,7 +206,8 @@ def kl_divergence(g: Tensor, t: Tensor) -> Tensor:
     """KL(softmax(g) || softmax(t)) at each position, in nats. ``[batch, pos]``.
 
     It is of second order in d = z_t - z_g, and the plain formula loses it among rounding errors of first order. With d
-    less its mean under softmax(g), KL = log(1 + sum p (expm1(d) - d)), every term of which is positive.
+    less its mean under softmax(g), KL = log(1 + sum p (expm1(d) - d)), every term of which is positive. Where some d of a
+    block of positions is 500 or more, which overflows, that block has the plain formula.
     """
     return in_blocks(_kl_divergence, g, t)
 

@@ -1,4 +1,7 @@
-"""Where the time of a default run goes: what `make bench` measures, with everything there but the figures themselves."""
+"""Where the time of a default run goes: the errors that `make bench` measures, with everything there but the figures.
+
+The costs that it measures too are left out: they are TransformerLens and HuggingFace running by turns, and little else.
+"""
 
 import subprocess
 import sys

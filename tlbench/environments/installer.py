@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -31,6 +32,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ERAS = HERE / "eras"
 PACKAGE = "transformer-lens"
+PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)$", re.MULTILINE)
+OF_TORCH = re.compile(r"nvidia-|cuda-|triton$")
+"""What a build of torch brings along, which is the machine's choice and in no lock."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -79,17 +83,36 @@ def install(wheel: Path, commit: str, python: str = sys.executable) -> None:
     words = (
         *("pip", "install", "--quiet", "--python", python, "--upgrade", "--exact"),
         *(word for file in pins for word in ("--requirements", file)),
-        *(word for file in (*pins, str(lock_of(era))) for word in ("--overrides", file)),
+        *(word for file in pins for word in ("--overrides", file)),
+        *("--constraints", str(lock_of(era))),
         *("--reinstall-package", PACKAGE, str(wheel)),
         *(("--torch-backend", backend) if backend else ()),
     )
     doing = f"installing {wheel.name} of commit {commit[:8]} with the pins of {era}"
-    try:
-        # Every version is pinned, so what uv has kept is what the index would give; asking it takes several seconds.
-        run_uv(*words, "--offline", doing=doing)
-    except InstallError:
+    if not _installed_from_cache(words, era, python):
         run_uv(*words, doing=doing)
     _record(wheel, commit, era, python)
+
+
+def _installed_from_cache(words: Sequence[str], era: str, python: str) -> bool:
+    """Whether uv could install from what it has kept, and the index, whose answer takes seconds, would give nothing else.
+
+    That is so where every version is pinned. A machine's own indexes may hold another build of the same version.
+    """
+    if any("INDEX" in name for name in os.environ if name.startswith("UV_")) or "://" in os.environ.get("UV_FIND_LINKS", ""):
+        return False
+    try:
+        run_uv(*words, "--offline", doing="installing what was kept")
+    except InstallError:
+        return False
+    pinned = {pin for path in (*pins_of(era), lock_of(era)) for pin in PINNED.findall(path.read_text())}
+    return all(OF_TORCH.match(name) or name == PACKAGE for name, version in _frozen(python) if (name, version) not in pinned)
+
+
+def _frozen(python: str) -> list[tuple[str, str]]:
+    """Name and version of every package of an environment."""
+    listed = run_uv("pip", "freeze", "--quiet", "--python", python, doing="listing what was installed")
+    return [(name, version.split("+")[0]) for name, version in PINNED.findall(listed)]
 
 
 def pins_of(era: str) -> list[Path]:

@@ -7,7 +7,6 @@ packages it has kept.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -15,35 +14,35 @@ from tempfile import TemporaryDirectory
 
 from packaging.version import Version
 from rich.console import Console
+from rich.progress import track
 
-from tlbench.cli.common import progress_bar
-from tlbench.environments.installer import PACKAGE, InstallError, era_of, lock_of, pins_of, run_uv
+from tlbench.environments.installer import OF_TORCH, PACKAGE, PINNED, InstallError, era_of, lock_of, pins_of, run_uv
 from tlbench.package_index import client, download, packages_of
 from tlbench.paths import cache_dir
 
 OLDEST = Version("1.2.2")
 """The first release that runs with this torch."""
-OF_TORCH = re.compile(r"nvidia-|cuda-|triton$")
-"""What a build of torch brings along, which is the machine's choice."""
-PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)$", re.MULTILINE)
 HEADER = "# What releases of this era need beside its pins. Made by `python -m tlbench.environments.locking`; do not edit.\n"
 
 
 def main() -> int:
-    """Write the lock of every era. A release that cannot be resolved is told and left out: exit status 1."""
-    failed = 0
+    """Write the lock of every era, but of one with a release that cannot be resolved: it is told, and exit status 1."""
+    failed: set[str] = set()
     found: dict[str, dict[str, str]] = defaultdict(dict)
-    with client() as index, progress_bar(Console(stderr=True)) as bar:
+    with client() as index:
         wheels = {p.version: p for p in packages_of(index, PACKAGE) if p.version and p.package_type == "wheel"}
         # The newest last: where two releases of an era ask for two versions, its choice stands.
-        for version in bar.track(sorted((v for v in wheels if Version(v) >= OLDEST), key=Version), description="resolving"):
+        wanted = sorted((version for version in wheels if Version(version) >= OLDEST), key=Version)
+        for version in track(wanted, "resolving", console=Console(stderr=True)):
             wheel = download(index, wheels[version], cache_dir() / "downloads")
             try:
                 found[era_of(wheel)] |= resolved(wheel)
             except InstallError as error:
-                failed += 1
+                failed.add(era_of(wheel))
                 print(error, file=sys.stderr)
     for era, packages in found.items():
+        if era in failed:
+            continue
         pinned = {name for path in pins_of(era) for name, _ in PINNED.findall(path.read_text())}
         names = sorted(name for name in packages.keys() - pinned if not OF_TORCH.match(name))
         lock_of(era).write_text(HEADER + "".join(f"{name}=={packages[name]}\n" for name in names))

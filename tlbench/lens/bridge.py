@@ -17,7 +17,7 @@ from tlbench.cells import Dtype, Option
 from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.lens import weights
-from tlbench.lens.interface import Lens
+from tlbench.lens.interface import Lens, class_of
 from tlbench.spans import Category, span
 
 
@@ -75,12 +75,9 @@ def bridge_class() -> Any:
 
     Raises:
         NotApplicable: if this TransformerLens has none.
+        CellFailed: if it does not import.
     """
-    try:
-        from transformer_lens.model_bridge import TransformerBridge
-    except ImportError:
-        raise NotApplicable("this TransformerLens has no TransformerBridge (it came with 3.0)") from None
-    return TransformerBridge
+    return class_of("transformer_lens.model_bridge", "TransformerBridge", "it came with 3.0")
 
 
 class _WeightReadback:

@@ -26,7 +26,7 @@ from tlbench.cells import Dtype, Option
 from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.lens import weights
-from tlbench.lens.interface import Lens
+from tlbench.lens.interface import Lens, class_of
 from tlbench.spans import Category, span
 
 LONGEST_MASK = 2048
@@ -112,12 +112,9 @@ def hooked_transformer_class() -> Any:
 
     Raises:
         NotApplicable: if this TransformerLens has none.
+        CellFailed: if it does not import.
     """
-    try:
-        from transformer_lens import HookedTransformer
-    except ImportError:
-        raise NotApplicable("this TransformerLens has no HookedTransformer (it was removed in 4.0)") from None
-    return HookedTransformer
+    return class_of("transformer_lens", "HookedTransformer", "it was removed in 4.0")
 
 
 def _key_value_cache() -> Any:

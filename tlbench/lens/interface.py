@@ -6,16 +6,37 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tlbench.cells import Option
-from tlbench.exceptions import NotApplicable
+from tlbench.exceptions import CellFailed, NotApplicable
 
 Hook = Callable[[Tensor], Tensor | None]
 """What a hook does with an activation: looks at it, or returns what shall stand in its place."""
+
+
+def class_of(module: str, name: str, story: str) -> Any:
+    """A class of TransformerLens.
+
+    Args:
+        module: where it is.
+        name: how it is called.
+        story: when it came or went.
+
+    Raises:
+        NotApplicable: if this TransformerLens has none.
+        CellFailed: if it has, and something that it needs does not import.
+    """
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        if isinstance(error, ImportError) and not (error.name or "").startswith("transformer_lens"):
+            raise CellFailed(f"{name} does not import ({type(error).__name__}: {error})") from error
+        raise NotApplicable(f"this TransformerLens has no {name} ({story})") from None
 
 
 @dataclass(frozen=True)

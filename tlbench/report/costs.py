@@ -25,6 +25,7 @@ THRESHOLD = 0.05
 OF_MEMORY = (Operation.FORWARD, Operation.CACHE, Operation.BACKWARD, Operation.GENERATION)
 EXPONENTS = ("time_by_length", "time_by_batch", "time_by_depth", "memory_by_length", "memory_by_batch")
 MEMORY_RATIO, LEAK = "memory, TL / HF", "kept a run, bytes"
+FAILED = "failed"
 CELL_COLUMNS = ("operation", "model", "dtype", "options", "wrapper", "shape", "device")
 
 
@@ -62,7 +63,7 @@ class FigureRow:
 
     Attributes:
         cell: what was run.
-        figures: by name; None where there is none.
+        figures: by name; None where it failed. What could not be, or was not run, has none.
     """
 
     cell: RuntimeCell
@@ -123,10 +124,15 @@ def _figure_rows(
     values = {name: stored.values(commit, f"runtime.{track}", cell) for name, track in tracks.items()}
     cells = dict.fromkeys(key for of_track in values.values() for key in of_track)
     rows = [
-        FigureRow(key, {name: value if is_figure(value := found.get(key)) else None for name, found in values.items()})
+        FigureRow(key, {n: found[key] for n, found in values.items() if key in found and not _is_absent(found[key])})
         for key in cells
     ]
-    return [row for row in rows if any(value is not None for value in row.figures.values())]
+    return [row for row in rows if row.figures]
+
+
+def _is_absent(value: float | None) -> bool:
+    """Whether there could be no figure, or none was asked for; a failure is None."""
+    return value is not None and not is_figure(value)
 
 
 def changes(earlier: Sequence[CostRow], later: Sequence[CostRow]) -> list[ChangedRow]:
@@ -175,25 +181,26 @@ def show(console: Console, style: Format, commit: Commit, found: Sequence[CostRo
 def show_figures(console: Console, style: Format, commit: Commit, what: What, found: Sequence[FigureRow]) -> None:
     """One line a cell."""
     names = list(dict.fromkeys(name for row in found for name in row.figures))
+    if what is What.GROWTH:
+        names = [name for name in EXPONENTS if name in names]
     if style is Format.CSV:
-        lines = [[*_words(row.cell), *(_digits(row.figures.get(name)) for name in names)] for row in found]
+        lines = [[*_words(row.cell), *(_told(row, name, repr) for name in names)] for row in found]
         print(_csv(commit, names, lines), end="")
         return
     title = {
         What.MEMORY: "what a run holds beyond the model, over HuggingFace's (eager attention)",
         What.GROWTH: "exponents of its time and memory",
     }[what]
-    spelled = [[*_words(row.cell), *(_spelled(row.figures.get(name)) for name in names)] for row in found]
+    spelled = [[*_words(row.cell), *(_told(row, name, "{:.2f}".format) for name in names)] for row in found]
     header = [*CELL_COLUMNS, *(name.replace("_", " ") for name in names)]
     _show(console, style, f"TransformerLens {commit}: {title}", header, spelled)
 
 
-def _digits(value: float | None) -> str:
-    return "" if value is None else repr(value)
-
-
-def _spelled(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _told(row: FigureRow, name: str, spell: Callable[[float], str]) -> str:
+    if name not in row.figures:
+        return ""
+    value = row.figures[name]
+    return FAILED if value is None else spell(value)
 
 
 def show_changes(console: Console, style: Format, names: str, found: Sequence[ChangedRow]) -> None:

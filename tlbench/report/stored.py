@@ -188,7 +188,7 @@ class StoredResults:
         return found[0]
 
     def machine(self, commit: Commit, benchmark: str = "") -> str:
-        """The machine whose results are read at a commit; with a benchmark, of those that have any of its kind, error or cost."""
+        """The machine whose results are read at a commit; with a benchmark, of those that have any of its kind."""
         folder = self._folder / self._conf.results_dir
 
         def written(machine: str) -> float:

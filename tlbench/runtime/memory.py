@@ -31,7 +31,7 @@ def measure_memory(cell: RuntimeCell) -> Memory:
         CellFailed: if loading or running raised.
     """
     if cell.operation in (Operation.LOADING, Operation.PROCESSING):
-        raise NotApplicable("what loading needs is the process's peak: see runtime.ProcessLoading.peakmem_processing")
+        raise NotApplicable("what loading needs is a process's peak: see runtime.ProcessLoading and ProcessProcessing")
     return apart(_count, cell, located(cell))
 
 

@@ -1,0 +1,45 @@
+"""A wrapper that is not there and one that does not import never look alike."""
+
+import sys
+
+import pytest
+
+from tlbench.exceptions import CellFailed, NotApplicable
+from tlbench.lens.interface import class_of
+
+
+@pytest.fixture
+def transformer_lens(tmp_path, monkeypatch):
+    """Write a package of that name."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformer_lens"]:
+        monkeypatch.delitem(sys.modules, name)
+
+    def write(**modules):
+        folder = tmp_path / "transformer_lens"
+        folder.mkdir()
+        for name, text in modules.items():
+            (folder / f"{name}.py").write_text(text)
+
+    yield write
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformer_lens"]:
+        del sys.modules[name]
+
+
+def test_a_class_that_is_there_is_found(transformer_lens):
+    transformer_lens(__init__="", bridge="class Bridge: pass")
+    assert class_of("transformer_lens.bridge", "Bridge", "it came").__name__ == "Bridge"
+
+
+@pytest.mark.parametrize("modules", [{"__init__": ""}, {"__init__": "", "bridge": ""}])
+def test_one_that_is_not_there_is_not_applicable(transformer_lens, modules):
+    transformer_lens(**modules)
+    with pytest.raises(NotApplicable, match=r"has no Bridge \(it came with 3.0\)"):
+        class_of("transformer_lens.bridge", "Bridge", "it came with 3.0")
+
+
+@pytest.mark.parametrize("line", ["import no_such_package", "from json import no_such_name"])
+def test_one_that_needs_what_is_not_there_has_failed(transformer_lens, line):
+    transformer_lens(__init__="", bridge=f"{line}\nclass Bridge: pass")
+    with pytest.raises(CellFailed, match="Bridge does not import"):
+        class_of("transformer_lens.bridge", "Bridge", "it came with 3.0")

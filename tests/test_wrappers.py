@@ -31,7 +31,14 @@ def test_a_class_that_is_there_is_found(transformer_lens):
     assert class_of("transformer_lens.bridge", "Bridge", "it came").__name__ == "Bridge"
 
 
-@pytest.mark.parametrize("modules", [{"__init__": ""}, {"__init__": "", "bridge": ""}])
+REMOVED = """
+def __getattr__(name):
+    raise ImportError("it was removed")
+"""
+"""What TransformerLens 4 does where HookedTransformer was."""
+
+
+@pytest.mark.parametrize("modules", [{"__init__": ""}, {"__init__": "", "bridge": ""}, {"__init__": "", "bridge": REMOVED}])
 def test_one_that_is_not_there_is_not_applicable(transformer_lens, modules):
     transformer_lens(**modules)
     with pytest.raises(NotApplicable, match=r"has no Bridge \(it came with 3.0\)"):
@@ -39,7 +46,8 @@ def test_one_that_is_not_there_is_not_applicable(transformer_lens, modules):
 
 
 @pytest.mark.parametrize("line", ["import no_such_package", "from json import no_such_name"])
-def test_one_that_needs_what_is_not_there_has_failed(transformer_lens, line):
-    transformer_lens(__init__="", bridge=f"{line}\nclass Bridge: pass")
+@pytest.mark.parametrize("module", ["{line}\nclass Bridge: pass", "def __getattr__(name):\n    {line}"])
+def test_one_that_needs_what_is_not_there_has_failed(transformer_lens, line, module):
+    transformer_lens(__init__="", bridge=module.format(line=line))
     with pytest.raises(CellFailed, match="Bridge does not import"):
         class_of("transformer_lens.bridge", "Bridge", "it came with 3.0")

@@ -31,12 +31,22 @@ def class_of(module: str, name: str, story: str) -> Any:
         NotApplicable: if this TransformerLens has none.
         CellFailed: if it has, and something that it needs does not import.
     """
+    absent = NotApplicable(f"this TransformerLens has no {name} ({story})")
     try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        if isinstance(error, ImportError) and not (error.name or "").startswith("transformer_lens"):
+        found = import_module(module)
+    except ImportError as error:
+        if not (error.name or "").startswith("transformer_lens"):
             raise CellFailed(f"{name} does not import ({type(error).__name__}: {error})") from error
-        raise NotApplicable(f"this TransformerLens has no {name} ({story})") from None
+        raise absent from None
+    try:
+        return getattr(found, name)
+    except AttributeError:
+        raise absent from None
+    except ImportError as error:
+        # TransformerLens 4 says so in words of its own for what it removed; what it imports only now has a name.
+        if error.name and not error.name.startswith("transformer_lens"):
+            raise CellFailed(f"{name} does not import ({type(error).__name__}: {error})") from error
+        raise absent from None
 
 
 @dataclass(frozen=True)

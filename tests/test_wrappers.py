@@ -33,7 +33,7 @@ def test_a_class_that_is_there_is_found(transformer_lens):
 
 REMOVED = """
 def __getattr__(name):
-    raise ImportError("it was removed")
+    raise ImportError("it was removed", name=name)
 """
 """What TransformerLens 4 does where HookedTransformer was."""
 

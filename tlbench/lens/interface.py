@@ -31,22 +31,14 @@ def class_of(module: str, name: str, story: str) -> Any:
         NotApplicable: if this TransformerLens has none.
         CellFailed: if it has, and something that it needs does not import.
     """
-    absent = NotApplicable(f"this TransformerLens has no {name} ({story})")
     try:
-        found = import_module(module)
-    except ImportError as error:
-        if not (error.name or "").startswith("transformer_lens"):
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        # What TransformerLens 4 removed it tells of by an ImportError that bears the class's own name.
+        missing = error.name or ""
+        if isinstance(error, ImportError) and missing != name and not missing.startswith("transformer_lens"):
             raise CellFailed(f"{name} does not import ({type(error).__name__}: {error})") from error
-        raise absent from None
-    try:
-        return getattr(found, name)
-    except AttributeError:
-        raise absent from None
-    except ImportError as error:
-        # TransformerLens 4 says so in words of its own for what it removed; what it imports only now has a name.
-        if error.name and not error.name.startswith("transformer_lens"):
-            raise CellFailed(f"{name} does not import ({type(error).__name__}: {error})") from error
-        raise absent from None
+        raise NotApplicable(f"this TransformerLens has no {name} ({story})") from None
 
 
 @dataclass(frozen=True)

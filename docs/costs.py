@@ -31,6 +31,8 @@ CONFIG = Path(__file__).resolve().parents[1] / "releases" / "asv.conf.json"
 REPEATS = Path(__file__).resolve().parent / "repeats"
 Found = dict[str, list[CostRow]]
 """By release."""
+OTHERS_MACHINE = "epyc-2-cores"
+"""That of the operations beside forward passes, of memory and of growth."""
 OTHERS = ("zoo-gpt2", "zoo-llama", "smollm2-135m")
 BY_DEFAULT = {"HookedTransformer": "all_options", "TransformerBridge": "unprocessed"}
 """What each wrapper does unless told otherwise."""
@@ -46,10 +48,12 @@ def main() -> None:
     for wrapper, option in kinds:
         print(f"**A forward pass of {wrapper}, {option}, over HuggingFace's (eager)**\n")
         print_by_release(found, lambda r, w=wrapper, o=option: is_forward(r) and (r.cell.wrapper, r.cell.option) == (w, o))
+    others = StoredResults(CONFIG, OTHERS_MACHINE)
+    by_release = {commit.tag: rows(others, commit) for commit in others.commits}
     for model in OTHERS:
-        print_operations(found, model)
-    print_memory(stored)
-    print_growth(stored)
+        print_operations(by_release, model)
+    print_memory(others)
+    print_growth(others)
     for path in sorted(REPEATS.glob("*.csv")):
         print_repeat(found, path)
 

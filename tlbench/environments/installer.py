@@ -128,7 +128,7 @@ def lock_of(era: str) -> Path:
 def era_of(wheel: Path) -> str:
     """The era of a wheel, from the lower bound that its metadata puts on transformers.
 
-    Below 5: ``era4`` (TransformerLens 1.x to 3.2.1). From 5 and below 5.9: ``era5a`` (3.3 to 3.8, the 4.0 alphas).
+    Below 5: ``era4`` (TransformerLens 1.x to 3.2.1). From 5 and below 5.9: ``era5a`` (3.3 to 3.5, the 4.0 alphas).
     From 5.9: ``era5``.
     """
     from packaging.requirements import Requirement

@@ -37,7 +37,7 @@ bench: $(BIN)/tlbench
 		--bench "$(BENCH_COSTS)" HASHFILE:- || test $$? -eq 2
 	cd releases && PATH="$(CURDIR)/$(BIN):$$PATH" asv publish
 	$(BIN)/tlbench table --config releases/asv.conf.json --machine $(MACHINE) --space logit --option all_options \
-		--commit $(word 2,$(BENCH_TAGS)) --commit $(lastword $(BENCH_TAGS))
+		$(addprefix --commit=,$(sort $(or $(word 2,$(BENCH_TAGS)),$(BENCH_TAGS)) $(lastword $(BENCH_TAGS))))
 	$(BIN)/tlbench verdicts --config releases/asv.conf.json --machine $(MACHINE) --model smollm2-135m \
 		--commit $(lastword $(BENCH_TAGS))
 	-$(BIN)/tlbench costs --config releases/asv.conf.json --machine $(MACHINE) --commit $(lastword $(BENCH_TAGS))

@@ -40,9 +40,10 @@ def main(suite: str, socket_name: str) -> None:
             connection, _ = listening.accept()
             with connection:
                 command = _receive(connection)
-                _send(
-                    connection, preimport(suite, output) if command["action"] == "preimport" else run(suite, command, output)
-                )
+                if command["action"] == "preimport":
+                    _send(connection, preimport(suite, output))
+                else:
+                    _send(connection, run(suite, command, output))
 
 
 def leave_sources_alone() -> None:

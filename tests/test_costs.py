@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 import pytest
 
 from tlbench.cli import main
+from tlbench.exceptions import BadInput
 from tlbench.history import SourceCommit, SourceFile, build_from_trees
-from tlbench.report.costs import LEAK, MEMORY_RATIO, growth_rows, memory_rows, rows
+from tlbench.report.costs import LEAK, MEMORY_RATIO, growth_rows, machine_of, memory_rows, rows
 from tlbench.report.stored import StoredResults
 
 MODELS = ["zoo-gpt2", "zoo-llama"]
@@ -94,6 +95,21 @@ def test_costs_are_those_of_the_machine_that_measured_costs_last_whoever_measure
     assert list(found.values()) == ["costs", "errors", "errors"]
     assert stored.machine(commit, "truth.TransformerLens.track_verdict") == "errors"
     assert not rows(StoredResults(config, "errors"), commit)
+
+
+class Machines:
+    """Stored results, of which only who measured which commit is known, the last at the end."""
+
+    def __init__(self, **of):
+        self.machines = lambda commit, benchmark: of[commit]
+
+
+def test_two_commits_are_compared_on_one_machine_even_if_another_measured_one_of_them_since():
+    assert machine_of(Machines(v1=["a", "b"], v2=["a", "b", "c"]), "v1", "v2") == "b"
+    assert machine_of(Machines(v1=["a"], v2=["a", "c"]), "v1", "v2") == "a"
+    assert machine_of(Machines(v2=["a", "c"]), "v2") == "c"
+    with pytest.raises(BadInput, match="no machine has costs of v1 and v2: name two, such as c:v2"):
+        machine_of(Machines(v1=["a"], v2=["c"]), "v1", "v2")
 
 
 def test_a_slowdown_without_its_interval_is_not_told(config, said):

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ def run_folder(tmp_path, monkeypatch):
     (tmp_path / server.socket_of(server.MEASURING)).unlink(missing_ok=True)
 
 
-def ask(answer, monkeypatch, hang_up_after_s=None):
+def ask(answer, monkeypatch, hang_up_after_s=None, owner=None):
     """One request to the part of the server that forks, with ``answer`` in place of measuring."""
     monkeypatch.setattr(server, "_answer", answer)
     ours, its = socket.socketpair()
@@ -35,7 +36,7 @@ def ask(answer, monkeypatch, hang_up_after_s=None):
     if hang_up_after_s is not None:
         threading.Timer(hang_up_after_s, lambda: (ours.shutdown(socket.SHUT_RDWR), ours.close())).start()
     with its:
-        server._answer_in_fork(its, server.MEASURING)
+        server._answer_in_fork(its, server.MEASURING, owner or os.getpid())
     return (
         None if hang_up_after_s is not None else Outcome.from_json(json.loads(ours.makefile().readline()), ACCURACY.record)
     )
@@ -62,6 +63,16 @@ def test_a_measurement_whose_asker_has_gone_is_ended(monkeypatch):
     started = time.monotonic()
     ask(lambda request: time.sleep(60), monkeypatch, hang_up_after_s=0.2)
     assert time.monotonic() - started < 10
+
+
+def test_a_measurement_whose_owner_has_gone_is_ended(monkeypatch):
+    """asv was killed, and what reads for it still waits."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    started = time.monotonic()
+    outcome = ask(lambda request: time.sleep(60), monkeypatch, owner=gone.pid)
+    assert time.monotonic() - started < 10
+    assert "SIGKILL" in outcome.reason
 
 
 def test_one_server_serves_many_askers_and_ends_with_the_run_s_folder(run_folder):
@@ -105,7 +116,7 @@ def answered(monkeypatch, request, answer=lambda request: Outcome(Kind.FAILED, r
     monkeypatch.setattr(server, "_answer", answer)
     ours.sendall(json.dumps(request).encode() + b"\n")
     with its:
-        server._answer_in_fork(its, server.MEASURING)
+        server._answer_in_fork(its, server.MEASURING, os.getpid())
     return Outcome.from_json(json.loads(ours.makefile().readline()), ACCURACY.record)
 
 
@@ -133,14 +144,14 @@ def test_the_kept_files_of_a_cell_are_hashed_before_the_fork(monkeypatch, tmp_pa
     monkeypatch.setattr("tlbench.reference.huggingface.store_path", lambda *_: kept["reference"])
     monkeypatch.setattr("tlbench.reference.golden.store_path", lambda *_: kept["golden"])
     monkeypatch.setattr("tlbench.measure.sha256_of_unchanged", hashed.append)
-    monkeypatch.setattr(server, "kept", lambda *_: None)
+    monkeypatch.setattr(server, "kept_path", lambda *_: None)
     server._verify_what_is_read(REQUESTS[0])
     assert hashed == [kept["reference"], kept["golden"], kept["golden"]]
     hashed.clear()
     kept["golden"].unlink()
     server._verify_what_is_read(REQUESTS[0])
     assert hashed == [kept["reference"]]
-    monkeypatch.setattr(server, "kept", lambda *_: tmp_path)
+    monkeypatch.setattr(server, "kept_path", lambda *_: tmp_path)
     server._verify_what_is_read(REQUESTS[0])
     assert hashed == [kept["reference"]], "a figure that is kept needs neither"
 

@@ -208,9 +208,9 @@ def attempt(question: Question[S, R], cell: S, measure: Callable[[S], R] | None 
     """Measure a cell, or take the figure that was kept; whatever goes wrong becomes a reason."""
     try:
         with span(Category.KEEP):
-            if there := kept(question, cell):
-                return Outcome(Kind.MEASURED, question.record.from_json(json.loads(there.read_text())))
             path = kept_path(question, cell)
+            if path and is_there(path):
+                return Outcome(Kind.MEASURED, question.record.from_json(json.loads(path.read_text())))
             with span(Category.ARITHMETIC):  # what is anything else within has a span of its own
                 record = (measure or question.measurer_function())(cell)
             if path:
@@ -224,14 +224,9 @@ def attempt(question: Question[S, R], cell: S, measure: Callable[[S], R] | None 
         return Outcome(Kind.FAILED, reason=f"{type(error).__name__}: {error}")
 
 
-def kept(question: Question[S, R], cell: S) -> Path | None:
-    """The file of a cell's figure from an earlier run; None where there is none, or it shall not be used.
-
-    Raises:
-        WrongTransformerLens, CellFailed: as :func:`kept_path`.
-    """
-    path = kept_path(question, cell)
-    return path if path and path.exists() and not os.environ.get(REMEASURE_VARIABLE) else None
+def is_there(path: Path | None) -> bool:
+    """Whether a figure was kept at a path by an earlier run, and may be used."""
+    return path is not None and path.exists() and not os.environ.get(REMEASURE_VARIABLE)
 
 
 def kept_path(question: Question[S, R], cell: S) -> Path | None:

@@ -24,7 +24,7 @@ from tlbench.cells import Cell, RuntimeCell
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.facts import record
 from tlbench.files import locked
-from tlbench.memo import QUESTIONS, Kind, Outcome, Question, R, S, attempt, kept, setting
+from tlbench.memo import QUESTIONS, Kind, Outcome, Question, R, S, attempt, is_there, kept_path, setting
 from tlbench.paths import outcomes_dir, package_dir
 from tlbench.spans import Category, span
 
@@ -130,10 +130,10 @@ def serve(owner: int, name: str) -> None:
         if ready:
             connection, _ = listening.accept()
             with connection:
-                _answer_in_fork(connection, name)
+                _answer_in_fork(connection, name, owner)
 
 
-def _answer_in_fork(connection: socket.socket, name: str) -> None:
+def _answer_in_fork(connection: socket.socket, name: str, owner: int) -> None:
     line = connection.makefile().readline()
     if not line:
         return
@@ -154,7 +154,7 @@ def _answer_in_fork(connection: socket.socket, name: str) -> None:
             status = 0
         finally:
             os._exit(status)
-    status = _wait(pid, connection)
+    status = _wait(pid, connection, owner)
     if status:
         by = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
         hint = ": it may have run out of memory" if status == -signal.SIGKILL else f": {_last_line(name)}"
@@ -189,7 +189,7 @@ def _verify_what_is_read(request: dict[str, Any]) -> None:
     catalogue = catalogues.load()
     locate(catalogue.get(request["cell"][0]), catalogue)
     question = QUESTIONS[request["question"]]
-    if question.cell is Cell and question.references and kept(question, cell := Cell(*request["cell"])) is None:
+    if question.cell is Cell and question.references and not is_there(kept_path(question, cell := Cell(*request["cell"]))):
         hash_kept(cell, question.references)
 
 
@@ -202,14 +202,18 @@ def _reply(connection: socket.socket, outcome: Outcome[Any]) -> None:
     connection.sendall(json.dumps(outcome.to_json()).encode() + b"\n")
 
 
-def _wait(pid: int, connection: socket.socket) -> int:
-    """The exit status of a child; one whose asker has gone (asv ends what takes too long) is killed."""
+def _wait(pid: int, connection: socket.socket, owner: int) -> int:
+    """The exit status of a child; one whose asker has gone (asv ends what takes too long), or the owner, is killed."""
+    checked = time.monotonic()
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
         readable, _, _ = select.select([connection], [], [], POLL_S)
-        if readable:
+        is_time = time.monotonic() - checked > IDLE_CHECK_S
+        if is_time:
+            checked = time.monotonic()
+        if readable or (is_time and not _exists(owner)):
             # Nothing more is ever sent: what can be read is the end. What the child has forked ends with it.
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)

@@ -139,13 +139,13 @@ def costs(
         found = [row for row in report.rows(stored, one) if isinstance(row.cell, Import) or wanted.wants(row.cell.cell)]
         if not found:
             fail(f"no slowdown is stored of {one} that matches: run `asv run -b runtime.Slowdown -b runtime.Interval`")
-        report.show(wide_console(), style, one, found)
+        report.show(wide_console(), style, one, report.machine_of(stored, one), found)
         return
     rows = (report.memory_rows if kind is report.What.MEMORY else report.growth_rows)(stored, one)
     rows = [row for row in rows if wanted.wants(row.cell.cell)]
     if not rows:
         fail(f"no {kind} is stored of {one} that matches: run `asv run -b runtime.{kind.capitalize()}`")
-    report.show_figures(wide_console(), style, one, kind, rows)
+    report.show_figures(wide_console(), style, one, report.machine_of(stored, one), kind, rows)
 
 
 @app.command()
@@ -164,26 +164,34 @@ def slower(
     style = parse(tables.Format, format)
     if not 0 <= threshold < math.inf:
         fail(f"--threshold is {threshold}: give a percentage that is not negative")
-    found = report.changes(*(_slowdowns(name, config) for name in (earlier, later)))
+    machine = "" if ":" in earlier + later else _machine_of_both(earlier, later, config)
+    found = report.changes(*(_slowdowns(name, config, machine) for name in (earlier, later)))
     compared = [row for row in found if row.later]
     if not compared:
         fail(f"{earlier} and {later} have no slowdown in common: run `asv run -b runtime.Slowdown -b runtime.Interval`")
     flagged = [row for row in compared if row.change and row.change.is_slower(threshold / 100)]
-    title = (
-        f"{len(flagged)} of {len(compared)} slowdowns grew from {earlier} to {later} by {threshold:g} % and beyond chance"
-    )
+    which = f"from {earlier} to {later}" + (f" on {machine}" if machine else "")
+    title = f"{len(flagged)} of {len(compared)} slowdowns grew {which} by {threshold:g} % and beyond chance"
     if gone := len(found) - len(compared):
         title += f"; {gone} are not there any more"
     report.show_changes(wide_console(), style, title, found if all else flagged)
     raise typer.Exit(1 if flagged else 0)
 
 
-def _slowdowns(name: str, config: Path | None) -> list[CostRow]:
+def _machine_of_both(earlier: str, later: str, config: Path | None) -> str:
+    from tlbench.report import costs as report
+    from tlbench.report.stored import StoredResults
+
+    stored = StoredResults(config)
+    return report.machine_of(stored, stored.commit(earlier), stored.commit(later))
+
+
+def _slowdowns(name: str, config: Path | None, default: str) -> list[CostRow]:
     from tlbench.report import costs as report
     from tlbench.report.stored import StoredResults
 
     machine, _, commit = name.rpartition(":")
-    stored = StoredResults(config, machine)
+    stored = StoredResults(config, machine or default)
     return report.rows(stored, stored.commit(commit))
 
 

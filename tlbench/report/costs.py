@@ -15,11 +15,14 @@ from rich.table import Table
 from tabulate import tabulate
 
 from tlbench.cells import Device, Import, Operation, Option, RuntimeCell
+from tlbench.exceptions import BadInput
 from tlbench.report.stored import Commit, StoredResults, is_figure
 from tlbench.report.table import Format
 from tlbench.runtime.paired import Change
 
 RUNS = (Operation.FORWARD, Operation.HOOKS, Operation.CACHE, Operation.BACKWARD, Operation.GENERATION)
+COSTS = "runtime."
+"""How the names of all their benchmarks begin."""
 THRESHOLD = 0.05
 """asv's own, for its regressions."""
 OF_MEMORY = (Operation.FORWARD, Operation.CACHE, Operation.BACKWARD, Operation.GENERATION)
@@ -168,17 +171,33 @@ def _rows(
     ]
 
 
-def show(console: Console, style: Format, commit: Commit, found: Sequence[CostRow]) -> None:
+def machine_of(stored: StoredResults, *commits: Commit) -> str:
+    """The machine that has costs of all these commits, and measured those of the last one last.
+
+    Raises:
+        BadInput: if there is none.
+    """
+    ordered = stored.machines(commits[-1], COSTS)
+    common = [name for name in ordered if all(name in stored.machines(commit, COSTS) for commit in commits)]
+    if not common:
+        names = " and ".join(map(str, commits))
+        raise BadInput(f"no machine has costs of {names}: name two, such as {ordered[-1]}:{commits[-1]}")
+    return common[-1]
+
+
+def show(console: Console, style: Format, commit: Commit, machine: str, found: Sequence[CostRow]) -> None:
     """One line a slowdown."""
     lines = [[*_words(row.cell), f"{row.ratio:.3f}", f"± {100 * row.half_width:.1f} %"] for row in found]
     if style is Format.CSV:
         print(write_csv(commit, found), end="")
     else:
         header = [*CELL_COLUMNS, "TL / HF", "99 %"]
-        _show(console, style, f"TransformerLens {commit}: its time over HuggingFace's (eager attention)", header, lines)
+        _show(console, style, f"TransformerLens {commit} on {machine}: its time over HuggingFace's (eager)", header, lines)
 
 
-def show_figures(console: Console, style: Format, commit: Commit, what: What, found: Sequence[FigureRow]) -> None:
+def show_figures(
+    console: Console, style: Format, commit: Commit, machine: str, what: What, found: Sequence[FigureRow]
+) -> None:
     """One line a cell."""
     names = list(dict.fromkeys(name for row in found for name in row.figures))
     if what is What.GROWTH:
@@ -188,12 +207,12 @@ def show_figures(console: Console, style: Format, commit: Commit, what: What, fo
         print(_csv(commit, names, lines), end="")
         return
     title = {
-        What.MEMORY: "what a run holds beyond the model, over HuggingFace's (eager attention)",
+        What.MEMORY: "what a run holds beyond the model, over HuggingFace's (eager)",
         What.GROWTH: "exponents of its time and memory",
     }[what]
     spelled = [[*_words(row.cell), *(_told(row, name, "{:.2f}".format) for name in names)] for row in found]
     header = [*CELL_COLUMNS, *(name.replace("_", " ") for name in names)]
-    _show(console, style, f"TransformerLens {commit}: {title}", header, spelled)
+    _show(console, style, f"TransformerLens {commit} on {machine}: {title}", header, spelled)
 
 
 def _told(row: FigureRow, name: str, spell: Callable[[float], str]) -> str:

@@ -189,6 +189,15 @@ class StoredResults:
 
     def machine(self, commit: Commit, benchmark: str = "") -> str:
         """The machine whose results are read at a commit; with a benchmark, of those that have any of its kind."""
+        return self.machines(commit, benchmark)[-1]
+
+    def machines(self, commit: Commit, benchmark: str = "") -> list[str]:
+        """The machines that have results of a commit, the one that measured last at the end.
+
+        Args:
+            commit: which.
+            benchmark: its name. Machines that have any of its kind, errors or costs; where none has, all of them.
+        """
         folder = self._folder / self._conf.results_dir
 
         def written(machine: str) -> float:
@@ -199,7 +208,7 @@ class StoredResults:
         kind = _is_cost(benchmark)
         of_kind = [r for r in here if benchmark and any(_is_cost(name) is kind for name in r.get_all_result_keys())]
         machines: set[str] = {result.params["machine"] for result in of_kind or here}
-        return max(sorted(machines), key=written)
+        return sorted(sorted(machines), key=written)
 
     def environments(self, commit: Commit) -> list[Facts]:
         """What the results of a commit were measured in, the last at the end.

@@ -45,7 +45,7 @@ def test_one_that_is_not_there_is_not_applicable(transformer_lens, modules):
         class_of("transformer_lens.bridge", "Bridge", "it came with 3.0")
 
 
-@pytest.mark.parametrize("line", ["import no_such_package", "from json import no_such_name"])
+@pytest.mark.parametrize("line", ["import no_such_package", "from json import no_such_name", "raise ImportError('broken')"])
 @pytest.mark.parametrize("module", ["{line}\nclass Bridge: pass", "def __getattr__(name):\n    {line}"])
 def test_one_that_needs_what_is_not_there_has_failed(transformer_lens, line, module):
     transformer_lens(__init__="", bridge=module.format(line=line))

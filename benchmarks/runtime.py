@@ -5,8 +5,11 @@ over several interpreters of the median of the rounds' ratios. ``Process``, ``Pr
 ``ProcessProcessing`` are asv's own measures.
 """
 
+from asv_runner.benchmarks.mark import SkipNotImplemented
+
 from benchmarks.cell import GridOfCells, SharedRun, answer, figure, or_skip
 from tlbench import Dtype, Option, Wrapper
+from tlbench.arithmetic import Lane, wanted
 from tlbench.catalogue import load
 from tlbench.cells import Device, Import, Operation, RuntimeCell
 from tlbench.memo import IMPORT, MEMORY, SCALING, SLOWDOWN
@@ -15,7 +18,15 @@ SHAPES = ["1x64", "8x128"]
 PROCESSED = [option for option in Option if option is not Option.UNPROCESSED]
 
 
-class GridOfRuns(SharedRun):
+class NativeRun(SharedRun):
+    """A benchmark of times or memory, which belong to a machine: in the shared arithmetic there are none."""
+
+    def setup(self, *cell):
+        if wanted() is not Lane.NATIVE:
+            raise SkipNotImplemented("times belong to a machine: name it, `asv run --machine NAME`")
+
+
+class GridOfRuns(NativeRun):
     """A benchmark over model x dtype x option x wrapper x shape x device."""
 
     params = [
@@ -126,7 +137,7 @@ class Growth(GridOfRuns):
         return figure(growth and growth.exponent, reason)
 
 
-class GridOfLoads(SharedRun):
+class GridOfLoads(NativeRun):
     """A benchmark over model x dtype x option x wrapper, on the CPU."""
 
     params = GridOfCells.params
@@ -152,7 +163,7 @@ class Loading(GridOfLoads):
     track_interval.unit = "relative half-width"
 
 
-class Imports(SharedRun):
+class Imports(NativeRun):
     """``import transformer_lens``, over the import of torch and of transformers' models, in fresh interpreters."""
 
     version = "1"
@@ -177,6 +188,7 @@ class Process(GridOfRuns):
     rounds = 1
 
     def setup(self, *cell):
+        super().setup(*cell)
         from tlbench.runtime import costs  # imports torch, which asv's other processes do without
 
         self.model = or_skip(costs.loaded, RuntimeCell(*cell, Operation.FORWARD))
@@ -215,6 +227,7 @@ class ProcessLoading(GridOfLoads):
     rounds = 1
 
     def setup(self, *cell):
+        super().setup(*cell)
         self.loads = _loads(*cell)
 
     def time_loading(self, *cell):
@@ -234,6 +247,7 @@ class ProcessProcessing(GridOfLoads):
     warmup_time = 0
 
     def setup(self, *cell):
+        super().setup(*cell)
         self.loads = _loads(*cell)
         or_skip(self.loads.rest)
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import tlbench  # noqa: F401  # before torch, which it brings into the shared arithmetic
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 

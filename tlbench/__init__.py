@@ -5,11 +5,16 @@
 >>> measure(Cell("zoo-gpt2", "float16", "all_options", "TransformerBridge")).require_accuracy().logit.max
 
 The library runs in the environment of the TransformerLens under test and knows nothing of asv; the direction of
-dependence is catalogue, checkpoint, model, logits, errors, record. Importing this package imports no torch.
+dependence is catalogue, checkpoint, model, logits, errors, record. Importing this package imports no torch. It sets the
+environment variables of the shared arithmetic, where torch is not imported yet and ``$TLBENCH_ARITHMETIC`` does not say
+``native``: so import it before torch.
 """
 
+from tlbench import arithmetic
 from tlbench.cells import Attention, Cell, Dtype, Option, ReferenceCell, Space, Statistic, Wrapper
 from tlbench.exceptions import BadInput, CellFailed, NotApplicable, TlbenchError
+
+arithmetic.prepare()
 
 __all__ = [
     "Attention",

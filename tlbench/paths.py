@@ -7,6 +7,8 @@ from pathlib import Path
 
 import platformdirs
 
+from tlbench.arithmetic import wanted
+
 CACHE_VARIABLE = "TLBENCH_CACHE"
 COMMIT_VARIABLE, CONFIGURATION_VARIABLE = "ASV_COMMIT", "ASV_CONF_DIR"
 """What asv tells a benchmark: the commit under test, and where its configuration lies."""
@@ -25,6 +27,6 @@ def package_dir() -> Path:
 
 
 def outcomes_dir() -> Path | None:
-    """Where the reasons of failed and skipped cells are kept in a run of asv, beside its environments; else None."""
+    """Where outcomes are kept in a run of asv, beside its environments, by arithmetic and commit; else None."""
     commit, configuration = os.environ.get(COMMIT_VARIABLE), os.environ.get(CONFIGURATION_VARIABLE)
-    return Path(configuration) / OUTCOMES / commit if commit and configuration else None
+    return Path(configuration) / OUTCOMES / wanted() / commit if commit and configuration else None

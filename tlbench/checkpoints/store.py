@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tlbench import prompts as prompt_sets
 from tlbench.catalogue import Catalogue, Model, Source
+from tlbench.checkpoints.derived import CONFIG, Derived, derived
 from tlbench.exceptions import BadInput, CheckpointUnavailable
 from tlbench.files import (
     folder_written_whole,
@@ -32,6 +33,8 @@ HUB_PROBE_TIMEOUT_S = 0.8
 WEIGHT_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
+PORTABLE_CONFIG = "portable/config.json"
+"""The pin of the config.json that is read in place of the folder's own, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Checkpoint:
 
     Attributes:
         model: its catalogue entry.
-        folder: where config.json, the safetensors and the tokenizer lie.
+        folder: where config.json, the safetensors and the tokenizer lie. Where the config.json that a user or the hub has is
+            not read alike by every transformers, it is a folder in the cache with one that is, and links to the other files.
         sha256: one hash of all its files' names and bytes, prompts included.
         prompts: its token ids.
     """
@@ -93,7 +97,10 @@ def locate(model: Model, catalogue: Catalogue) -> Checkpoint:
                 f"{model.name} has no entry in {catalogue.lock_path}: run `tlbench checkpoints {model.name}` to pin it"
             )
         _verify(model, folder, prompts_file, pins)
-        return Checkpoint(model, folder, tree_digest(pins), prompt_sets.load(prompts_file))
+        portable = _portable(model, folder)
+        _verify_portable(model, portable, pins)
+        read = portable.folder if portable else folder
+        return Checkpoint(model, read, tree_digest(pins), prompt_sets.load(prompts_file))
 
 
 def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lambda _: None) -> Checkpoint:
@@ -125,9 +132,17 @@ def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lamb
             if not _prompts_file(model, folder).exists():
                 say("tokenizing")
                 _write_prompts(model, folder)
-        if pins is None:
+        if pins:
+            # Before anything is derived from them.
+            _verify(model, folder, _prompts_file(model, folder), pins)
+        portable = _portable(model, folder)
+        if portable and not portable.is_intact():
+            say("translating config.json")
+            portable.make()
+        if pins is None or pins.get(PORTABLE_CONFIG) != _portable_pin(portable).get(PORTABLE_CONFIG):
             say("pinning")
-            _pin(model, catalogue, hashes(model, folder, _prompts_file(model, folder)))
+            files = pins or hashes(model, folder, _prompts_file(model, folder))
+            _pin(model, catalogue, _of_user(files) | _portable_pin(portable))
         say("verifying")
         return locate(model, catalogue)
 
@@ -174,6 +189,11 @@ def _content_folder(model: Model, files: Mapping[str, str]) -> Path:
     return cache_dir() / "checkpoints" / f"{model.name}-{tree_digest(dict(files))[:12]}"
 
 
+def _portable(model: Model, folder: Path) -> Derived | None:
+    """What is read in place of a folder that tlbench did not make; its own are portable as they are."""
+    return None if model.source in (Source.ZOO, Source.PYPI) else derived(folder, model.name)
+
+
 def _prompts_file(model: Model, folder: Path) -> Path:
     """Beside the weights; for folders that are not tlbench's own, in tlbench's cache."""
     own = folder / prompt_sets.FILE_NAME
@@ -187,7 +207,7 @@ def _prompts_file(model: Model, folder: Path) -> Path:
 
 def _verify(model: Model, folder: Path, prompts_file: Path, pins: Mapping[str, str]) -> None:
     _require_safetensors(model, folder)
-    for name, expected in pins.items():
+    for name, expected in _of_user(pins).items():
         path = prompts_file if name == prompt_sets.FILE_NAME else folder / name
         if not path.is_file():
             raise BadInput(f"{model.name}: {path} is missing: run `tlbench checkpoints {model.name}` to restore it")
@@ -197,6 +217,30 @@ def _verify(model: Model, folder: Path, prompts_file: Path, pins: Mapping[str, s
                 f"{model.name}: {path} has SHA-256 {found[:16]}… and is pinned as {expected[:16]}…: it is truncated or "
                 f"altered; delete the folder and run `tlbench checkpoints {model.name}`"
             )
+
+
+def _verify_portable(model: Model, portable: Derived | None, pins: Mapping[str, str]) -> None:
+    """Prove that what is read in place of the folder is its translation, and its files the verified ones."""
+    again = f"run `tlbench checkpoints {model.name}`"
+    if _portable_pin(portable).get(PORTABLE_CONFIG) != pins.get(PORTABLE_CONFIG):
+        raise BadInput(f"{model.name}: the config.json that all transformers read alike is not the pinned one: {again}")
+    for name in _names_read(pins) if portable else ():
+        if portable and not portable.has(name):
+            raise BadInput(f"{model.name}: {portable.folder / name} is missing or altered: {again} to restore it")
+
+
+def _names_read(pins: Mapping[str, str]) -> set[str]:
+    """The pinned files that transformers reads; the prompts are read from where they lie."""
+    return {*_of_user(pins), CONFIG} - {prompt_sets.FILE_NAME}
+
+
+def _of_user(pins: Mapping[str, str]) -> dict[str, str]:
+    """The pins of the folder's own files."""
+    return {name: digest for name, digest in pins.items() if name != PORTABLE_CONFIG}
+
+
+def _portable_pin(portable: Derived | None) -> dict[str, str]:
+    return {PORTABLE_CONFIG: portable.config_sha256} if portable else {}
 
 
 def _is_intact(model: Model, folder: Path, pins: Mapping[str, str]) -> bool:

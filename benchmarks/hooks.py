@@ -20,6 +20,10 @@ class Hooks(GridOfCells):
         return self.found(self.measurement.additivity, "sums")
 
     def track_pattern_rows(self, *cell):
+        """0 where every entry of a pattern is at least 0, and every row sums to one less its attention sink's probability.
+
+        Without sinks that is one. With them, as in GPT-OSS, it is what a row of the exact function sums to.
+        """
         return self.found(self.measurement.pattern_rows, "sums", "patterns")
 
     def track_final_logits(self, *cell):

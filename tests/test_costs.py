@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tlbench.cli import main
+from tlbench.cells import RuntimeCell
+from tlbench.cli import main, read
 from tlbench.exceptions import BadInput
 from tlbench.history import SourceCommit, SourceFile, build_from_trees
-from tlbench.report.costs import LEAK, MEMORY_RATIO, growth_rows, machine_of, memory_rows, rows
+from tlbench.report.costs import LEAK, MEMORY_RATIO, CostRow, growth_rows, machine_of, memory_rows, rows
 from tlbench.report.stored import StoredResults
 
 MODELS = ["zoo-gpt2", "zoo-llama"]
@@ -164,3 +165,26 @@ def test_what_is_not_there_is_told(said, words, told):
     status, text = said(*words)
     assert status == 2
     assert told in " ".join(text.split())
+
+
+@pytest.mark.parametrize(("n_cells", "n_flagged"), [(1, 1), (40, 0)])
+def test_a_growth_just_beyond_its_own_interval_is_slower_alone_and_chance_among_forty(
+    monkeypatch, capsys, n_cells, n_flagged
+):
+    names = [
+        RuntimeCell("m", "float32", "all_options", "TransformerBridge", f"{i}x64", "cpu", "forward") for i in range(1, 41)
+    ]
+    found = {
+        "v1": [CostRow(cell, 1.0, 0.08) for cell in names[:n_cells]],
+        "v2": [CostRow(cell, 1.1 if cell is names[0] else 1.0, 0.08) for cell in names[:n_cells]],
+    }
+    monkeypatch.setattr(read, "_machine_of_both", lambda *words: "here")
+    monkeypatch.setattr(read, "_slowdowns", lambda name, config, machine: found[name])
+    monkeypatch.setattr("sys.argv", ["tlbench", "slower", "v1", "v2", "--format", "markdown"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    text = capsys.readouterr().out
+    assert ended.value.code == n_flagged
+    assert f"{n_flagged} of {n_cells} slowdowns grew from v1 to v2 on here by 5 % and beyond chance" in text
+    assert f"corrected for {n_cells} cells by Holm's method: at most 1 % of comparisons raise a false alarm" in text
+    assert text.count("| forward") == n_flagged

@@ -5,6 +5,7 @@ import math
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from asv_runner.benchmarks.mark import SkipNotImplemented
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
 from benchmarks.cell import figure
@@ -39,7 +41,7 @@ from tlbench.truth import is_tie
 
 ZOO = [model.name for model in catalogue.load().models if model.source is Source.ZOO]
 CELL = Cell("zoo-gpt2", "float32", "unprocessed", "TransformerBridge")
-CHECKPOINT = SimpleNamespace(model=SimpleNamespace(name="made up"))
+CHECKPOINT = SimpleNamespace(model=SimpleNamespace(name="made up"), folder=Path("no such folder"))
 IDS = torch.tensor([[0, 1, 2, 3, 4, 5], [5, 3, 1, 0, 2, 4]])
 N_BLOCKS, WIDTH, VOCABULARY = 4, 8, 11
 POINTS = ("hook_resid_pre", "attn.hook_pattern", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
@@ -192,8 +194,8 @@ def made_up(monkeypatch):
     return model
 
 
-def hooks_of(model):
-    return hooks.measure_hooks(CELL, (CHECKPOINT, lens_of(model)))
+def hooks_of(model, checkpoint=CHECKPOINT):
+    return hooks.measure_hooks(CELL, (checkpoint, lens_of(model)))
 
 
 # Hooks that tell the truth, and that lie -----------------------------------------------------------------------------
@@ -304,6 +306,93 @@ def test_the_row_of_a_pattern_that_is_furthest_from_one_is_told(made_up):
 def test_a_pattern_that_is_not_a_number_is_seen_in_any_block(made_up, block):
     made_up.hook_dict[f"blocks.{block}.attn.hook_pattern"].shown = lambda pattern: pattern * math.nan
     assert not math.isfinite(hooks_of(made_up).pattern_rows)
+
+
+def test_a_negative_entry_of_a_pattern_is_told_where_the_rows_sum_to_one_all_the_same(made_up):
+    def shown(pattern):
+        pattern = pattern.clone()
+        pattern[1, 0, 3, 0] -= 2**-6
+        pattern[1, 0, 3, 3] += 2**-6
+        return pattern
+
+    made_up.hook_dict["blocks.1.attn.hook_pattern"].shown = shown
+    assert hooks_of(made_up).pattern_rows == 2**-6
+
+
+SINK = 0.25
+"""What the sinks below take of each row."""
+
+
+def with_sinks(pattern):
+    """As in GPT-OSS: a sink takes a share of the probability by what the block reads, and has no column."""
+    return lambda i, x: (1 - SINK * torch.sigmoid(x.sum(-1)))[:, None, :, None] * pattern(i, x)
+
+
+def share_of_sinks(x):
+    return SINK * torch.sigmoid(x.double().sum(-1))
+
+
+@pytest.fixture
+def sinking(made_up, monkeypatch):
+    """The made-up model with sinks, and its exact inputs and patterns in float64."""
+    plain, made_up.plain = made_up.pattern, made_up.pattern
+    made_up.pattern = with_sinks(plain)
+    exact = hooks.exact(CHECKPOINT, CELL.dtype)
+    x, tensors = made_up.embedding[IDS].double(), {}
+    for i in range(N_BLOCKS):
+        tensors[f"blocks.{i}.resid_pre"] = x
+        pattern = tensors[f"blocks.{i}.pattern"] = with_sinks(plain)(i, x)
+        attn = pattern[:, 0] @ x @ made_up.mixing[i].double()
+        x = x + attn + torch.tanh((x + attn) @ made_up.mapping[i].double())
+    tensors[f"blocks.{N_BLOCKS - 1}.resid_post"] = x
+    known = replace(exact, tensors={**exact.tensors, **tensors})
+    monkeypatch.setattr(hooks, "exact", lambda checkpoint, dtype: known)
+    return made_up
+
+
+def test_rows_that_sum_to_less_than_one_are_right_where_the_exact_ones_do(sinking):
+    rows = sinking.pattern(0, sinking.embedding[IDS]).sum(-1)
+    assert rows.min() < 1 - SINK / 2
+    assert hooks_of(sinking).pattern_rows < 8 * U
+
+
+def test_sinks_that_are_dropped_are_told_by_the_largest_probability_that_they_should_have(sinking):
+    exact = hooks.exact(CHECKPOINT, CELL.dtype)
+    largest = max(share_of_sinks(exact.get(i, Component.RESID_PRE)).max().item() for i in range(N_BLOCKS))
+    sinking.pattern = sinking.plain
+    assert largest > SINK / 2
+    assert hooks_of(sinking).pattern_rows == pytest.approx(largest, rel=1e-6)
+
+
+def test_where_there_are_sinks_rows_of_one_block_are_not_blamed_for_what_the_blocks_before_it_do(sinking):
+    mlp = sinking.mlp
+    sinking.mlp = lambda i, x: 1.1 * mlp(i, x)
+    assert hooks_of(sinking).pattern_rows < 8 * U
+
+
+def test_a_pattern_of_another_shape_than_the_exact_one_with_sinks_is_no_figure(sinking):
+    sinking.hook_dict["blocks.1.attn.hook_pattern"].shown = lambda pattern: pattern[:, 0]
+    found = hooks_of(sinking)
+    assert found.pattern_rows is None
+    expected = "CellFailed: TransformerLens's pattern has rows of shape [2, 6] where the exact function has [2, 1, 6]"
+    assert found.reasons["patterns"] == expected
+
+
+def test_sinks_without_an_exact_answer_are_not_applicable_and_are_known_by_the_checkpoints_weights(
+    made_up, monkeypatch, tmp_path
+):
+    def none(checkpoint, dtype):
+        raise NoGolden("too large")
+
+    monkeypatch.setattr(hooks, "exact", none)
+    checkpoint = SimpleNamespace(model=CHECKPOINT.model, folder=tmp_path)
+    save_file({"model.layers.0.self_attn.q_proj.weight": torch.ones(1)}, tmp_path / "one.safetensors")
+    assert hooks_of(made_up, checkpoint).pattern_rows == 0
+    save_file({"model.layers.1.self_attn.sinks": torch.ones(1)}, tmp_path / "two.safetensors")
+    found = hooks_of(made_up, checkpoint)
+    assert found.pattern_rows is None
+    expected = "n/a: a row sums to one less its attention sink's probability, which is not known: too large"
+    assert found.reasons["patterns"] == expected
 
 
 def test_without_pattern_hooks_the_rows_are_skipped_and_additivity_is_measured(made_up):

@@ -18,7 +18,20 @@ from tlbench.report.costs import ChangedRow, CostRow
 from tlbench.runtime import slowdown
 from tlbench.runtime.apart import apart
 from tlbench.runtime.memory import Allocated, allocated
-from tlbench.runtime.paired import INTERPRETERS, PROCESSES, T_99, Change, Contender, Paired, is_inside, paired, take_turns
+from tlbench.runtime.paired import (
+    FALSE_ALARMS,
+    INTERPRETERS,
+    PROCESSES,
+    T_99,
+    Change,
+    Contender,
+    Paired,
+    is_inside,
+    paired,
+    slower,
+    take_turns,
+    two_sided,
+)
 from tlbench.runtime.records import Cost, Memory, Rounds, Scaling, Slowdown
 from tlbench.runtime.scaling import depths_of
 from tlbench.runtime.slowdown import NAMES, located, measure_slowdown
@@ -100,6 +113,21 @@ def test_student_s_t_is_the_integral_of_its_density():
     assert student_cdf(T_99, INTERPRETERS - 1) == pytest.approx(0.995, abs=2e-5)
 
 
+NIST = {1.415: 0.90, 1.895: 0.95, 2.365: 0.975, 2.998: 0.99, 3.499: 0.995, 4.785: 0.999}
+"""Student's t for 7 degrees of freedom, by the probability below it: NIST/SEMATECH e-Handbook, 1.3.6.7.2."""
+
+
+@pytest.mark.parametrize("t", NIST)
+def test_the_probability_of_a_t_is_nists(t):
+    assert two_sided(t) == two_sided(-t)
+    assert two_sided(t) == pytest.approx(2 * (1 - NIST[t]), rel=2e-3)  # of t, three digits behind the point
+
+
+@pytest.mark.parametrize("t", [0.0, 0.1, 1.0, 5.0, 8.0, 12.0])
+def test_the_probability_of_a_t_is_what_the_integral_of_its_density_leaves(t):
+    assert two_sided(t) == pytest.approx(2 * (1 - student_cdf(t, INTERPRETERS - 1)), rel=1e-6)
+
+
 def test_ratio_and_interval_are_of_the_interpreters_not_of_their_processes():
     medians = ((1.0, 1.1), (1.2, 1.3), (1.4, 1.5), (1.6, 1.7)) * 2
     logs = [(math.log(one) + math.log(two)) / 2 for one, two in medians]
@@ -173,6 +201,62 @@ def test_a_slowdown_of_ten_percent_is_flagged_and_unchanged_repeats_are_not():
     planted = [Change.between(repeated(*noise), repeated(*noise, slower=1.1)) for _ in range(1000)]
     assert not any(change.is_slower(0.05) for change in unchanged)
     assert all(change.is_slower(0.05) for change in planted)
+
+
+CELLS = 40
+"""Cells that are compared at once."""
+STILL = 0.0, 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("later", "families"), [((0.02, 0.03), 100), (STILL, 500)])
+def test_of_forty_unchanged_cells_none_is_called_slower_in_99_of_100_comparisons(later, families):
+    """Without a threshold, so that only chance is tested. Where one side is still, the degrees of freedom are just 7."""
+    chance = random.Random(3)
+    noise = later if any(later) else (0.02, 0.0)
+    compared = [
+        [Change.between(repeated(chance, *noise), repeated(chance, *later)) for _ in range(CELLS)] for _ in range(families)
+    ]
+    assert sum(any(slower(changes, 0)) for changes in compared) <= FALSE_ALARMS * families
+    if later == STILL:
+        alone = sum(any(change.is_slower(0) for change in changes) for changes in compared)
+        assert alone == pytest.approx((1 - 0.995**CELLS) * families, rel=0.2)
+
+
+def test_among_forty_cells_the_one_that_slowed_down_is_named_and_so_are_all_if_all_did():
+    chance = random.Random(4)
+    noise = (chance, 0.005, 0.01)
+    one = [Change.between(repeated(*noise), repeated(*noise, slower=1.2 if i == 7 else 1)) for i in range(CELLS)]
+    assert [i for i, is_slower in enumerate(slower(one, 0.05)) if is_slower] == [7]
+    every = [Change.between(repeated(*noise), repeated(*noise, slower=1.2)) for _ in range(CELLS)]
+    assert all(slower(every, 0.05))
+
+
+def change_of(p):
+    """One that chance makes as often as ``p`` says: a factor of e, and a half-width by bisection."""
+    low, high = 1e-6, 100.0
+    for _ in range(100):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if Change(math.e, middle).p_value < p else (low, middle)
+    return Change(math.e, low)
+
+
+def test_holm_s_correction_asks_less_of_each_next_cell_and_stops_at_the_first_that_fails():
+    ps = [0.004, 0.0024, 0.0039, 0.009, 0.5]  # times 4, 5, 3 ... when sorted: .0024 * 5 > .01
+    assert slower([change_of(p) for p in ps], 0.05) == [False] * 5
+    ps = [0.0033, 0.0019, 0.0024, 0.0051, 0.5]  # .0019 * 5, .0024 * 4 and .0033 * 3 pass; .0051 * 2 does not
+    assert slower([change_of(p) for p in ps], 0.05) == [True, True, True, False, False]
+
+
+def test_a_single_cell_is_tested_by_its_own_interval_and_no_cell_by_none():
+    assert slower([], 0.05) == []
+    assert slower([Change(math.exp(0.1), 0.0999)], 0.05) == [True]
+    assert slower([Change(math.exp(0.1), 0.1001)], 0.05) == [False]
+    assert slower([Change(1.04, 0.001)], 0.05) == slower([Change(0.5, 0.001)], 0.05) == [False]
+
+
+def test_without_any_spread_every_change_is_one():
+    assert (Change(1.1, 0.0).p_value, Change(1.0, 0.0).p_value) == (0.0, 1.0)
 
 
 def test_a_growth_within_chance_or_below_the_threshold_is_not_flagged():

@@ -6,13 +6,16 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
-from tlbench.cells import Cell
-from tlbench.exceptions import CellFailed, NotApplicable
+from tlbench.cells import Cell, Dtype
+from tlbench.checkpoints import Checkpoint
+from tlbench.exceptions import CellFailed, NoGolden, NotApplicable
 from tlbench.inside.components import Component, site
 from tlbench.inside.depth import hook_names
 from tlbench.inside.edits import CHANGES
@@ -20,10 +23,13 @@ from tlbench.inside.errors import relative_error
 from tlbench.inside.findings import Findings
 from tlbench.inside.records import HookTruth, Pair
 from tlbench.inside.worst import worst
-from tlbench.lens.interface import Lens
+from tlbench.lens.interface import Hook, Lens
 from tlbench.measure import Loaded, load_cell
 from tlbench.reference import huggingface
-from tlbench.reference.inside import exact, huggingface_inside
+from tlbench.reference.inside import Exact, exact, huggingface_inside
+
+SUM_ROUNDING = 1e-9
+"""A row of an exact pattern that sums to one does so up to float64's rounding, n * 2**-53 for n entries."""
 
 
 def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
@@ -48,7 +54,7 @@ def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
         except Exception as error:
             raise CellFailed(f"the forward pass raised {type(error).__name__}: {error}") from error
         sums = found.ask("sums", lambda: _sums(lens, ids)) or []
-        patterns = found.ask("patterns", lambda: _pattern_rows(lens, ids))
+        patterns = found.ask("patterns", lambda: _pattern_rows(checkpoint, cell, lens, ids))
         counts = found.ask("counts", lambda: _identity_hooks(lens, ids, plain))
         cached = found.ask("cache", lambda: _largest(lens.run_with_cache(ids)[0], plain))
         final = found.ask("final", lambda: _final(lens, ids, plain))
@@ -102,18 +108,91 @@ def _sums(lens: Lens, ids: Tensor) -> list[float]:
     return found
 
 
-def _pattern_rows(lens: Lens, ids: Tensor) -> float:
-    """By how much a row of an attention pattern differs from a sum of one, at most."""
+def _pattern_rows(checkpoint: Checkpoint, cell: Cell, lens: Lens, ids: Tensor) -> float:
+    """By how much an attention pattern is wrong, at most: how negative an entry is, or how far off the sum of a row is.
+
+    A row sums to one. Where attention has sinks, as in GPT-OSS, it sums to one less the sink's probability, and the exact
+    function says how much that is. It depends on what the block reads, so there every block is fed its exact input: else
+    the errors of the blocks before it would count.
+    """
     found: list[float] = []
     names = hook_names(lens.n_blocks)
-    hooks = [hook for i in range(lens.n_blocks) if lens.has_hook(hook := names[site(i, Component.PATTERN)])]
-    lens.run_with_hooks(
-        ids, {hook: lambda value: found.append((value.double().sum(-1) - 1).abs().max().item()) for hook in hooks}
-    )
+    g = _exact_with_sinks(checkpoint, cell.dtype)
+    hooks = {} if g is None else _feeding(lens, g)
+
+    def look(row_sums: Tensor | float, pattern: Tensor) -> None:
+        found.extend(_distances(pattern, row_sums))
+
+    for i in range(lens.n_blocks):
+        if lens.has_hook(hook := names[site(i, Component.PATTERN)]):
+            hooks[hook] = partial(look, 1.0 if g is None else _row_sums(g, i))
+    lens.run_with_hooks(ids, hooks)
     largest = worst(found)
     if largest is None:
         raise NotApplicable("no hook point gives an attention pattern")
     return largest
+
+
+def _distances(pattern: Tensor, row_sums: Tensor | float) -> tuple[float, float]:
+    """How far a row's sum is from ``row_sums``, ``[batch, head, query_pos]``, at most; and how negative an entry is."""
+    rows = pattern.double().cpu().sum(-1)
+    if isinstance(row_sums, Tensor) and rows.shape != row_sums.shape:
+        shapes = f"{list(rows.shape)} where the exact function has {list(row_sums.shape)}"
+        raise CellFailed(f"TransformerLens's pattern has rows of shape {shapes}")
+    return (rows - row_sums).abs().max().item(), -pattern.min().item()
+
+
+def _row_sums(g: Exact, block: int) -> Tensor:
+    """What the rows of a block's exact pattern sum to. ``[batch, head, query_pos]``"""
+    pattern = g.get(block, Component.PATTERN)
+    if pattern is None:
+        raise NotApplicable(f"the exact pattern of block {block}, whose rows need not sum to one, is not known")
+    return pattern.sum(-1)
+
+
+def _exact_with_sinks(checkpoint: Checkpoint, dtype: Dtype) -> Exact | None:
+    """The exact function if its attention has sinks; None if every row of a pattern sums to one.
+
+    Raises:
+        NotApplicable, NoGolden: if it has sinks and the exact function is not known, so that neither are the sums.
+    """
+    try:
+        g = exact(checkpoint, dtype)
+    except (NotApplicable, NoGolden) as error:
+        if not _stores_sinks(checkpoint):
+            return None
+        reason = "a row sums to one less its attention sink's probability, which is not known"
+        raise type(error)(f"{reason}: {error}") from error
+    patterns = (g.get(i, Component.PATTERN) for i in range(g.n_blocks))
+    has_sinks = any((pattern.sum(-1) - 1).abs().max() > SUM_ROUNDING for pattern in patterns if pattern is not None)
+    return g if has_sinks or _stores_sinks(checkpoint) else None
+
+
+def _stores_sinks(checkpoint: Checkpoint) -> bool:
+    """Whether a weight of the checkpoint is called ``sinks``, its name in every architecture of transformers 5.23."""
+    for path in checkpoint.folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            if any(name.rsplit(".", 1)[-1] == "sinks" for name in file.keys()):  # noqa: SIM118
+                return True
+    return False
+
+
+def _feeding(lens: Lens, g: Exact) -> dict[str, Hook]:
+    """Hooks that have every block read its exact input."""
+    if lens.n_blocks != g.n_blocks:
+        raise CellFailed(f"TransformerLens has {lens.n_blocks} blocks where the checkpoint has {g.n_blocks}")
+    names = hook_names(g.n_blocks)
+    hooks: dict[str, Hook] = {}
+    for i, exact_input in enumerate(g.inputs()[:-1]):
+        hook = names[site(i, Component.RESID_PRE)]
+        if not lens.has_hook(hook):
+            raise NotApplicable(f"this TransformerLens has no {hook}: its blocks cannot be fed")
+        hooks[hook] = partial(_replaced, exact_input)
+    return hooks
+
+
+def _replaced(exact_input: Tensor, value: Tensor) -> Tensor:
+    return exact_input.to(value.dtype).to(value.device)
 
 
 def _additivity(found: dict[Component, Tensor]) -> float:

@@ -31,6 +31,7 @@ from tlbench.spans import Category, span
 
 LONGEST_MASK = 2048
 """HookedTransformer keeps a causal mask of n_ctx x n_ctx for every layer; TransformerLens caps its own models here too."""
+CHANGED_PROCESSING = "TransformerLens changed how it processes weights: {}; see tlbench/lens/hooked.py"
 
 
 def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: bool = True) -> Lens:
@@ -38,7 +39,7 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
 
     Raises:
         NotApplicable: if this TransformerLens has no HookedTransformer, or it has no such architecture or dtype.
-        CellFailed: if loading raised.
+        CellFailed: if loading raised, or the weights or the configuration did not go through what is watched.
     """
     wrapper = hooked_transformer_class()
     _require_known_name(checkpoint)
@@ -145,9 +146,17 @@ class _WeightReadback:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
+        """Watch what is loaded within the block.
+
+        Raises:
+            CellFailed: if ``load_and_process_state_dict`` was not called: no option would reach the weights from here.
+        """
         original = self._class.load_and_process_state_dict
+        calls = 0
 
         def load_and_process_state_dict(model: Any, state: Mapping[str, Tensor], **flags: Any) -> Any:
+            nonlocal calls
+            calls += 1
             if self._reads:
                 self._before = weights.fingerprints(state, self._dtype)
             flags.setdefault("fold_value_biases", self._fold_value_biases)
@@ -156,9 +165,21 @@ class _WeightReadback:
 
         with patch.object(self._class, "load_and_process_state_dict", load_and_process_state_dict):
             yield
+        if not calls:
+            raise CellFailed(CHANGED_PROCESSING.format("load_and_process_state_dict, which is watched, was not called"))
 
     def changed_weights(self, model: Any) -> int:
-        return weights.changed(self._before, weights.fingerprints(model.state_dict(), self._dtype)) if self._reads else 0
+        """How many tensors of the loaded model are not as they were received; 0 where they were not to be read.
+
+        Raises:
+            CellFailed: if the model has renamed every one of them.
+        """
+        if not self._reads:
+            return 0
+        after = weights.fingerprints(model.state_dict(), self._dtype)
+        if self._before.keys().isdisjoint(after):
+            raise CellFailed(CHANGED_PROCESSING.format("the model renames every weight, so none can be compared"))
+        return weights.changed(self._before, after)
 
 
 def _require_known_name(checkpoint: Checkpoint) -> None:
@@ -178,7 +199,7 @@ def _loading_errors() -> Iterator[None]:
     """What HookedTransformer raises for an architecture it lacks is `n/a`; everything else is a failure."""
     try:
         yield
-    except NotApplicable:
+    except (NotApplicable, CellFailed):
         raise
     except NotImplementedError as error:
         raise NotApplicable(f"this HookedTransformer lacks the architecture: {error}") from error
@@ -188,7 +209,14 @@ def _loading_errors() -> Iterator[None]:
 
 @contextmanager
 def _standing_in(checkpoint: Checkpoint, hf_config: Any) -> Iterator[None]:
-    """Have TransformerLens find ``hf_config`` wherever it asks the hub for a configuration."""
+    """Have TransformerLens find ``hf_config`` wherever it asks the hub for a configuration.
+
+    That ``AutoConfig`` is asked is not required: several architectures' configurations (Llama 2, Gemma) are hard-coded.
+    All of them are translated by ``convert_hf_model_config``.
+
+    Raises:
+        CellFailed: if nothing was translated there: the model would have another's sizes and constants.
+    """
     from transformer_lens import loading_from_pretrained as loading
 
     class LocalAutoConfig:
@@ -197,8 +225,11 @@ def _standing_in(checkpoint: Checkpoint, hf_config: Any) -> Iterator[None]:
             return hf_config
 
     translate: Callable[..., dict[str, Any]] = loading.convert_hf_model_config
+    calls = 0
 
     def convert_hf_model_config(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
         return _resized(translate(*args, **kwargs), hf_config, checkpoint.model.replace)
 
     with (
@@ -206,6 +237,11 @@ def _standing_in(checkpoint: Checkpoint, hf_config: Any) -> Iterator[None]:
         patch.object(loading, "convert_hf_model_config", convert_hf_model_config),
     ):
         yield
+    if not calls:
+        raise CellFailed(
+            f"TransformerLens changed how it finds a configuration: convert_hf_model_config was not called, so that of "
+            f"{checkpoint.model.name} was not used; see tlbench/lens/hooked.py"
+        )
 
 
 def _resized(translated: dict[str, Any], hf_config: Any, replace: Mapping[str, Any]) -> dict[str, Any]:

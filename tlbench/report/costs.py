@@ -18,7 +18,7 @@ from tlbench.cells import Device, Import, Operation, Option, RuntimeCell
 from tlbench.exceptions import BadInput
 from tlbench.report.stored import Commit, StoredResults, is_figure
 from tlbench.report.table import Format
-from tlbench.runtime.paired import Change
+from tlbench.runtime.paired import FALSE_ALARMS, Change, slower
 
 RUNS = (Operation.FORWARD, Operation.HOOKS, Operation.CACHE, Operation.BACKWARD, Operation.GENERATION)
 COSTS = "runtime."
@@ -142,6 +142,19 @@ def changes(earlier: Sequence[CostRow], later: Sequence[CostRow]) -> list[Change
     """Each slowdown of the earlier commit beside the later one's."""
     by_cell = {row.cell: row for row in later}
     return [ChangedRow(row, by_cell.get(row.cell)) for row in earlier]
+
+
+def slower_rows(compared: Sequence[ChangedRow], threshold: float) -> list[ChangedRow]:
+    """The rows that grew by at least ``threshold``, such as 0.05, and by more than chance moves any of them all."""
+    both = [(row, change) for row in compared if (change := row.change)]
+    flags = slower([change for _, change in both], threshold)
+    return [row for (row, _), is_slower in zip(both, flags, strict=True) if is_slower]
+
+
+def correction(n: int) -> str:
+    """How :func:`slower_rows` allows for chance among ``n`` rows, for a title."""
+    once = f"at most {100 * FALSE_ALARMS:g} % of comparisons raise a false alarm"
+    return f"corrected for {n} cells by Holm's method: {once}; the 99 % column holds for one cell alone"
 
 
 def _of(operation: Operation) -> Callable[..., RuntimeCell]:

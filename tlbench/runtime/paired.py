@@ -22,6 +22,8 @@ PROCESSES = 2
 """Of each interpreter."""
 T_99 = 3.499
 """Student's t at 99.5 %, one side, for INTERPRETERS - 1 degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2)."""
+FALSE_ALARMS = 0.01
+"""How often, at most, unchanged cells may be called changed: what T_99 leaves on both sides."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,19 @@ class Change:
         return cls(later.ratio / earlier.ratio, half_width)
 
     def is_slower(self, threshold: float) -> bool:
-        """Whether it grew by at least ``threshold``, such as 0.05, and by more than chance moves it."""
+        """Whether it grew by at least ``threshold``, such as 0.05, and by more than chance moves a single cell.
+
+        Where several cells are compared, :func:`slower` is the test: one cell of a hundred is moved beyond this by chance.
+        """
         return self.factor >= 1 + threshold and math.log(self.factor) > self.half_width
+
+    @property
+    def p_value(self) -> float:
+        """How often chance alone moves an unchanged ratio as far, up or down: at most FALSE_ALARMS beyond ``half_width``."""
+        moved = abs(math.log(self.factor))
+        if self.half_width == 0:
+            return 0.0 if moved else 1.0
+        return two_sided(T_99 * moved / self.half_width)
 
 
 class Measured(Protocol):
@@ -113,6 +126,37 @@ class Measured(Protocol):
     @property
     def half_width(self) -> float:
         """Of the interval in which a repeated run ends, relative to the ratio."""
+
+
+def two_sided(t: float) -> float:
+    """The probability that Student's t with INTERPRETERS - 1 degrees of freedom is at least as far from 0 as ``t``.
+
+    A difference of two ratios has more degrees of freedom than one of them (Welch), so with these it is no less than exact.
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3, for an odd number of degrees of freedom.
+    """
+    freedom = INTERPRETERS - 1
+    angle = math.atan2(abs(t), math.sqrt(freedom))
+    term = total = math.cos(angle)
+    for k in range(2, freedom - 1, 2):
+        term *= k / (k + 1) * math.cos(angle) ** 2
+        total += term
+    return max(1 - 2 / math.pi * (angle + math.sin(angle) * total), 0.0)
+
+
+def slower(changes: Sequence[Change], threshold: float) -> list[bool]:
+    """Which of several cells grew by at least ``threshold``, such as 0.05, and by more than chance moves any of them.
+
+    However many unchanged cells are compared, chance makes any of them look slower at most FALSE_ALARMS of the time. A cell
+    that is compared alone is tested by its own interval.
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
+    """
+    real = [False] * len(changes)
+    by_chance = sorted(range(len(changes)), key=lambda i: changes[i].p_value)
+    for left, i in zip(range(len(changes), 0, -1), by_chance, strict=True):
+        if left * changes[i].p_value > FALSE_ALARMS:
+            break
+        real[i] = True
+    return [is_real and change.factor >= 1 + threshold for is_real, change in zip(real, changes, strict=True)]
 
 
 def is_inside(first: Measured, repeat: Measured) -> bool:

@@ -1,7 +1,6 @@
 """Long contexts: one exact pass serves every length, and what is too long is not run and says so."""
 
 import sys
-import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -13,12 +12,13 @@ from hypothesis import strategies as some
 from tlbench import catalogue
 from tlbench.cells import Cell, Dtype
 from tlbench.checkpoints import ensure
+from tlbench.exceptions import CellFailed, NoGolden
 from tlbench.inside.records import ContextLength
 from tlbench.lens import Lens
 from tlbench.reference import context as contexts
 from tlbench.reference import golden
 from tlbench.reference.blocked import EAGER, can_be_blocked, in_blocks
-from tlbench.reference.context import Context, context, fitting, long_ids, longest, measure_lengths, positions_of
+from tlbench.reference.context import Context, context, long_ids, longest, measure_lengths, positions_of, require_memory
 from tlbench.reference.float64 import true_float64
 from tlbench.reference.golden import Weights
 
@@ -72,7 +72,7 @@ def test_errors_are_root_mean_squares_of_centred_logits_by_position():
 
 
 def test_a_lengths_error_is_that_of_all_its_logits():
-    found = measure_lengths(small([4]), torch.zeros(1, 8, dtype=torch.long), lambda ids: noise(ids.shape[1]), Dtype.FLOAT32)
+    found = measure_lengths(small([4]), torch.zeros(1, 8, dtype=torch.long), lambda ids: noise(ids.shape[1]))
     z = noise(4)[0].double()
     assert found.errors == {4: pytest.approx((z - z.mean(-1, keepdim=True)).square().mean().sqrt().item(), rel=1e-14)}
 
@@ -81,49 +81,48 @@ def noise(length):
     return torch.randn(1, length, 4, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_length_that_would_take_too_long_is_not_run_in_16_bits(monkeypatch):
-    clock(monkeypatch)
-    found = measure_lengths(
-        small([1, 2, 4]), torch.zeros(1, 8, dtype=torch.long), lambda ids: torch.ones(1, ids.shape[1], 4), Dtype.BFLOAT16
-    )
-    assert list(found.errors) == [1, 2]
-    assert found.stopped == "4 tokens would take over 60 s here"
-    clock(monkeypatch)
-    in_float32 = measure_lengths(
-        small([1, 2, 4]), torch.zeros(1, 8, dtype=torch.long), lambda ids: torch.ones(1, ids.shape[1], 4), Dtype.FLOAT32
-    )
-    assert (list(in_float32.errors), in_float32.stopped) == ([1, 2, 4], "")
+def test_which_lengths_are_run_in_16_bits_follows_from_the_model_alone(monkeypatch):
+    lengths = [2**k for k in range(14)]
+    monkeypatch.setattr(golden, "parameter_count", lambda folder: 134_515_008)
+    found = SimpleNamespace(folder=None)
+    assert contexts._lengths_at(found, lengths, Dtype.FLOAT32) == lengths
+    assert contexts._lengths_at(found, lengths, Dtype.BFLOAT16)[-1] == 1024
+    monkeypatch.setattr(golden, "parameter_count", lambda folder: 200_000)
+    assert contexts._lengths_at(found, lengths, Dtype.BFLOAT16) == lengths
+    monkeypatch.setattr(golden, "parameter_count", lambda folder: 10**15)
+    assert contexts._lengths_at(found, lengths, Dtype.BFLOAT16) == [1]
 
 
-def clock(monkeypatch):
-    now = iter([0.0, 0.1, 1.0, 17.0, 20.0, 80.0])
-    monkeypatch.setattr(time, "monotonic", lambda: next(now))
-
-
-def test_a_length_that_does_not_fit_is_told_and_another_error_raised():
+def test_a_length_that_does_not_fit_is_a_failure_and_another_error_raised():
     def model(ids):
         if ids.shape[1] == 4:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return torch.ones(1, ids.shape[1], 4)
 
     ids = torch.zeros(1, 8, dtype=torch.long)
-    found = measure_lengths(small([1, 2, 4, 8]), ids, model, Dtype.FLOAT16)
-    assert (list(found.errors), found.stopped) == ([1, 2], "4 tokens do not fit in memory")
+    with pytest.raises(CellFailed, match="4 tokens do not fit in memory"):
+        measure_lengths(small([1, 2, 4, 8]), ids, model)
 
     def wrong(ids):
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        measure_lengths(small([1, 2]), ids, wrong, Dtype.FLOAT16)
+        measure_lengths(small([1, 2]), ids, wrong)
 
 
-def test_the_context_is_halved_until_its_scores_fit():
+def test_a_context_whose_scores_do_not_fit_is_refused_and_not_shortened(monkeypatch):
     folder = checkpoint("zoo-gpt2").folder
-    assert fitting(folder, 256, available_bytes=4 * 8 * 4 * 256**2) == 256
-    assert fitting(folder, 256, available_bytes=4 * 8 * 4 * 256**2 - 1) == 128
-    assert fitting(folder, 256, available_bytes=0) == 1
-    assert fitting(folder, 256, available_bytes=3 * 8 * 256**2, blocked=True) == 256
-    assert fitting(folder, 256, available_bytes=3 * 8 * 256**2 - 1, blocked=True) == 128
+
+    def fits(available, blocked):
+        monkeypatch.setattr(golden, "available_bytes", lambda: available)
+        require_memory(folder, 256, blocked=blocked)
+
+    fits(4 * 8 * 4 * 256**2, blocked=False)
+    fits(3 * 8 * 256**2, blocked=True)
+    with pytest.raises(NoGolden, match="256 tokens need"):
+        fits(4 * 8 * 4 * 256**2 - 1, blocked=False)
+    with pytest.raises(NoGolden, match="256 tokens need"):
+        fits(3 * 8 * 256**2 - 1, blocked=True)
 
 
 @pytest.mark.parametrize("name", ["zoo-gpt2", "zoo-mistral", "zoo-gemma2", "zoo-gpt-neo"])

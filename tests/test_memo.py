@@ -1,10 +1,20 @@
 """One cell is measured once; an outcome is never lost and never mistaken for another."""
 
+from dataclasses import replace
+
 import pytest
 
 from tlbench import Cell, memo
-from tlbench.exceptions import BadInput, CellFailed, CheckpointUnavailable, NonFiniteLogits, NotApplicable
-from tlbench.figures import ErrorStatistics, Shift
+from tlbench.exceptions import (
+    BadInput,
+    CellFailed,
+    CheckpointUnavailable,
+    NoGolden,
+    NonFiniteLogits,
+    NotApplicable,
+    NotMeasured,
+)
+from tlbench.figures import ErrorStatistics, Shift, Truth
 from tlbench.memo import ACCURACY, Kind, Outcome, attempt, shared
 from tlbench.record import Accuracy, Measurement
 
@@ -13,6 +23,7 @@ FIGURES = Measurement(
     cell=CELL,
     changed_weights=3,
     nonfinite=0,
+    reference_nonfinite=0,
     vocabulary=(512, 512),
     accuracy=Accuracy(
         origin=ErrorStatistics(0.1, 0.2, 0.3, 0.4),
@@ -20,7 +31,15 @@ FIGURES = Measurement(
         logit=ErrorStatistics(1.0, 2.0, 3.0, 4.0),
         shift=Shift(17.25, 18.5),
     ),
-    no_truth="no golden",
+    truth=Truth(
+        **dict.fromkeys(("identical", "has_experts"), False),
+        **dict.fromkeys(("error_rms", "reference_rms", "golden_rms", "total_rms", "weights_rms"), 1e-6),
+        **dict.fromkeys(("error_ratio", "error_correlation", "typical_ratio", "tail_ratio", "settled_share"), 1.0),
+        **dict.fromkeys(("bits_lost", "kl_nats", "kl_max_nats", "shift_spread", "difference_rms", "difference_p99"), 0.1),
+        **dict.fromkeys(("top1_flips", "top1_ties", "top1_unexplained"), 0),
+        golden_precision="float64",
+        settled_ratio=None,
+    ),
 )
 
 
@@ -100,18 +119,19 @@ def test_remeasure_measures_again(measured, monkeypatch):
     ("error", "kind"),
     [
         (NotApplicable("no bridge"), Kind.NOT_APPLICABLE),
-        (CheckpointUnavailable("no hub"), Kind.NOT_APPLICABLE),
+        (CheckpointUnavailable("no hub"), Kind.NOT_MEASURED),
+        (NoGolden("too large"), Kind.NOT_MEASURED),
         (NonFiniteLogits("3 non-finite logits"), Kind.FAILED),
         (BadInput("not made"), Kind.FAILED),
         (MemoryError("too big"), Kind.FAILED),
     ],
 )
-def test_what_cannot_exist_is_skipped_and_what_raises_is_failed(measured, error, kind):
+def test_not_applicable_not_measured_and_failed_are_three_things(measured, error, kind):
     measured(error)
     outcome = attempt(ACCURACY, CELL)
     assert outcome.kind is kind
     assert str(error) in outcome.reason
-    with pytest.raises(NotApplicable if kind is Kind.NOT_APPLICABLE else CellFailed):
+    with pytest.raises({Kind.NOT_APPLICABLE: NotApplicable, Kind.NOT_MEASURED: NotMeasured}.get(kind, CellFailed)):
         outcome.require()
 
 
@@ -121,4 +141,23 @@ def test_the_name_of_a_kept_figure_follows_everything_that_decides_it(own_cache,
     assert memo.kept_path(ACCURACY, CELL) == first
     assert memo.kept_path(ACCURACY, Cell("zoo-gpt2", "float16", "fold_ln", "TransformerBridge")) != first
     monkeypatch.setattr(memo, "setting", lambda: {"transformer_lens": "b"})
+    assert memo.kept_path(ACCURACY, CELL) != first
+
+
+@pytest.mark.parametrize("without", [{"truth": None, "no_truth": "too large"}, {"golden_precision": "float32"}])
+def test_what_less_memory_than_another_time_decided_is_measured_again(measured, without):
+    truth = replace(FIGURES.truth, **without) if "golden_precision" in without else None
+    measurer = measured(replace(FIGURES, truth=truth, no_truth=without.get("no_truth", "")))
+    attempt(ACCURACY, CELL)
+    attempt(ACCURACY, CELL)
+    assert measurer.calls == 2
+
+
+def test_the_key_follows_the_arithmetic_the_libraries_and_all_code_that_the_measurer_imports(own_cache, monkeypatch):
+    monkeypatch.setattr(memo, "setting", lambda: {"arithmetic": "shared"})
+    first = memo.kept_path(ACCURACY, CELL)
+    monkeypatch.setattr(memo, "setting", lambda: {"arithmetic": "native"})
+    assert memo.kept_path(ACCURACY, CELL) != first
+    monkeypatch.setattr(memo, "setting", lambda: {"arithmetic": "shared"})
+    monkeypatch.setattr(memo, "code_digest", lambda module: f"other {module}")
     assert memo.kept_path(ACCURACY, CELL) != first

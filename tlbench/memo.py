@@ -13,36 +13,26 @@ import importlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from tlbench import device
+from tlbench import arithmetic, device
 from tlbench.cells import Attention, Cell, Import, ReferenceCell, RuntimeCell
-from tlbench.exceptions import CellFailed, CheckpointUnavailable, NoGolden, NotApplicable, TlbenchError
-from tlbench.files import canonical_json, locked, sha256_of, tree_digest, write_json
+from tlbench.exceptions import CellFailed, NotApplicable, NotMeasured, TlbenchError
+from tlbench.files import canonical_json, locked, write_json
 from tlbench.inside.profile import DepthProfile
 from tlbench.inside.records import ContextLength, Generation, Gradients, HookTruth, Reading
-from tlbench.paths import cache_dir, package_dir
+from tlbench.paths import cache_dir
 from tlbench.record import ErrorBudget, Measurement, NoiseFloor, ReferenceMeasurement
 from tlbench.runtime.records import Memory, Rounds, Scaling, Slowdown
+from tlbench.sources import code_digest, libraries
 from tlbench.spans import Category, span
 
 REMEASURE_VARIABLE = "TLBENCH_REMEASURE"
-MEASURING_MODULES = (
-    "figures",
-    "errors",
-    "streaming",
-    "truth",
-    "measure",
-    "noise_floor",
-    "error_budget",
-    "record",
-    "cells",
-    "prompts",
-)
+TRANSFORMER_LENS = "transformer-lens"
 
 
 class Record(Protocol):
@@ -82,9 +72,9 @@ class Question(Generic[S, R]):
     is_kept: bool = True
 
     @property
-    def looks_inside(self) -> bool:
-        """Whether the code of :mod:`tlbench.inside` decides its figures."""
-        return self.measurer.startswith("tlbench.inside.")
+    def module(self) -> str:
+        """The module of its measurer: all that this imports decides its figures."""
+        return self.measurer.split(":")[0]
 
     def measurer_function(self) -> Callable[..., R]:
         """What answers it, by measuring."""
@@ -133,6 +123,9 @@ class Kind(StrEnum):
 
     MEASURED = "measured"
     NOT_APPLICABLE = "n/a"
+    """This TransformerLens has no such wrapper, option or architecture."""
+    NOT_MEASURED = "not measured"
+    """It could exist: its model is not on this machine, or it needs a golden that cannot be had here."""
     FAILED = "failed"
 
 
@@ -158,13 +151,13 @@ class Outcome(Generic[R]):
 
         Raises:
             NotApplicable: if the cell cannot exist.
-            CellFailed: if it could and raised.
+            NotMeasured: if it could, and was not measured here.
+            CellFailed: if it was and raised.
         """
         if self.record is not None:
             return self.record
-        if self.kind is Kind.NOT_APPLICABLE:
-            raise NotApplicable(self.reason)
-        raise CellFailed(self.reason)
+        errors = {Kind.NOT_APPLICABLE: NotApplicable, Kind.NOT_MEASURED: NotMeasured}
+        raise errors.get(self.kind, CellFailed)(self.reason)
 
 
 def file_name(question: Question[S, R], cell: S) -> str:
@@ -189,7 +182,8 @@ def shared(
         answer: who is asked if nobody was before; by default :func:`attempt`, in this process.
 
     Raises:
-        NotApplicable: if the cell cannot exist, or its hub model cannot be had here.
+        NotApplicable: if the cell cannot exist.
+        NotMeasured: if it could, and its hub model or golden cannot be had here.
         CellFailed: if it could and raised.
     """
     path = run_folder / file_name(question, cell)
@@ -200,7 +194,8 @@ def shared(
                     outcome = (answer or attempt)(question, cell)
                     write_json(path, outcome.to_json())
                     if log_folder is not None:
-                        write_json(log_folder / path.name, outcome.to_json())
+                        asked = {"question": question.name, "cell": str(cell)}
+                        write_json(log_folder / path.name, {**outcome.to_json(), **asked})
         return Outcome.from_json(json.loads(path.read_text()), question.record).require()
 
 
@@ -213,15 +208,22 @@ def attempt(question: Question[S, R], cell: S, measure: Callable[[S], R] | None 
                 return Outcome(Kind.MEASURED, question.record.from_json(json.loads(path.read_text())))
             with span(Category.ARITHMETIC):  # what is anything else within has a span of its own
                 record = (measure or question.measurer_function())(cell)
-            if path:
+            if path and is_final(record):
                 write_json(path, record.to_json())
             return Outcome(Kind.MEASURED, record)
-    except (NotApplicable, CheckpointUnavailable, NoGolden) as error:
+    except NotApplicable as error:
         return Outcome(Kind.NOT_APPLICABLE, reason=str(error))
+    except NotMeasured as error:
+        return Outcome(Kind.NOT_MEASURED, reason=str(error))
     except TlbenchError as error:
         return Outcome(Kind.FAILED, reason=str(error))
     except Exception as error:
         return Outcome(Kind.FAILED, reason=f"{type(error).__name__}: {error}")
+
+
+def is_final(record: Record) -> bool:
+    """Whether another run would find the same, so that a figure may be kept."""
+    return record.is_final if isinstance(record, Measurement | ReferenceMeasurement) else True
 
 
 def is_there(path: Path | None) -> bool:
@@ -240,37 +242,26 @@ def kept_path(question: Question[S, R], cell: S) -> Path | None:
     if not question.is_kept or isinstance(cell, Import):
         return None
     key = {"question": question.name, "cell": str(cell), **proved, "checkpoint": _pinned(cell.model)}
-    if question.looks_inside:
-        key["inside"] = _digest_of("inside/*.py")
+    key["code"] = code_digest(question.module)
     name = hashlib.sha256(canonical_json(key).encode()).hexdigest()
     return cache_dir() / "cells" / name[:2] / f"{name}.json"
 
 
 @lru_cache
-def setting() -> dict[str, str]:
-    """What decides every cell alike: the code under test, the libraries, the machine's arithmetic, and tlbench."""
-    from importlib.metadata import version
-
-    import torch
-
+def setting() -> dict[str, Any]:
+    """What decides every cell alike: the code under test, all libraries behind it, the arithmetic and the device."""
     from tlbench.lens import import_transformer_lens
     from tlbench.provenance import prove
 
     import_transformer_lens()
+    versions = libraries(TRANSFORMER_LENS, "torch", "transformers")
     return {
         "transformer_lens": prove().package_digest,
-        "libraries": canonical_json({name: version(name) for name in ("torch", "transformers", "numpy", "tokenizers")}),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
+        # Whatever its commit, TransformerLens calls itself 0.0.0 or its release; its files are what counts.
+        "libraries": {name: number for name, number in versions.items() if name != TRANSFORMER_LENS},
+        "arithmetic": asdict(arithmetic.establish()),
         "device": device.current(),
-        "tlbench": _digest_of("lens/*.py", "reference/*.py", *(f"{name}.py" for name in MEASURING_MODULES)),
     }
-
-
-def _digest_of(*patterns: str) -> str:
-    """A hash of the code that makes figures."""
-    folder = package_dir()
-    files = sorted(path for pattern in patterns for path in folder.glob(pattern))
-    return tree_digest({path.relative_to(folder).as_posix(): sha256_of(path) for path in files})
 
 
 def _pinned(name: str) -> dict[str, Any]:
@@ -279,9 +270,5 @@ def _pinned(name: str) -> dict[str, Any]:
 
     catalogue = catalogues.load()
     model = catalogue.get(name)
-    return {
-        "files": read_pins(catalogue).get(name),
-        "hooked_name": model.hooked_name,
-        "replace": dict(model.replace),
-        "threads": model.threads,
-    }
+    entry = {field: value for field, value in asdict(model).items() if field != "path"}  # the files say what lies there
+    return {**entry, "files": read_pins(catalogue).get(name)}

@@ -37,7 +37,7 @@ def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
     if (table := lens.rotary_table()) is not None:
         found_edges["rotary_table"] = table
     within = [length for length in exact.lengths if longest is None or length <= longest]
-    lengths = measure_lengths(replace(exact, lengths=within), ids, lambda some: forward(lens, some), cell.dtype)
+    lengths = measure_lengths(replace(exact, lengths=within), ids, lambda some: forward(lens, some))
     found = Findings()
     padded = found.ask("left_padding", lambda: _left_padding(lens, ids[:, :PADDED_TOKENS]))
     stopped = lengths.stopped

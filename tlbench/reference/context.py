@@ -7,9 +7,7 @@ serves every length. ``python -m tlbench.reference.context`` is the process that
 from __future__ import annotations
 
 import json
-import math
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tlbench import arithmetic
 from tlbench.cells import Attention, Dtype
 from tlbench.checkpoints import Checkpoint
 from tlbench.environments import reference_python
@@ -30,9 +29,8 @@ from tlbench.reference.blocked import can_be_blocked, in_blocks
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
 from tlbench.reference.several import compute_each, zoo_with
+from tlbench.sources import code_digest
 
-METHOD = "2"
-"""Raised by hand when what is computed changes, so that files of the old method are not read."""
 LONGEST_WITHOUT_LIMIT = 256
 """For an architecture that names no longest context (ALiBi)."""
 LONGEST_NAMES = ("max_position_embeddings", "n_positions")
@@ -40,8 +38,9 @@ PER_OCTAVE = 16
 """How many positions of [2**k, 2**(k+1)) are looked at."""
 BESIDE_AN_EDGE = 4
 """And how many on either side of 2**k, where windows end and tables are made longer."""
-TOO_LONG_S = 60.0
-"""A length that would take longer in 16 bits is not run: on a CPU without 16-bit arithmetic that says nothing new."""
+MOST_IN_16_BITS = 2e11
+"""Parameters times tokens beyond which a length is not run in 16 bits: a minute on two cores without 16-bit arithmetic. The
+rule knows the model and not the clock, so that every machine measures the same lengths."""
 CHECKED_TOKENS = 32
 SCORES_AT_ONCE = 4
 """Tensors of the size of a layer's attention scores that are in memory at once: raw, masked, as a softmax, and room."""
@@ -117,24 +116,26 @@ def edges(folder: Path) -> dict[str, int]:
     return found
 
 
-def fitting(folder: Path, length: int, available_bytes: int | None = None, *, blocked: bool = False) -> int:
-    """The longest context, halved until its attention scores fit in memory in float64.
+def require_memory(folder: Path, length: int, *, blocked: bool) -> None:
+    """Make sure that the attention scores of so many tokens fit in memory in float64.
 
     Args:
         folder: of the checkpoint.
-        length: to begin with.
-        available_bytes: the memory that may be used; by default what the machine has free.
+        length: in tokens.
         blocked: whether attention is computed some queries at a time.
-    """
-    import psutil
 
+    Raises:
+        NoGolden: if they do not, with the sizes. Nothing shorter is taken instead: a figure must not depend on what memory
+            happens to be free.
+    """
     config = json.loads((folder / "config.json").read_text())
     heads = next(config[name] for name in ("num_attention_heads", "n_head", "num_heads") if config.get(name))
-    available = int(psutil.virtual_memory().available) if available_bytes is None else available_bytes
-    at_once = MASKS_AT_ONCE if blocked else SCORES_AT_ONCE * heads
-    while at_once * 8 * length**2 > available and length > 1:
-        length //= 2
-    return length
+    needed = (MASKS_AT_ONCE if blocked else SCORES_AT_ONCE * heads) * 8 * length**2
+    if needed > (available := golden.available_bytes()):
+        raise NoGolden(
+            f"{length} tokens need {needed / 2**30:.2f} GiB in float64, and {available / 2**30:.2f} GiB are free: "
+            "measure on a machine with more memory"
+        )
 
 
 def long_ids(checkpoint: Checkpoint, length: int) -> Tensor:
@@ -166,8 +167,8 @@ def context(checkpoint: Checkpoint, dtype: Dtype) -> Context:
     path = _path("context", checkpoint, dtype)
 
     def make() -> None:
-        if golden.affordable(checkpoint.folder) is not Precision.FLOAT64:
-            raise NoGolden(f"{checkpoint.model.name} is too large to be evaluated in float64 here")
+        golden.require_memory(checkpoint, Precision.FLOAT64)
+        require_memory(checkpoint.folder, length, blocked=True)
         doing = f"computing {checkpoint.model.name} over {length} tokens exactly"
         store.run_apart(
             reference_python(), "tlbench.reference.context", ["exact", dtype.value, *zoo_with(checkpoint)], doing
@@ -179,9 +180,18 @@ def context(checkpoint: Checkpoint, dtype: Dtype) -> Context:
     if reason := kept.provenance.get("reason"):
         raise NoGolden(reason)
     positions = kept.tensors["positions"].tolist()
-    lengths = [2**k for k in range(length.bit_length()) if 2**k <= positions[-1] + 1]
-    too_long = f"{2 * lengths[-1]} tokens do not fit in memory in float64" if 2 * lengths[-1] <= length else ""
-    return Context(kept.tensors["logits"], positions, lengths, too_long)
+    every = [2**k for k in range(length.bit_length()) if 2**k <= positions[-1] + 1]
+    lengths = _lengths_at(checkpoint, every, dtype)
+    stopped = "" if lengths == every else f"{2 * lengths[-1]} tokens take too long in 16 bits on a CPU"
+    return Context(kept.tensors["logits"], positions, lengths, stopped)
+
+
+def _lengths_at(checkpoint: Checkpoint, lengths: list[int], dtype: Dtype) -> list[int]:
+    """The lengths that are run at a dtype: in 16 bits the shorter ones of a large model."""
+    if dtype is Dtype.FLOAT32:
+        return lengths
+    most = MOST_IN_16_BITS / golden.parameter_count(checkpoint.folder)
+    return [length for length in lengths if length <= most] or lengths[:1]
 
 
 def huggingface_lengths(checkpoint: Checkpoint, dtype: Dtype) -> Lengths:
@@ -208,32 +218,28 @@ def huggingface_lengths(checkpoint: Checkpoint, dtype: Dtype) -> Lengths:
     return Lengths(by_kind["length"], by_kind["position"], kept.provenance["stopped"])
 
 
-def measure_lengths(found: Context, ids: Tensor, logits: Callable[[Tensor], Tensor], dtype: Dtype) -> Lengths:
-    """The errors of a model at each length, until memory runs out or, in 16 bits, one would take over :data:`TOO_LONG_S`.
+def measure_lengths(found: Context, ids: Tensor, logits: Callable[[Tensor], Tensor]) -> Lengths:
+    """The errors of a model at each length.
 
     Args:
-        found: the exact logits.
+        found: the exact logits, and which lengths.
         ids: the longest context ``[1, pos]``.
         logits: the model, from ``[1, pos]`` to ``[1, pos, d_vocab]``.
-        dtype: in what it computes.
+
+    Raises:
+        CellFailed: if memory runs out.
     """
-    limit = math.inf if dtype is Dtype.FLOAT32 else TOO_LONG_S
     errors: dict[int, float] = {}
     positions: dict[int, float] = {}
     for length in found.lengths:
-        started = time.monotonic()
         try:
             z = logits(ids[:, :length])[0]
         except (RuntimeError, MemoryError) as error:
-            if not errors or "memory" not in str(error).lower():
+            if "memory" not in str(error).lower():
                 raise
-            return Lengths(errors, positions, f"{length} tokens do not fit in memory")
+            raise CellFailed(f"{length} tokens do not fit in memory: measure on a machine with more of it") from error
         positions = found.errors(z, length)
         errors[length] = root_mean_square(positions.values())
-        seconds = time.monotonic() - started
-        # Twice the tokens take up to four times as long.
-        if length < found.lengths[-1] and 4 * seconds > limit:
-            return Lengths(errors, positions, f"{2 * length} tokens would take over {TOO_LONG_S:.0f} s here")
     return Lengths(errors, positions, found.stopped)
 
 
@@ -242,9 +248,11 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
     path = _path("context", checkpoint, dtype)
     if store.read(path) is not None:
         return
+    arithmetic.establish()
     torch.set_num_threads(checkpoint.model.threads)
     model = golden.load_exact(checkpoint.folder, Weights(dtype))
-    length = fitting(checkpoint.folder, longest(checkpoint.folder), blocked=can_be_blocked(model))
+    length = longest(checkpoint.folder)
+    require_memory(checkpoint.folder, length, blocked=can_be_blocked(model))
     positions = positions_of(length)
     ids = long_ids(checkpoint, length)
     provenance = {"checkpoint": checkpoint.sha256, "torch": torch.__version__, "transformers": version("transformers")}
@@ -265,6 +273,7 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
     path = _path("context-errors", checkpoint, dtype, **_setting(checkpoint))
     if store.read(path) is not None:
         return
+    arithmetic.establish()
     torch.set_num_threads(checkpoint.model.threads)
     found = context(checkpoint, dtype)
     model = huggingface.load_model(checkpoint.folder, dtype, Attention.EAGER)
@@ -274,14 +283,15 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
             z: Tensor = model(ids, use_cache=False).logits
         return z
 
-    lengths = measure_lengths(found, long_ids(checkpoint, found.lengths[-1]), logits, dtype)
+    lengths = measure_lengths(found, long_ids(checkpoint, found.lengths[-1]), logits)
     kept = {f"length/{n}": torch.tensor(error, dtype=torch.float64) for n, error in lengths.errors.items()}
     kept |= {f"position/{n}": torch.tensor(error, dtype=torch.float64) for n, error in lengths.positions.items()}
     store.write(path, kept, {**_setting(checkpoint), "stopped": lengths.stopped})
 
 
 def _path(folder: str, checkpoint: Checkpoint, dtype: Dtype, **more: Any) -> Path:
-    key = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, "method": METHOD, **more}
+    key = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, **arithmetic.key(), **more}
+    key["code"] = code_digest("tlbench.reference.context")
     return store.path_of(folder, checkpoint.model.name, key)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tlbench import arithmetic
 from tlbench.cells import Attention, Dtype, Option
 from tlbench.checkpoints import Checkpoint
 from tlbench.environments import reference_python
@@ -31,9 +32,8 @@ from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
 from tlbench.reference.several import compute_each, zoo_with
 from tlbench.reference.sites import editing, feeding, sites, watching
+from tlbench.sources import code_digest
 
-METHOD = "2"
-"""Raised by hand when what is computed changes, so that files of the old method are not read."""
 PROPAGATED, LOCAL, EDITED, GRADIENT = "propagated", "local", "edited", "gradient"
 TOKENS, STEPS, GREEDY, GREEDY_LOGITS = "tokens", "steps", "greedy", "greedy_logits"
 GREEDY_START, GREEDY_TOKENS = 16, 32
@@ -197,10 +197,7 @@ def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
     path = _exact_path(checkpoint, dtype)
 
     def make() -> None:
-        if golden.affordable(checkpoint.folder) is not Precision.FLOAT64:
-            raise NoGolden(
-                f"{checkpoint.model.name} is too large to be evaluated in float64 here, so nothing inside it can be"
-            )
+        golden.require_memory(checkpoint, Precision.FLOAT64)
         doing = f"computing what is inside {checkpoint.model.name} exactly"
         store.run_apart(reference_python(), "tlbench.reference.inside", ["exact", dtype.value, *zoo_with(checkpoint)], doing)
 
@@ -278,6 +275,7 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
     path = _exact_path(checkpoint, dtype)
     if store.read(path) is not None:
         return
+    arithmetic.establish()
     torch.set_num_threads(checkpoint.model.threads)
     ids = huggingface.tokens(checkpoint, golden.NATURAL)
     provenance = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, "torch": torch.__version__}
@@ -320,6 +318,7 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
     path = _errors_path(checkpoint, dtype)
     if store.read(path) is not None:
         return
+    arithmetic.establish()
     torch.set_num_threads(checkpoint.model.threads)
     g = exact(checkpoint, dtype)
     ids = huggingface.tokens(checkpoint, golden.NATURAL)
@@ -398,12 +397,18 @@ def _run(model: Any, ids: Tensor, seen: Callable[[str, Tensor], None], inputs: S
 
 
 def _exact_path(checkpoint: Checkpoint, dtype: Dtype) -> Path:
-    key = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, "method": METHOD}
+    key = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, "code": code_digest("tlbench.reference.inside")}
+    key |= arithmetic.key()
     return store.path_of("inside", checkpoint.model.name, key)
 
 
 def _errors_path(checkpoint: Checkpoint, dtype: Dtype) -> Path:
-    key = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, "method": METHOD, **huggingface.versions()}
+    key = {
+        "checkpoint": checkpoint.sha256,
+        "dtype": dtype.value,
+        "code": code_digest("tlbench.reference.inside"),
+        **huggingface.versions(),
+    }
     return store.path_of("inside-errors", checkpoint.model.name, {**key, "threads": checkpoint.model.threads})
 
 

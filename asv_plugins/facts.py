@@ -1,7 +1,7 @@
-"""Keeps, beside every file of results that asv writes, the facts of the environment that made it.
+"""Keeps, beside every file of results that asv writes, the environment that made it and how cells ended without a figure.
 
-asv stores the names of its matrix and of the machine, and no version of what was resolved. It offers no hook for that, so
-its one function that writes a file of results is wrapped.
+asv stores the names of its matrix and of the machine, and neither versions nor reasons. It offers no hook for that, so its
+one function that writes a file of results is wrapped.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 from asv.console import log
 from asv.results import Results
 
+from tlbench import endings, facts
+from tlbench.arithmetic import wanted
 from tlbench.exceptions import BadInput
-from tlbench.facts import FILE_NAME, keep
 from tlbench.paths import OUTCOMES
 
 _save = Results.save
@@ -22,11 +23,13 @@ _save = Results.save
 
 @wraps(_save)
 def save(self: Any, result_dir: str) -> None:
-    """Write the results as asv does, then the facts, where the run has left any."""
+    """Write the results as asv does, then what the run has left beside them."""
     _save(self, result_dir)
+    # asv runs in the folder of its configuration.
+    left, results = Path.cwd() / OUTCOMES / wanted() / self.commit_hash, Path(result_dir) / self._filename
     try:
-        # asv runs in the folder of its configuration.
-        keep(Path.cwd() / OUTCOMES / self.commit_hash / FILE_NAME, Path(result_dir) / self._filename)
+        facts.keep(left / facts.FILE_NAME, results)
+        endings.keep(left, results)
     except BadInput as error:
         log.warning(str(error))  # what was measured is stored, and the run goes on
 

@@ -74,7 +74,7 @@ class Logit(GridOfCells):
 
 
 class Processing(GridOfCells):
-    """What weight processing did: tensors changed (0: a no-op), and the shift of the logits, which nobody reads."""
+    """What weight processing did: tensors changed (0: a no-op), and the constant logit shift, which softmax ignores."""
 
     version = "1"
 

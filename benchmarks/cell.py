@@ -7,7 +7,7 @@ from asv_runner.benchmarks.mark import SkipNotImplemented
 
 from tlbench import Attention, Cell, Dtype, NotApplicable, Option, ReferenceCell, Wrapper
 from tlbench.catalogue import load
-from tlbench.exceptions import CellFailed, NonFiniteLogits
+from tlbench.exceptions import CellFailed, NonFiniteLogits, NotMeasured
 from tlbench.inside.findings import NOT_APPLICABLE
 from tlbench.memo import ACCURACY, REFERENCE, shared
 from tlbench.paths import outcomes_dir
@@ -52,7 +52,7 @@ class GridOfReferences(SharedRun):
 
 
 def skip_without_golden(measurement):
-    """A cell that has no exact answer cannot be measured against it, which is no failure."""
+    """A cell without a golden has no figure against it, which is no failure."""
     if measurement.lacks_golden:
         raise SkipNotImplemented(measurement.no_truth)
 
@@ -77,8 +77,8 @@ def answer(question, cell):
 
 
 def or_skip(function, *arguments):
-    """What a function returns; asv's word for what cannot exist, where it cannot. Any other exception is a failure."""
+    """What a function returns; asv's skip, where the cell cannot exist or be measured here; else a failure."""
     try:
         return function(*arguments)
-    except NotApplicable as reason:
+    except (NotApplicable, NotMeasured) as reason:
         raise SkipNotImplemented(str(reason)) from None

@@ -1,6 +1,6 @@
-"""How far is TransformerLens from the exact answer, and how far is HuggingFace itself?
+"""How far is TransformerLens from the golden, and how far is HuggingFace itself?
 
-The exact answer (the golden) is the same function of the same rounded weights, evaluated in true float64.
+The golden is the same function of the same rounded weights, evaluated in true float64.
 """
 
 from abc import ABC, abstractmethod
@@ -62,12 +62,21 @@ class TransformerLens(GridOfCells, AgainstTheGolden):
     def track_total_rms(self, *cell):
         return self.truth.total_rms
 
+    def track_difference_rms(self, *cell):
+        """The error of a logit difference between two of the ten likeliest tokens."""
+        return self.truth.difference_rms
+
+    def track_difference_p99(self, *cell):
+        """Its 99th percentile."""
+        return self.truth.difference_p99
+
     def track_verdict(self, *cell):
-        """0 exact, 1 same rounding, 2 benign, 3 worse, 4 broken."""
-        skip_without_golden(self.measurement)
+        """0 exact, 1 same rounding, 2 benign, 2.5 unjudged, 3 worse, 4 broken."""
         return self.measurement.severity
 
     track_total_rms.unit = "nats"
+    track_difference_rms.unit = "nats"
+    track_difference_p99.unit = "nats"
     track_verdict.unit = "severity"
 
 

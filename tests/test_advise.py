@@ -1,6 +1,7 @@
 """Advice follows from stored figures: constructed rows whose answer is plain arithmetic."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,11 @@ from tlbench.verdict import Verdict
 
 
 def row(dtype="float32", option="fold_ln", rms=1e-6, verdict=Verdict.BENIGN, wrapper="TransformerBridge"):
-    return TruthRow("c" * 40, "v1", Cell("zoo-gpt2", dtype, option, wrapper), {Figure.TOTAL_RMS: rms}, 0.0, verdict)
+    return TruthRow("c" * 40, "v1", Cell("zoo-gpt2", dtype, option, wrapper), figures(rms), 0.0, verdict)
+
+
+def figures(rms, tail=None):
+    return {Figure.DIFFERENCE_RMS: rms, Figure.DIFFERENCE_P99: tail or 3 * rms, Figure.TOTAL_RMS: rms}
 
 
 @pytest.mark.parametrize(
@@ -30,28 +35,36 @@ def test_an_effect_that_is_none_is_refused(text):
 
 
 def test_an_error_of_a_tenth_of_the_effect_is_safe_and_above_it_is_not():
-    rms = 0.01 / MARGIN / math.sqrt(2)
+    rms = 0.01 / MARGIN / 3
     below, above = advise([row(rms=rms * 0.999), row(rms=rms * 1.001)], 0.01)
     assert below.is_safe
     assert not above.is_safe
 
 
-@pytest.mark.parametrize("verdict", [Verdict.WORSE, Verdict.BROKEN, Verdict.FAILED])
-def test_what_is_worse_than_benign_is_never_safe(verdict):
+def test_the_tail_of_the_error_decides_and_not_its_typical_size():
+    heavy = replace(row(), figures=figures(1e-6, tail=1e-3))
+    assert not advise([heavy], 1e-3)[0].is_safe
+    assert "an error of 1e-06 nats typically and 0.001 at the 99th percentile" in sentences(advise([heavy], 1e-3))[0]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.UNJUDGED, Verdict.WORSE, Verdict.BROKEN, Verdict.FAILED])
+def test_what_is_not_known_to_be_right_is_never_safe(verdict):
     (one,) = advise([row(rms=1e-12, verdict=verdict)], 1.0)
     assert not one.is_safe
     assert f"do not use fold_ln ({verdict})" in sentences([one])[0]
 
 
 def test_a_cell_that_does_not_exist_is_not_spoken_of():
-    assert advise([row(verdict=Verdict.NOT_APPLICABLE)], 1.0) == []
+    assert advise([row(verdict=Verdict.NOT_APPLICABLE), row(verdict=Verdict.NOT_MEASURED)], 1.0) == []
 
 
 def test_the_sentences_state_the_error_and_how_many_times_it_is_below_or_above_the_effect():
-    found = advise([row(rms=1e-4 / math.sqrt(2)), row(rms=0.2 / math.sqrt(2), dtype="bfloat16")], 0.1)
+    found = advise([row(rms=1e-4), row(rms=0.1, dtype="bfloat16")], 0.1)
     assert sentences(found) == [
-        "TransformerBridge, float32: safe with fold_ln: an error of 0.0001 nats, the effect is 1,000 times that",
-        "TransformerBridge, bfloat16: safe with no option: an error of 0.2 nats is 2 times the effect",
+        "TransformerBridge, float32: safe with fold_ln: an error of 0.0001 nats typically and 0.0003 at the 99th "
+        "percentile, the effect is 333 times the latter",
+        "TransformerBridge, bfloat16: none is safe: an error of 0.1 nats typically and 0.3 at the 99th percentile is 3 "
+        "times the effect",
     ]
 
 

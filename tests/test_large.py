@@ -18,12 +18,12 @@ from tlbench.apart import Answers
 from tlbench.catalogue import Model, Source
 from tlbench.cells import Attention, Dtype
 from tlbench.checkpoints import ensure
-from tlbench.exceptions import BadInput, CellFailed, NotApplicable
+from tlbench.exceptions import BadInput, CellFailed, NoGolden, NotApplicable
 from tlbench.figures import ErrorStatistics, Shift
 from tlbench.lens import weights
 from tlbench.memo import ACCURACY, NOISE_FLOOR, QUESTIONS, Kind, Outcome
 from tlbench.record import Accuracy, Measurement
-from tlbench.reference import golden, huggingface
+from tlbench.reference import golden, huggingface, soundness
 
 CELL = Cell("large", "float16", "unprocessed", "TransformerBridge")
 TINY = mistral.Shape("tiny", n_layers=2, d_model=32, d_mlp=64, n_heads=4, n_kv_heads=2, d_vocab=300)
@@ -78,6 +78,9 @@ def events(monkeypatch):
         monkeypatch.setattr(measure, "_checkpoint", lambda name: checkpoint)
         monkeypatch.setattr(huggingface, "reference_logits", lambda checkpoint, dtype, kind: happened.append(kind))
         monkeypatch.setattr(lens, "load", lambda cell, checkpoint: happened.append("model"))
+        monkeypatch.setattr(soundness, "reference_fault", lambda checkpoint: happened.append("is it right?") or "")
+        monkeypatch.setattr(huggingface, "reference_variants", lambda checkpoint, dtype: happened.append("variants"))
+        monkeypatch.setattr(golden, "golden", lambda checkpoint, weights: happened.append("golden"))
         return happened
 
     return of
@@ -87,7 +90,14 @@ def test_what_another_process_loads_the_model_for_is_done_before_it_is_loaded_he
     happened = events(Source.LOCAL)
     both = worker._Subject(CELL, [ACCURACY, NOISE_FLOOR])
     assert both.loaded
-    assert happened == [*Attention, "model"]
+    assert happened == [*Attention, "is it right?", "golden", "model"]
+
+
+def test_without_a_golden_what_it_is_judged_by_instead_is_computed_before_the_model_is_loaded(events, monkeypatch):
+    happened = events(Source.LOCAL)
+    monkeypatch.setattr(golden, "golden", lambda *_: raising(NoGolden("too large")))
+    measure.load_cell(CELL, [Attention.EAGER])
+    assert happened == [Attention.EAGER, "is it right?", "variants", "model"]
 
 
 def test_the_zoo_s_small_models_are_loaded_at_once_since_their_cells_may_not_exist(events):
@@ -158,11 +168,12 @@ def test_weights_at_the_file_s_own_dtype_are_the_file_and_others_are_copies(dtyp
 def test_a_model_too_large_for_an_exact_answer_is_told_with_its_error_against_huggingface():
     error = ErrorStatistics(max=0.125, mean=0.0, median=0.0, std=0.0)
     accuracy = Accuracy(origin=error, probability=error, logit=error, shift=Shift(0.0, 0.0))
-    measured = Measurement(CELL, 0, 0, (300, 300), accuracy=accuracy, no_truth="a golden needs 67 GiB")
+    measured = Measurement(CELL, 0, 0, 0, (300, 300), accuracy=accuracy, no_truth="a golden needs 67 GiB")
     answers = Answers(CELL, {ACCURACY.name: Outcome(Kind.MEASURED, measured)})
     missing = Answers(CELL, {ACCURACY.name: Outcome(Kind.NOT_APPLICABLE, reason="it was removed in 4.0")})
     line = verify.conclusion([verify.judgement(missing), verify.judgement(answers)])
-    assert line.startswith("Of 1 cells that were measured none could be judged: a golden needs 67 GiB.")
+    assert line.startswith("Nothing is known to be wrong, but not everything could be judged. 1 of 1 are unjudged: a golden")
+    assert verify.exit_status([verify.judgement(missing), verify.judgement(answers)]) == 3
     assert "0.125 nats" in line
     assert verify.conclusion([verify.judgement(missing)]) == "Nothing could be measured."
 

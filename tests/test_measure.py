@@ -1,5 +1,6 @@
 """One measurement of a cell, on made-up models: what is not finite, padded or without an exact answer is told as such."""
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -9,18 +10,20 @@ import torch
 from tlbench import Cell, catalogue
 from tlbench import measure as measuring
 from tlbench.checkpoints import ensure
+from tlbench.closeness import Spread
 from tlbench.exceptions import CellFailed, NoGolden, NonFiniteLogits
 from tlbench.lens import Lens
 from tlbench.measure import measure
-from tlbench.reference import golden, huggingface
+from tlbench.record import Measurement
+from tlbench.reference import golden, huggingface, soundness
 from tlbench.reference.golden import Golden, Precision
-from tlbench.verdict import Verdict
+from tlbench.verdict import JudgedBy, Verdict
 
 D_VOCAB = 32
 
 
 def logits(seed=0, d_vocab=D_VOCAB):
-    return torch.randn(2, 4, d_vocab, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
+    return torch.randn(2, 8, d_vocab, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
 
 
 EXACT = logits()
@@ -31,8 +34,10 @@ class World:
 
     h = EXACT.float()
     precision = Precision.FLOAT64
-
     has_experts = False
+    margins = torch.full((2, 8), math.inf).double()
+    spread = 1e-6
+    fault = ""
 
     def measure(self, t, dtype="float32", changed_weights=3):
         cell = Cell("zoo-gpt2", dtype, "fold_ln", "TransformerBridge")
@@ -43,12 +48,27 @@ class World:
 @pytest.fixture
 def world(monkeypatch):
     made = World()
-    monkeypatch.setattr(huggingface, "tokens", lambda checkpoint, name: torch.zeros(2, 4, dtype=torch.long))
+    monkeypatch.setattr(huggingface, "tokens", lambda checkpoint, name: torch.zeros(2, 8, dtype=torch.long))
     monkeypatch.setattr(
         huggingface, "reference_logits", lambda checkpoint, dtype, kind: {"natural": made.h, "origin": made.h}
     )
-    monkeypatch.setattr(golden, "golden", lambda checkpoint, weights: Golden(EXACT, made.precision, torch.zeros(4)))
+    monkeypatch.setattr(
+        golden, "golden", lambda checkpoint, weights: Golden(EXACT, made.precision, torch.zeros(8), made.margins)
+    )
+    monkeypatch.setattr(soundness, "reference_fault", lambda checkpoint: made.fault)
+    monkeypatch.setattr(
+        huggingface,
+        "reference_variants",
+        lambda checkpoint, dtype: {"reversed sums": Spread(torch.full((2, 8), made.spread**2), 4 * made.spread)},
+    )
     return made
+
+
+def no_golden(reason):
+    def golden(checkpoint, weights):
+        raise NoGolden(reason)
+
+    return golden
 
 
 def test_huggingface_s_own_logits_are_exact(world):
@@ -79,14 +99,15 @@ def test_where_huggingface_itself_is_not_finite_nothing_is_judged(world):
     world.h = world.h.clone()
     world.h[0, 0, 0] = math.nan
     found = world.measure(EXACT.float())
-    assert found.nonfinite == 0
-    assert found.verdict is Verdict.NOT_APPLICABLE
+    assert (found.nonfinite, found.reference_nonfinite) == (0, 2)
+    assert found.verdict is Verdict.UNJUDGED
+    assert world.measure(world.h).verdict is Verdict.UNJUDGED  # TransformerLens overflows where HuggingFace does
     with pytest.raises(NonFiniteLogits, match="HuggingFace returned 1 non-finite"):
         found.require_truth()
 
 
 def test_a_vocabulary_that_one_side_pads_is_compared_where_both_have_tokens(world):
-    padded = torch.cat([world.h, torch.full((2, 4, 8), -100.0)], -1)
+    padded = torch.cat([world.h, torch.full((2, 8, 8), -100.0)], -1)
     found = world.measure(padded)
     assert found.vocabulary == (D_VOCAB + 8, D_VOCAB)
     assert found.verdict is Verdict.EXACT
@@ -105,7 +126,9 @@ def test_a_rounded_golden_that_is_the_original_s_file_is_read_once(world, monkey
     monkeypatch.setattr(measuring, "against_truth", noted)
     files = iter(["one", "one", "one", "another", "", ""])
     monkeypatch.setattr(
-        golden, "golden", lambda checkpoint, weights: Golden(EXACT, world.precision, torch.zeros(4), next(files))
+        golden,
+        "golden",
+        lambda checkpoint, weights: Golden(EXACT, world.precision, torch.zeros(8), torch.zeros(0), next(files)),
     )
     figures = [world.measure(world.h + 1e-3 * logits(1).float()).require_truth() for _ in range(3)]
     assert given == [True, False, False]
@@ -117,28 +140,72 @@ def test_other_positions_are_a_failure(world):
         world.measure(logits()[:, :3])
 
 
-def test_a_float32_golden_judges_16_bits_and_is_marked_and_does_not_judge_float32(world):
+def test_a_float32_golden_is_marked_and_its_figures_are_not_kept(world):
     world.precision = Precision.FLOAT32
     world.h = EXACT.half()
     found = world.measure(EXACT.half(), dtype="float16")
     assert found.require_truth().golden_precision == "float32"
-    world.h = EXACT.float()
-    found = world.measure(EXACT.float())
-    assert found.lacks_golden
-    assert found.require_accuracy().logit.max == 0
-    with pytest.raises(NoGolden, match="too large for a float64 golden"):
+    assert "float32" in found.note
+    assert not found.is_final
+    world.precision = Precision.FLOAT64
+    assert world.measure(EXACT.half(), dtype="float16").is_final
+
+
+def test_a_cell_without_a_golden_keeps_its_accuracy_and_is_judged_by_huggingface_s_own_rounding(world, monkeypatch):
+    monkeypatch.setattr(golden, "golden", no_golden("its upcasts are not intercepted"))
+    found = world.measure(world.h + 1.5e-6)
+    assert found.require_accuracy().logit.max < 2e-6
+    assert (found.no_truth, found.note) == ("its upcasts are not intercepted",) * 2
+    assert (found.verdict, found.judged_by) == (Verdict.BENIGN, JudgedBy.HUGGINGFACE)
+    assert found.severity == 2
+    assert not found.is_final
+    with pytest.raises(NoGolden, match="not intercepted"):
         found.require_truth()
 
 
-def test_a_measurement_without_an_exact_answer_keeps_its_accuracy(world, monkeypatch):
-    def none(checkpoint, weights):
-        raise NoGolden("its upcasts are not intercepted")
+def test_a_fault_beyond_huggingface_s_own_rounding_does_not_pass_without_a_golden(world, monkeypatch):
+    monkeypatch.setattr(golden, "golden", no_golden("too large"))
+    t = world.h + 1e-3 * logits(seed=3).float()
+    assert world.measure(t).verdict is Verdict.BROKEN
+    world.spread = 1e-2
+    assert world.measure(t).verdict is Verdict.BENIGN
 
-    monkeypatch.setattr(golden, "golden", none)
-    found = world.measure(EXACT.float())
-    assert found.require_accuracy().logit.max == 0
-    assert found.no_truth == "its upcasts are not intercepted"
-    assert found.verdict is Verdict.NOT_APPLICABLE
+
+def test_without_a_golden_and_with_variants_that_all_agree_nothing_is_judged_and_nothing_passes(world, monkeypatch):
+    monkeypatch.setattr(golden, "golden", no_golden("too large"))
+    world.spread = 0.0
+    found = world.measure(world.h + 1e-6 * logits(seed=3).float())
+    assert found.verdict is Verdict.UNJUDGED
+    assert found.severity == 2.5
+    assert world.measure(world.h).verdict is Verdict.EXACT
+
+
+def test_without_a_golden_and_without_variants_nothing_passes(world, monkeypatch):
+    def failing(checkpoint, dtype):
+        raise CellFailed("HuggingFace cannot run it again")
+
+    monkeypatch.setattr(golden, "golden", no_golden("too large"))
+    monkeypatch.setattr(huggingface, "reference_variants", failing)
+    assert world.measure(world.h + 1e-6 * logits(seed=3).float()).verdict is Verdict.UNJUDGED
+
+
+def test_where_huggingface_itself_is_wrong_transformerlens_is_not_blamed_and_the_sentence_is_kept(world):
+    world.fault = "transformers 4.57.6 misreads rope_parameters"
+    world.h = (EXACT + logits(seed=4)).float()
+    world.spread = 1e-6
+    other = world.measure((EXACT + logits(seed=5)).float())
+    assert (other.verdict, other.note) == (Verdict.UNJUDGED, world.fault)
+    assert world.measure(EXACT.float()).verdict is Verdict.BENIGN  # right where HuggingFace is not
+    same = world.measure(world.h)
+    assert (same.verdict, same.judged_by) == (Verdict.EXACT, JudgedBy.HUGGINGFACE)
+
+
+def test_a_measurement_that_was_not_judged_by_a_golden_survives_json(world, monkeypatch):
+    monkeypatch.setattr(golden, "golden", no_golden("too large"))
+    world.fault = "wrong"
+    found = world.measure(world.h + 1e-6)
+    assert found.closeness is not None
+    assert Measurement.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_a_token_that_a_mixture_of_experts_sends_elsewhere_is_no_alarm_and_in_another_model_it_is(world):
@@ -146,9 +213,12 @@ def test_a_token_that_a_mixture_of_experts_sends_elsewhere_is_no_alarm_and_in_an
     t[0, 1] += 2e-6 * logits(seed=2)[0, 1]
     assert world.measure(t).verdict.is_alarm
     world.has_experts = True
+    world.margins = torch.full((2, 8), math.inf).double()
+    world.margins[0, 1] = 1e-7
     found = world.measure(t)
     assert not found.verdict.is_alarm
     assert found.truth.has_experts
+    assert found.truth.settled_share == 9 / 16
 
 
 def test_of_the_zoo_only_mixtral_has_experts():

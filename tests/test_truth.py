@@ -10,16 +10,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlbench.cells import Dtype
-from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF
+from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF, Closeness
 from tlbench.truth import (
+    FEWEST_SETTLED,
     TIE_ULPS,
     against_truth,
     bits_lost,
     correlation,
     kl_divergence,
+    logit_differences,
     top1_changes,
 )
-from tlbench.verdict import BROKEN_RATIO, SAME_CORRELATION, SAME_RATIO, Verdict, judge
+from tlbench.verdict import (
+    BROKEN_RATIO,
+    SAME_CORRELATION,
+    SAME_RATIO,
+    Evidence,
+    JudgedBy,
+    Verdict,
+    judge,
+    judged_by,
+    word_of,
+)
 
 F32, F16, BF16 = Dtype.FLOAT32, Dtype.FLOAT16, Dtype.BFLOAT16
 
@@ -28,8 +40,8 @@ def logits(*shape, seed=0, scale=3.0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale
 
 
-def truth_of(t, h, g, dtype=F32):
-    return against_truth(t, h, g, g, dtype)
+def truth_of(t, h, g, dtype=F32, settled=None):
+    return against_truth(t, h, g, g, dtype, settled=settled)
 
 
 # The figures ---------------------------------------------------------------------------------------------------------
@@ -171,9 +183,14 @@ def test_a_flip_that_the_reference_s_error_could_not_make_is_unexplained():
 HEALTHY = truth_of(logits(1, 4, 8) + 1e-6 * logits(1, 4, 8, seed=1), logits(1, 4, 8) + 1e-6, logits(1, 4, 8))
 
 
-def verdict(dtype=F32, nonfinite=0, no_op=False, **figures):
+def truth_with(**figures):
     usual = {"identical": False, "error_ratio": 1.5, "error_correlation": 0.0, "top1_unexplained": 0}
-    return judge(dtype, nonfinite=nonfinite, no_op=no_op, truth=replace(HEALTHY, **{**usual, **figures}))
+    usual |= {"typical_ratio": 1.0, "tail_ratio": 1.0}
+    return replace(HEALTHY, **{**usual, **figures})
+
+
+def verdict(dtype=F32, nonfinite=0, no_op=False, **figures):
+    return judge(Evidence(dtype, nonfinite=nonfinite, no_op=no_op, truth=truth_with(**figures)))
 
 
 def beyond(gate):
@@ -210,6 +227,10 @@ def beyond(gate):
         ({"has_experts": True, "top1_unexplained": 1, "typical_ratio": 1.0}, Verdict.BENIGN),
         ({"has_experts": True, "top1_unexplained": 1, "typical_ratio": 2.5}, Verdict.BROKEN),
         ({"has_experts": True, "error_ratio": BROKEN_RATIO, "typical_ratio": 1.0}, Verdict.BROKEN),
+        ({"has_experts": True, "typical_ratio": 1.0, "tail_ratio": RATIO_GATE[F32]}, Verdict.BENIGN),
+        ({"has_experts": True, "typical_ratio": 1.0, "tail_ratio": beyond(RATIO_GATE[F32])}, Verdict.WORSE),
+        ({"has_experts": True, "typical_ratio": 1.0, "settled_ratio": RATIO_GATE[F32]}, Verdict.BENIGN),
+        ({"has_experts": True, "typical_ratio": 1.0, "settled_ratio": beyond(RATIO_GATE[F32])}, Verdict.WORSE),
     ],
 )
 def test_the_verdict_at_each_gate(case, word):
@@ -226,18 +247,167 @@ def test_the_typical_ratio_does_not_see_a_token_that_went_to_another_expert_and_
     everywhere = truth_of(g + 3 * e, g - e, g)
     assert everywhere.typical_ratio == pytest.approx(3, rel=1e-6)
     assert everywhere.judged_ratio == everywhere.error_ratio
-    assert replace(everywhere, has_experts=True).judged_ratio == everywhere.typical_ratio
+    assert replace(everywhere, has_experts=True).judged_ratio == pytest.approx(3, rel=1e-6)
+    assert replace(found, has_experts=True).judged_ratio < 1.1
 
 
-def test_without_a_golden_nothing_is_judged_but_a_nonfinite_logit():
-    assert judge(F32, nonfinite=0, no_op=False, truth=None) is Verdict.NOT_APPLICABLE
-    assert judge(F32, nonfinite=0, no_op=True, truth=None) is Verdict.NO_OP
-    assert judge(F32, nonfinite=2, no_op=False, truth=None) is Verdict.BROKEN
+@pytest.mark.parametrize("is_settled", [True, False])
+@pytest.mark.parametrize("dtype", Dtype)
+def test_a_fault_in_a_tenth_of_a_mixture_s_positions_is_seen(is_settled, dtype):
+    g, e = logits(2, 64, 32), 1e-6 * logits(2, 64, 32, seed=1)
+    settled = torch.full((2, 64), is_settled)
+    faulty, elsewhere = e.clone(), e.clone()
+    faulty.view(128, 32)[5:128:10] *= 20  # 13 of 128 positions
+    elsewhere.view(128, 32)[7:128:32] *= 20  # the 4 that rounding may send to other experts
+    found = truth_of(g + faulty, g - elsewhere, g, settled=settled)
+    assert found.typical_ratio == pytest.approx(1, abs=0.05)
+    assert judge(Evidence(dtype, truth=found)) is Verdict.WORSE
+    healthy = truth_of(g + e, g - elsewhere, g, settled=settled & False)
+    assert judge(Evidence(dtype, truth=healthy)) is Verdict.BENIGN
+    healthy = truth_of(g + elsewhere, g - e, g, settled=settled & False)
+    assert judge(Evidence(dtype, truth=healthy)) is Verdict.BENIGN
+
+
+def test_a_fault_of_one_position_of_a_mixture_is_seen_where_no_rounding_can_send_it_elsewhere():
+    g, e = logits(2, 64, 32), 1e-6 * logits(2, 64, 32, seed=1)
+    faulty = e.clone()
+    faulty[0, 40] *= 50
+    found = truth_of(g + faulty, g - e, g, settled=torch.ones(2, 64, dtype=torch.bool))
+    assert found.tail_ratio == pytest.approx(1, abs=0.05)
+    assert judge(Evidence(F32, truth=found)) is Verdict.WORSE
+
+
+def test_a_token_that_rounding_sends_to_other_experts_is_left_out_and_so_is_all_that_may_attend_to_it():
+    g, e = logits(2, 32, 32), 1e-6 * logits(2, 32, 32, seed=1)
+    settled = torch.ones(2, 32, dtype=torch.bool)
+    settled[0, 20:] = False
+    elsewhere = e.clone()
+    elsewhere[0, 20:22] *= 20
+    found = truth_of(g + elsewhere, g - e, g, settled=settled)
+    assert found.settled_ratio == pytest.approx(1, abs=1e-6)
+    assert found.settled_share == pytest.approx(52 / 64)
+    assert judge(Evidence(F32, truth=found)) is Verdict.BENIGN
+
+
+def test_a_ratio_over_a_few_settled_positions_is_not_taken():
+    g, e = logits(1, 32, 32), 1e-6 * logits(1, 32, 32, seed=1)
+    settled = torch.zeros(1, 32, dtype=torch.bool)
+    settled[0, : FEWEST_SETTLED - 1] = True
+    assert truth_of(g + e, g - e, g, settled=settled).settled_ratio is None
+    settled[0, FEWEST_SETTLED - 1] = True
+    assert truth_of(g + e, g - e, g, settled=settled).settled_ratio == pytest.approx(1, abs=1e-6)
+
+
+# Constant logits ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("constant", [0.0, 5.0])
+def test_constant_logits_have_figures_and_a_verdict(constant):
+    g = torch.full((1, 4, 8), constant, dtype=torch.float64)
+    same = truth_of(g, g, g)
+    assert (same.bits_lost, same.error_ratio, same.kl_nats) == (0, 0, 0)
+    assert judge(Evidence(F32, truth=same)) is Verdict.EXACT
+    moved = truth_of(g + 0.1 * logits(1, 4, 8), g, g)
+    assert math.isfinite(moved.bits_lost)
+    assert moved.bits_lost > 10
+    assert judge(Evidence(F32, truth=moved)) is Verdict.BROKEN
+
+
+# Logit differences ----------------------------------------------------------------------------------------------------
+
+
+def test_the_error_of_a_logit_difference_is_that_of_likely_tokens_and_its_tail_is_the_largest_hundredth():
+    g = torch.zeros(1, 100, 12, dtype=torch.float64)
+    g[..., :2] = 5.0  # the two likeliest, and ten others of which eight are looked at
+    e = torch.zeros_like(g)
+    e[0, :, 0], e[0, :, 1] = 1e-3, -1e-3
+    found = logit_differences(e, g)
+    assert found.shape == (1, 100, 45)
+    assert sorted(set(found[0, 0].tolist())) == pytest.approx([0, 1e-3, 2e-3])
+    figures = truth_of(g + e, g + e, g)
+    # Of 45 pairs one is between the two (2e-3), 16 are between one of them and another token (1e-3).
+    assert figures.difference_p99 == pytest.approx(2e-3)
+    assert figures.difference_rms == pytest.approx(math.sqrt((4e-6 + 16e-6) / 45), rel=1e-9)
+
+
+def test_a_vocabulary_of_one_token_has_no_differences():
+    g = torch.ones(1, 3, 1, dtype=torch.float64)
+    found = truth_of(g, g, g)
+    assert (found.difference_rms, found.difference_p99) == (0, 0)
+
+
+# Without a golden, or with a wrong reference --------------------------------------------------------------------------
+
+
+def close(**figures):
+    usual = {"identical": False, "distance_rms": 1e-6, "spread_rms": 1e-6, "widest": "reversed sums", "ratio": 1.0}
+    return Closeness(**{**usual, "top1_unexplained": 0, **figures})
+
+
+@pytest.mark.parametrize(
+    ("figures", "word"),
+    [
+        ({}, Verdict.BENIGN),
+        ({"identical": True, "spread_rms": 0.0, "ratio": 0.0}, Verdict.EXACT),
+        ({"ratio": RATIO_GATE[F32]}, Verdict.BENIGN),
+        ({"ratio": beyond(RATIO_GATE[F32])}, Verdict.WORSE),
+        ({"ratio": BROKEN_RATIO}, Verdict.BROKEN),
+        ({"top1_unexplained": 1}, Verdict.BROKEN),
+        ({"spread_rms": 0.0, "ratio": math.inf}, Verdict.UNJUDGED),
+    ],
+)
+def test_without_a_golden_a_cell_is_judged_by_what_huggingface_s_own_rounding_can_do(figures, word):
+    evidence = Evidence(F32, closeness=close(**figures))
+    assert judge(evidence) is word
+    assert judged_by(evidence) is JudgedBy.HUGGINGFACE
+
+
+def test_with_nothing_to_judge_by_a_cell_is_unjudged_and_a_nonfinite_logit_broken():
+    assert judge(Evidence(F32)) is Verdict.UNJUDGED
+    assert judged_by(Evidence(F32)) is JudgedBy.NOTHING
+    assert judge(Evidence(F32, no_op=True)) is Verdict.UNJUDGED
+    assert judge(Evidence(F32, nonfinite=2)) is Verdict.BROKEN
+
+
+def test_where_huggingface_itself_overflows_nothing_is_blamed_on_transformerlens():
+    assert judge(Evidence(F16, nonfinite=2, reference_nonfinite=3)) is Verdict.UNJUDGED
+    assert judge(Evidence(F16, reference_nonfinite=3, truth=truth_with())) is Verdict.UNJUDGED
+
+
+@pytest.mark.parametrize(
+    ("closeness", "truth", "word"),
+    [
+        (close(ratio=1.0), truth_with(error_ratio=1.0), Verdict.BENIGN),  # as HuggingFace, wrong as that is
+        (close(ratio=5e5), truth_with(error_rms=1e-6), Verdict.BENIGN),  # right, though HuggingFace is not
+        (close(ratio=5e5), truth_with(error_rms=1.0, error_ratio=2.4), Verdict.UNJUDGED),
+        (close(ratio=5e5), None, Verdict.UNJUDGED),
+        (None, truth_with(error_ratio=1.0), Verdict.UNJUDGED),
+    ],
+)
+def test_beside_a_reference_that_is_wrong_nothing_is_an_alarm_and_only_agreement_with_it_or_the_golden_passes(
+    closeness, truth, word
+):
+    evidence = Evidence(F32, closeness=closeness, truth=truth, reference_fault="transformers misreads rope_parameters")
+    assert judge(evidence) is word
+    assert not judge(evidence).is_alarm
+
+
+def test_no_verdict_is_both_right_and_wrong_and_unjudged_is_neither():
+    assert not [word for word in Verdict if word.passes and word.is_alarm]
+    assert {word for word in Verdict if word.passes} == {
+        Verdict.EXACT,
+        Verdict.SAME_ROUNDING,
+        Verdict.BENIGN,
+        Verdict.NO_OP,
+    }
+    assert not Verdict.UNJUDGED.passes
+    assert not Verdict.UNJUDGED.is_alarm
 
 
 def test_severity_grows_with_what_is_wrong():
-    words = [Verdict.EXACT, Verdict.SAME_ROUNDING, Verdict.BENIGN, Verdict.WORSE, Verdict.BROKEN]
-    assert [word.severity for word in words] == [0, 1, 2, 3, 4]
+    words = [Verdict.EXACT, Verdict.SAME_ROUNDING, Verdict.BENIGN, Verdict.UNJUDGED, Verdict.WORSE, Verdict.BROKEN]
+    assert [word.severity for word in words] == [0, 1, 2, 2.5, 3, 4]
+    assert [word_of(word.severity) for word in words] == words
 
 
 def test_the_alarming_verdicts_are_those_worse_than_benign():

@@ -1,8 +1,9 @@
 """What a researcher may rely on: which dtype and options are safe for an effect of a given size.
 
-Most effects are differences of two logits. Two logits whose errors are independent and of rms e have a difference whose
-error is sqrt(2) e; e is measured against the exact function of the weights as they are in the file, so that it holds
-everything: rounded weights, processing, and the forward pass.
+Most effects are differences of two logits, of tokens that are likely. So the error is that of a logit difference, between
+any two of the golden's ten likeliest tokens at a position, against the golden of the weights as they are in the file: it
+holds everything, rounded weights, processing and the forward pass. Two figures are told, the rms and the 99th percentile;
+the tail decides, since an effect is read at one position, and errors there can be many times the typical one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from tlbench.verdict import Verdict
 
 MARGIN = 10.0
 """An error of at most a tenth of the effect is called safe: it changes no digit that anyone would report."""
+EXPLANATION = (
+    "The error is that of a logit difference between two of the ten likeliest tokens, against the golden of the checkpoint; "
+    "its 99th percentile decides. Safe is at most a tenth of the effect."
+)
 UNITS = {"": 1.0, "nat": 1.0, "nats": 1.0, "bit": math.log(2), "bits": math.log(2)}
 EFFECT = re.compile(r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*([a-zA-Z]*)\s*")
 
@@ -29,18 +34,20 @@ class Advice:
 
     Attributes:
         row: the stored figures.
-        error_nats: the typical error of a logit difference; infinite where the cell is broken or failed.
+        error_nats: the 99th percentile of the error of a logit difference; infinite where there is no figure.
+        typical_nats: its rms; infinite there, too.
         effect_nats: the effect's size.
     """
 
     row: TruthRow
     error_nats: float
+    typical_nats: float
     effect_nats: float
 
     @property
     def is_safe(self) -> bool:
-        """Whether the error is at most a tenth of the effect, and no fault is known."""
-        return not self.row.verdict.is_alarm and self.error_nats * MARGIN <= self.effect_nats
+        """Whether the tail of the error is at most a tenth of the effect, and the cell is known to be right."""
+        return self.row.verdict.passes and self.error_nats * MARGIN <= self.effect_nats
 
 
 def parse_effect(text: str) -> float:
@@ -63,10 +70,10 @@ def advise(rows: Sequence[TruthRow], effect_nats: float) -> list[Advice]:
     """One piece of advice for each cell that exists, in the grid's order."""
     found = []
     for row in rows:
-        if row.verdict is Verdict.NOT_APPLICABLE:
+        if row.verdict in (Verdict.NOT_APPLICABLE, Verdict.NOT_MEASURED):
             continue
-        rms = row.figures.get(Figure.TOTAL_RMS, math.inf)
-        found.append(Advice(row, math.sqrt(2) * rms, effect_nats))
+        tail, typical = (row.figures.get(figure, math.inf) for figure in (Figure.DIFFERENCE_P99, Figure.DIFFERENCE_RMS))
+        found.append(Advice(row, tail, typical, effect_nats))
     return found
 
 
@@ -89,25 +96,28 @@ def _sentence(advice: Sequence[Advice]) -> str:
         worst = max(safe, key=lambda one: one.error_nats)
         times = worst.effect_nats / worst.error_nats if worst.error_nats else math.inf
         parts.append(
-            f"safe with {_options(safe, advice)}: an error of {worst.error_nats:.2g} nats, the effect is "
-            f"{times:,.0f} times that"
+            f"safe with {_options(safe, advice)}: an error of {_size(worst)}, the effect is {times:,.0f} times the latter"
         )
-    faulty = [one for one in unsafe if one.row.verdict.is_alarm]
+    faulty = [one for one in unsafe if not one.row.verdict.passes]
     if faulty:
         words = ", ".join(sorted({one.row.verdict.value for one in faulty}))
         parts.append(f"do not use {_options(faulty, advice)} ({words})")
-    coarse = [one for one in unsafe if not one.row.verdict.is_alarm]
+    coarse = [one for one in unsafe if one.row.verdict.passes]
     if coarse:
         worst = max(coarse, key=lambda one: one.error_nats)
         parts.append(
-            f"{_unsafe(coarse, advice)}: an error of {worst.error_nats:.2g} nats is "
+            f"{_unsafe(coarse, advice)}: an error of {_size(worst)} is "
             f"{worst.error_nats / worst.effect_nats:.2g} times the effect"
         )
     return "; ".join(parts)
 
 
+def _size(one: Advice) -> str:
+    return f"{one.typical_nats:.2g} nats typically and {one.error_nats:.2g} at the 99th percentile"
+
+
 def _unsafe(some: Sequence[Advice], of_all: Sequence[Advice]) -> str:
-    return "safe with no option" if len(some) == len(of_all) else f"not safe with {_options(some, of_all)}"
+    return "none is safe" if len(some) == len(of_all) else f"not safe with {_options(some, of_all)}"
 
 
 def _options(some: Sequence[Advice], of_all: Sequence[Advice]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from tlbench import arithmetic
 from tlbench.cells import Cell
 from tlbench.exceptions import BadInput
 from tlbench.memo import Kind, Outcome, Question
@@ -68,8 +69,9 @@ class Interview:
                     yield Answers(cell, outcomes)
 
     def _process(self, errors: IO[str]) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(package_dir().parent), "TRANSFORMERS_VERBOSITY": "error"}
-        environment |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", **self.settings}
+        environment = arithmetic.environment(arithmetic.wanted(), {**os.environ, **self.settings})
+        environment |= {"PYTHONPATH": str(package_dir().parent), "TRANSFORMERS_VERBOSITY": "error"}
+        environment |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
         return subprocess.Popen(
             [str(self.python), "-m", "tlbench.worker"],
             stdin=subprocess.PIPE,

@@ -37,8 +37,8 @@ def measure_budget(cell: Cell, loaded: Loaded | None = None) -> ErrorBudget:
     """
     checkpoint, model = loaded or load_cell(cell)
     ids = huggingface.tokens(checkpoint, "natural")
-    g = golden.golden(checkpoint, Weights(cell.dtype))
-    original = golden.golden(checkpoint, Weights.ORIGINAL)
+    g = golden.golden(checkpoint, Weights(cell.dtype), makeshift=False)
+    original = golden.golden(checkpoint, Weights.ORIGINAL, makeshift=False)
     with model.reading_unembed_input() as read:
         t = forward(model, ids)
     if bad := count_nonfinite(t):

@@ -12,7 +12,11 @@ class BadInput(TlbenchError):
     """The request cannot be met as it stands: a name, a file or a setting must change."""
 
 
-class CheckpointUnavailable(TlbenchError):
+class NotMeasured(TlbenchError):
+    """This cell could exist, and was not measured here; the message says why."""
+
+
+class CheckpointUnavailable(NotMeasured):
     """The checkpoint is not on this machine and cannot be had from here (no hub, not yet made)."""
 
 
@@ -36,5 +40,5 @@ class NotGolden(TlbenchError):
     """A reference that was to be exact is not float64 all the way."""
 
 
-class NoGolden(TlbenchError):
+class NoGolden(NotMeasured):
     """There is no exact answer to measure against, and the message says why."""

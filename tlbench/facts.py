@@ -20,22 +20,34 @@ SUFFIX = ".environments.jsonl"
 """Of the file beside a file of results: one environment a line. asv takes every ``.json`` there for results."""
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "huggingface-hub", "transformer-lens")
 ARITHMETIC_FLAGS = ("avx", "amx", "fma", "f16c", "sse4", "bf16", "fp16", "sve", "asimd", "neon")
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG")
+VARIABLES = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"),
+    "CUBLAS_WORKSPACE_CONFIG",
+)
 
 Facts = dict[str, str]
 
 
 def facts() -> Facts:
-    """The facts of this process. Imports torch."""
+    """The facts of this process. Imports torch.
+
+    Raises:
+        CellFailed: if it computes in another arithmetic than it should.
+    """
     import torch
 
+    from tlbench.arithmetic import establish
+
+    arithmetic = establish()
     blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     found = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_field("model name") or platform.processor() or platform.machine(),
+        "cpu": processor_name(),
         "cpu flags": " ".join(sorted(flag for flag in _cpu_field("flags").split() if flag.startswith(ARITHMETIC_FLAGS))),
         "cores": str(os.cpu_count()),
+        "arithmetic": arithmetic.lane.value,
+        "probe": arithmetic.probe,
         "torch's arithmetic": torch.backends.cpu.get_cpu_capability(),
         "torch's threads unless set": str(torch.get_num_threads()),
         "BLAS": blas[1] if blas else "",
@@ -90,6 +102,11 @@ def differences(one: Facts, other: Facts) -> dict[str, tuple[str, str]]:
     names = [*one, *(name for name in other if name not in one)]
     pairs = {name: (one.get(name, ""), other.get(name, "")) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def processor_name() -> str:
+    """What the processor calls itself."""
+    return _cpu_field("model name") or platform.processor() or platform.machine()
 
 
 def _cpu_field(name: str) -> str:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from tlbench import arithmetic, checkpoints, device, errors, lens
 from tlbench import catalogue as catalogues
-from tlbench import checkpoints, device, errors, lens
 from tlbench.catalogue import Source
 from tlbench.cells import Attention, Cell, Dtype, ReferenceCell
 from tlbench.checkpoints import Checkpoint
+from tlbench.closeness import closeness
 from tlbench.exceptions import CellFailed, NoGolden, NonFiniteLogits, TlbenchError
-from tlbench.figures import Truth
+from tlbench.figures import Closeness, Truth
 from tlbench.files import sha256_of_unchanged
 from tlbench.record import Accuracy, Measurement, ReferenceMeasurement
-from tlbench.reference import golden, huggingface
-from tlbench.reference.golden import Precision, Weights
+from tlbench.reference import golden, huggingface, routing, soundness
+from tlbench.reference.golden import Weights
 from tlbench.spans import Category, span
 from tlbench.truth import against_truth
 
@@ -50,6 +51,7 @@ def measure(cell: Cell, loaded: Loaded | None = None) -> Measurement:
         cell=cell,
         changed_weights=model.changed_weights,
         nonfinite=sum(errors.count_nonfinite(logits) for logits in t.values()),
+        reference_nonfinite=sum(errors.count_nonfinite(logits) for logits in reference.values()),
         vocabulary=vocabulary,
     )
     try:
@@ -61,11 +63,14 @@ def measure(cell: Cell, loaded: Loaded | None = None) -> Measurement:
         )
     except NonFiniteLogits as error:
         return replace(measured, no_accuracy=str(error), no_truth=str(error))
+    measured = replace(measured, accuracy=accuracy, reference_fault=soundness.reference_fault(checkpoint))
     try:
-        truth = _truth(checkpoint, cell.dtype, t["natural"], reference["natural"])
+        measured = replace(measured, truth=_truth(checkpoint, cell.dtype, t["natural"], reference["natural"]))
     except NoGolden as error:
-        return replace(measured, accuracy=accuracy, no_truth=str(error))
-    return replace(measured, accuracy=accuracy, truth=truth)
+        measured = replace(measured, no_truth=str(error))
+    if measured.truth is None or measured.reference_fault:
+        measured = replace(measured, closeness=_closeness(checkpoint, cell.dtype, t["natural"], reference["natural"]))
+    return measured
 
 
 def measure_reference(cell: ReferenceCell) -> ReferenceMeasurement:
@@ -104,7 +109,7 @@ def load_cell(cell: Cell, references: Iterable[Attention] = ()) -> Loaded:
     """
     checkpoint = _checkpoint(cell.model)
     make_deterministic(checkpoint.model.threads)
-    _prepare(checkpoint, cell.dtype, references)
+    _prepare(checkpoint, cell.dtype, list(references))
     return checkpoint, lens.load(cell, checkpoint)
 
 
@@ -140,7 +145,12 @@ def forward(model: lens.Lens, ids: Tensor) -> Tensor:
 
 
 def make_deterministic(threads: int) -> None:
-    """Fix everything that two runs of a cell could differ in."""
+    """Fix everything that two runs of a cell could differ in.
+
+    Raises:
+        CellFailed: if this process computes in another arithmetic than it should.
+    """
+    arithmetic.establish()
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -148,16 +158,24 @@ def make_deterministic(threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def _prepare(checkpoint: Checkpoint, dtype: Dtype, references: Iterable[Attention]) -> None:
+def _prepare(checkpoint: Checkpoint, dtype: Dtype, references: Sequence[Attention]) -> None:
     """Have references computed. Where one cannot be, whoever asks for it is told why.
 
     The zoo's models are small, and many of its cells do not exist in an old TransformerLens: theirs wait to be asked for.
     """
-    if checkpoint.model.source is Source.ZOO:
+    if checkpoint.model.source is Source.ZOO or not references:
         return
     for attention in references:
         with suppress(CellFailed):
             huggingface.reference_logits(checkpoint, dtype, attention)
+    with suppress(CellFailed):
+        wrong = soundness.reference_fault(checkpoint)
+        try:
+            golden.golden(checkpoint, Weights(dtype))
+        except NoGolden:
+            wrong = "there is no golden"
+        if wrong:
+            huggingface.reference_variants(checkpoint, dtype)
 
 
 def _checkpoint(name: str) -> Checkpoint:
@@ -167,13 +185,17 @@ def _checkpoint(name: str) -> Checkpoint:
 
 def _truth(checkpoint: Checkpoint, dtype: Dtype, t: Tensor, h: Tensor) -> Truth:
     g = golden.golden(checkpoint, Weights(dtype))
-    if g.precision is Precision.FLOAT32 and dtype is Dtype.FLOAT32:
-        raise NoGolden(
-            f"{checkpoint.model.name} is too large for a float64 golden on this machine, and a float32 one says nothing of "
-            "float32 cells: measure it in 16 bits, or where there is more memory"
-        )
     original = golden.golden(checkpoint, Weights.ORIGINAL)
     d_vocab = t.shape[-1]
     rounded = g.logits[..., :d_vocab]
     in_file = rounded if g.is_same_file(original) else original.logits[..., :d_vocab]
-    return against_truth(t, h, rounded, in_file, dtype, g.precision.value, has_experts=checkpoint.has_experts)
+    settled = routing.settled(g.margins, dtype) if checkpoint.has_experts else None
+    return against_truth(t, h, rounded, in_file, dtype, g.precision.value, settled=settled)
+
+
+def _closeness(checkpoint: Checkpoint, dtype: Dtype, t: Tensor, h: Tensor) -> Closeness:
+    try:
+        variants = huggingface.reference_variants(checkpoint, dtype)
+    except CellFailed:
+        variants = {}  # and the cell is unjudged
+    return closeness(t, h, variants, dtype, has_experts=checkpoint.has_experts)

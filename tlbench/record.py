@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tlbench.cells import Cell, ReferenceCell, Space
 from tlbench.exceptions import NoGolden, NonFiniteLogits
-from tlbench.figures import ErrorStatistics, Shift, Truth
-from tlbench.verdict import Verdict, judge
+from tlbench.figures import Closeness, ErrorStatistics, Shift, Truth
+from tlbench.verdict import Evidence, JudgedBy, Verdict, judge, judged_by
 
 
 @dataclass(frozen=True)
@@ -48,21 +49,28 @@ class Measurement:
         cell: which cell it is.
         changed_weights: weight tensors that processing changed; 0 under any option but ``unprocessed`` is a no-op.
         nonfinite: TransformerLens's logits that are NaN or infinite.
+        reference_nonfinite: HuggingFace's that are.
         vocabulary: logits a position of TransformerLens and of HuggingFace; the smaller number of them is compared.
         accuracy: the error against HuggingFace; None where a logit of either is not finite.
         no_accuracy: the reason then.
-        truth: the distance from the exact answer; None where there is none, or no accuracy.
+        truth: the distance from the golden; None where there is none, or no accuracy.
         no_truth: the reason then.
+        reference_fault: why HuggingFace itself is wrong; "" where it is right, or no golden can tell.
+        closeness: the distance from HuggingFace beside its variants'; only where there is no golden, or it finds HuggingFace
+            wrong.
     """
 
     cell: Cell
     changed_weights: int
     nonfinite: int
+    reference_nonfinite: int
     vocabulary: tuple[int, int]
     accuracy: Accuracy | None = None
     no_accuracy: str = ""
     truth: Truth | None = None
     no_truth: str = ""
+    reference_fault: str = ""
+    closeness: Closeness | None = None
 
     @property
     def is_no_op(self) -> bool:
@@ -70,25 +78,51 @@ class Measurement:
         return self.changed_weights == 0 and any(self.cell.option.flags().values())
 
     @property
+    def evidence(self) -> Evidence:
+        """All that its verdict is given on."""
+        return Evidence(
+            dtype=self.cell.dtype,
+            nonfinite=self.nonfinite,
+            reference_nonfinite=self.reference_nonfinite,
+            no_op=self.is_no_op,
+            truth=self.truth,
+            closeness=self.closeness,
+            reference_fault=self.reference_fault,
+        )
+
+    @property
     def verdict(self) -> Verdict:
         """One word for it."""
-        return judge(self.cell.dtype, nonfinite=self.nonfinite, no_op=self.is_no_op, truth=self.truth)
+        return judge(self.evidence)
+
+    @property
+    def judged_by(self) -> JudgedBy:
+        """What the verdict rests on."""
+        return judged_by(self.evidence)
+
+    @property
+    def note(self) -> str:
+        """Why the verdict does not rest on a float64 golden and a reference that is right; "" where it does."""
+        if self.reference_fault or self.no_truth:
+            return self.reference_fault or self.no_truth
+        if self.truth is not None and self.truth.golden_precision != "float64":
+            return "the golden was computed in float32, since a float64 one cannot be had here"
+        return ""
 
     @property
     def lacks_golden(self) -> bool:
-        """Whether all that is missing to judge it is an exact answer."""
+        """Whether all that is missing for the figures against it is a golden."""
         return self.accuracy is not None and self.truth is None
 
     @property
-    def severity(self) -> int:
-        """The verdict as a number, whether or not the option is a no-op; see :attr:`Verdict.severity`.
+    def is_final(self) -> bool:
+        """Whether another run would find the same: not where what memory was free decided what was measured."""
+        return self.accuracy is None or (self.truth is not None and self.truth.golden_precision == "float64")
 
-        Raises:
-            NoGolden: if there is nothing to judge by.
-        """
-        if not self.nonfinite:
-            self.require_truth()
-        return judge(self.cell.dtype, nonfinite=self.nonfinite, no_op=False, truth=self.truth).severity
+    @property
+    def severity(self) -> float:
+        """The verdict as a number, whether or not the option is a no-op; see :attr:`Verdict.severity`."""
+        return judge(dataclasses.replace(self.evidence, no_op=False)).severity
 
     def require_accuracy(self) -> Accuracy:
         """The error against HuggingFace.
@@ -126,6 +160,7 @@ class Measurement:
                 "vocabulary": tuple(data["vocabulary"]),
                 "accuracy": Accuracy.from_json(data["accuracy"]) if data["accuracy"] else None,
                 "truth": Truth(**data["truth"]) if data["truth"] else None,
+                "closeness": Closeness(**data["closeness"]) if data["closeness"] else None,
             }
         )
 
@@ -148,8 +183,13 @@ class ReferenceMeasurement:
 
     @property
     def lacks_golden(self) -> bool:
-        """Whether all that is missing is an exact answer."""
+        """Whether all that is missing is a golden."""
         return not self.nonfinite and self.truth is None
+
+    @property
+    def is_final(self) -> bool:
+        """As :attr:`Measurement.is_final`."""
+        return bool(self.nonfinite) or (self.truth is not None and self.truth.golden_precision == "float64")
 
     def require_truth(self) -> Truth:
         """The distance from the exact answer.

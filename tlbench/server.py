@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tlbench import arithmetic
 from tlbench.cells import Cell, RuntimeCell
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.facts import record
@@ -88,7 +89,7 @@ def _try_to_connect(name: str) -> socket.socket | None:
 
 def _start(name: str) -> socket.socket:
     socket_of(name).unlink(missing_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(package_dir().parent)}
+    environment = {**arithmetic.environment(arithmetic.wanted(), os.environ), "PYTHONPATH": str(package_dir().parent)}
     with _log_of(name).open("ab") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "tlbench.server", str(os.getppid()), name],

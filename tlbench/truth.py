@@ -23,6 +23,14 @@ from tlbench.streaming import Chunked, combined_mean, in_blocks, position_chunks
 TIE_ULPS = 4
 """A golden margin of at most so many units in the last place makes a change of the top token a tie."""
 FLOAT64_RESOLUTION = 2.0**-52
+LIKELIEST = 10
+"""Tokens at each position whose logit differences are looked at: those that anyone compares."""
+TAIL = 0.99
+"""The quantile of a logit difference's error that stands for its tail."""
+TAIL_OF_POSITIONS = 11 / 12
+"""A twelfth of the positions exceed it: more than any rounding sends to other experts, less than a tenth."""
+FEWEST_SETTLED = 16
+"""A ratio over fewer positions of a mixture of experts says little."""
 SERIES_BELOW = 1e-2
 """Below it expm1(x) - x cancels, and its Taylor series to x**6 is exact to float64."""
 
@@ -35,7 +43,7 @@ def against_truth(
     dtype: Dtype,
     precision: str = "float64",
     *,
-    has_experts: bool = False,
+    settled: Tensor | None = None,
 ) -> Truth:
     """Every figure of one cell against the truth.
 
@@ -47,19 +55,22 @@ def against_truth(
             be given, which saves reading it twice.
         dtype: at which ``t`` and ``h`` were computed.
         precision: in what the goldens were computed.
-        has_experts: whether the model is a mixture of experts.
+        settled: of a mixture of experts, which positions no rounding at ``dtype`` can send to other experts, nor any before
+            them. ``[batch, pos]``. None of any other model.
     """
     parts = [
         _part(t[:, rows], h[:, rows], g[:, rows], None if original is g else original[:, rows], dtype)
         for rows in position_chunks(t.shape)
     ]
     error_rms, reference_rms, golden_rms, total_rms, weights_rms = _rms_values(parts)
-    resolution = FLOAT64_RESOLUTION * golden_rms
+    scale = _scale(golden_rms, g)
+    resolution = FLOAT64_RESOLUTION * scale
     largest_explained = 2 * RATIO_GATE[dtype] * max(part.largest_reference for part in parts)
     flips = torch.cat([part.flips for part in parts])
     kl = torch.cat([part.kl for part in parts], 1)
     squares = torch.cat([part.error_squares for part in parts], 1)
     reference_squares = torch.cat([part.reference_squares for part in parts], 1)
+    differences = torch.cat([part.differences for part in parts], 1)
     return Truth(
         identical=all(part.identical for part in parts),
         error_rms=error_rms,
@@ -67,7 +78,7 @@ def against_truth(
         golden_rms=golden_rms,
         error_ratio=error_rms / max(reference_rms, resolution),
         error_correlation=combined_correlation([part.product for part in parts]),
-        bits_lost=bits_lost(error_rms, golden_rms, dtype),
+        bits_lost=bits_lost(error_rms, scale, dtype),
         kl_nats=kl.mean().item(),
         kl_max_nats=kl.max().item(),
         top1_flips=int((flips > 0).sum()),
@@ -78,7 +89,12 @@ def against_truth(
         weights_rms=weights_rms,
         golden_precision=precision,
         typical_ratio=_typical(squares) / max(_typical(reference_squares), resolution),
-        has_experts=has_experts,
+        tail_ratio=_tail(squares) / max(_tail(reference_squares), resolution),
+        has_experts=settled is not None,
+        settled_ratio=None if settled is None else _settled_ratio(squares, reference_squares, settled, resolution),
+        settled_share=1.0 if settled is None else settled.double().mean().item(),
+        difference_rms=_root(_mean_square(differences)) if differences.numel() else 0.0,
+        difference_p99=_quantile(differences, TAIL),
     )
 
 
@@ -96,6 +112,7 @@ class _Part:
         reference_squares: and that of e_h squared.
         kl: as :func:`kl_divergence`. ``[batch, pos]``.
         flips: as :func:`top1_changes`. ``[n]``.
+        differences: |error| of the logit differences between the golden's likeliest tokens. ``[batch, pos, pair]``.
     """
 
     entries: int
@@ -107,6 +124,7 @@ class _Part:
     reference_squares: Tensor
     kl: Tensor
     flips: Tensor
+    differences: Tensor
 
 
 def _part(t: Tensor, h: Tensor, g: Tensor, original: Tensor | None, dtype: Dtype) -> _Part:
@@ -117,7 +135,9 @@ def _part(t: Tensor, h: Tensor, g: Tensor, original: Tensor | None, dtype: Dtype
     z_original = z_g if original is None else in_blocks(centred, original)
     spare = unfilled(e_t, e_t.shape)
     squares = [_mean_square(error, spare) for error in (e_t, e_h, z_g)]
-    squares.append(_mean_square(torch.add(e_t, z_g, out=spare).sub_(z_original), spare))
+    total = torch.add(e_t, z_g, out=spare).sub_(z_original)
+    differences = logit_differences(total, g)
+    squares.append(_mean_square(total, spare))
     squares.append(0.0 if original is None else _mean_square(torch.sub(z_g, z_original, out=spare), spare))
     return _Part(
         entries=t.numel(),
@@ -129,7 +149,36 @@ def _part(t: Tensor, h: Tensor, g: Tensor, original: Tensor | None, dtype: Dtype
         reference_squares=in_blocks(_mean_squares, e_h),
         kl=kl,
         flips=flips,
+        differences=differences,
     )
+
+
+def logit_differences(error: Tensor, g: Tensor) -> Tensor:
+    """|e_a - e_b| for each two of the golden's :data:`LIKELIEST` tokens at each position. ``[batch, pos, pair]``."""
+    likeliest = g.topk(min(LIKELIEST, g.shape[-1]), dim=-1).indices
+    chosen = error.gather(-1, likeliest)
+    a, b = torch.triu_indices(chosen.shape[-1], chosen.shape[-1], offset=1)
+    return (chosen[..., a] - chosen[..., b]).abs()
+
+
+def _quantile(values: Tensor, q: float) -> float:
+    """The least value that a share ``q`` of all values does not exceed; 0 of none."""
+    if not values.numel():
+        return 0.0
+    return values.flatten().kthvalue(math.ceil(q * values.numel())).values.item()
+
+
+def _scale(golden_rms: float, g: Tensor) -> float:
+    """The size that errors are relative to: of centred logits; of raw ones where they are constant; of 0, 1."""
+    return golden_rms or rms(Chunked(lambda z: z.double(), (g,))) or 1.0
+
+
+def _settled_ratio(squares: Tensor, reference_squares: Tensor, settled: Tensor, resolution: float) -> float | None:
+    """The ratio of rms(e_t) to rms(e_h) over settled positions, or None where they are fewer than :data:`FEWEST_SETTLED`."""
+    if int(settled.sum()) < FEWEST_SETTLED:
+        return None
+    error, reference = (_root(values[settled].mean().item()) for values in (squares, reference_squares))
+    return error / max(reference, resolution)
 
 
 def _error(logits: Tensor, z_g: Tensor) -> Tensor:
@@ -160,8 +209,12 @@ def rms(error: Chunked) -> float:
 
 
 def _root(value: float) -> float:
-    # torch's vectorized square root is at times a unit in the last place from math.sqrt, and stored figures are torch's.
-    return torch.tensor(value, dtype=torch.float64).sqrt().item()
+    return math.sqrt(value)
+
+
+def _tail(squares: Tensor) -> float:
+    """The root of the mean square over the vocabulary at the position that a twelfth of all exceed."""
+    return math.sqrt(_quantile(squares, TAIL_OF_POSITIONS))
 
 
 def _typical(squares: Tensor) -> float:
@@ -198,7 +251,10 @@ def combined_correlation(parts: Sequence[Product]) -> float:
 
 
 def bits_lost(error_rms: float, golden_rms: float, dtype: Dtype) -> float:
-    """log2(1 + rms(e) / (u rms(z_g))): bits that an error costs of those that the dtype has. Never negative."""
+    """log2(1 + rms(e) / (u rms(z_g))): bits that an error costs of those that the dtype has. Never negative.
+
+    ``golden_rms`` is positive: for constant logits it is their own size, since their centred ones are 0.
+    """
     return math.log2(1 + error_rms / (UNIT_ROUNDOFF[dtype] * golden_rms))
 
 

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tlbench.memo import ACCURACY, NOISE_FLOOR, Kind
 from tlbench.record import Measurement, NoiseFloor
 from tlbench.reference import golden
 from tlbench.reference.golden import Weights
-from tlbench.verdict import Verdict
+from tlbench.verdict import JudgedBy, Verdict
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,18 @@ class Judgement:
         """The figures against the golden."""
         return self.measurement.truth if self.measurement else None
 
+    @property
+    def judged_by(self) -> JudgedBy:
+        """What the verdict rests on."""
+        return self.measurement.judged_by if self.measurement else JudgedBy.NOTHING
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times HuggingFace's own error or spread this cell's is, by what it was judged by."""
+        if self.judged_by is JudgedBy.HUGGINGFACE:
+            return self.measurement.closeness.ratio if self.measurement and self.measurement.closeness else None
+        return self.truth.error_ratio if self.truth else None
+
     def error(self, space: Space) -> ErrorStatistics | None:
         """The error against HuggingFace."""
         accuracy = self.measurement.accuracy if self.measurement else None
@@ -60,6 +72,7 @@ class Judgement:
             "option": self.cell.option.value,
             "wrapper": self.cell.wrapper.value,
             "verdict": self.verdict.value,
+            "judged_by": self.judged_by.value,
             "ratio": truth.error_ratio if truth else None,
             "correlation": truth.error_correlation if truth else None,
             "bits_lost": truth.bits_lost if truth else None,
@@ -72,6 +85,7 @@ class Judgement:
             "std": error.std if error else None,
             "floor": self.floor.largest if self.floor else None,
             "golden": truth.golden_precision if truth else None,
+            "closeness": asdict(closeness) if (closeness := self.measurement and self.measurement.closeness) else None,
             "reason": self.reason,
         }
 
@@ -93,7 +107,7 @@ def environment_for(tl: str, say: Callable[[str], None] = lambda _: None) -> Len
 
 
 def prepare_golden(checkpoint: Checkpoint) -> None:
-    """Compute the exact answer before anything else is loaded. Where there is none, each cell says why."""
+    """Compute the golden before anything else is loaded. Where there is none, each cell says why."""
     with suppress(NoGolden):
         golden.golden(checkpoint, Weights.ORIGINAL)
 
@@ -102,10 +116,11 @@ def judgement(answers: Answers) -> Judgement:
     """The verdict of a cell from its answers."""
     accuracy, floor = answers.outcomes[ACCURACY.name], answers.outcomes.get(NOISE_FLOOR.name)
     if accuracy.record is None:
-        verdict = Verdict.NOT_APPLICABLE if accuracy.kind is Kind.NOT_APPLICABLE else Verdict.FAILED
+        words = {Kind.NOT_APPLICABLE: Verdict.NOT_APPLICABLE, Kind.NOT_MEASURED: Verdict.NOT_MEASURED}
+        verdict = words.get(accuracy.kind, Verdict.FAILED)
         return Judgement(answers.cell, verdict, None, None, accuracy.reason)
     measured = accuracy.record
-    reason = measured.no_accuracy or measured.no_truth
+    reason = measured.no_accuracy or measured.note
     t, h = measured.vocabulary
     if t != h:
         reason = (
@@ -117,23 +132,44 @@ def judgement(answers: Answers) -> Judgement:
 def conclusion(judgements: Sequence[Judgement]) -> str:
     """One line: what was found, and what to do about it."""
     measured = [one for one in judgements if one.measurement or one.verdict.is_alarm]
-    alarms = [one for one in measured if one.verdict.is_alarm]
     if not measured:
         return "Nothing could be measured."
+    alarms = [one for one in measured if one.verdict.is_alarm]
+    unjudged = [one for one in measured if one.verdict is Verdict.UNJUDGED]
     if alarms:
         words = ", ".join(f"{sum(one.verdict is word for one in alarms)} {word}" for word in Verdict if _has(alarms, word))
         worst = max(alarms, key=_severity)
-        return f"{len(alarms)} of {len(measured)} cells are not right ({words}). Worst: {_told(worst)}. {_advice(alarms)}"
-    judged = [one for one in measured if one.truth]
-    if not judged:
-        errors = [error.max for one in measured if (error := one.error(Space.LOGIT))]
-        largest = f" The largest difference from HuggingFace's logits is {max(errors):.4g} nats." if errors else ""
-        return f"Of {len(measured)} cells that were measured none could be judged: {measured[0].reason}.{largest}"
-    worst = max(judged, key=_severity)
+        return (
+            f"{len(alarms)} of {len(measured)} configurations failed the check ({words}). Worst: {_told(worst)}. "
+            f"{_advice(alarms)}{_unjudged(unjudged, measured)}"
+        )
+    if unjudged:
+        return f"Nothing is known to be wrong, but not everything could be judged.{_unjudged(unjudged, measured)}"
+    worst = max(measured, key=_severity)
     return (
-        f"No cell of {len(measured)} is worse than benign. Worst: {_told(worst)}. "
-        "Errors are of the size that rounding at these dtypes has; nothing needs to be done."
+        f"No configuration of {len(measured)} is worse than benign. Worst: {_told(worst)}. "
+        f"Errors are of the size that rounding at these dtypes has; nothing needs to be done.{_by_huggingface(measured)}"
     )
+
+
+def exit_status(judgements: Sequence[Judgement]) -> int:
+    """0 where all that was measured is right, 1 where something is wrong, 3 where something is only unjudged."""
+    if any(one.verdict.is_alarm for one in judgements):
+        return 1
+    return 3 if any(one.verdict is Verdict.UNJUDGED for one in judgements) else 0
+
+
+def _unjudged(unjudged: Sequence[Judgement], measured: Sequence[Judgement]) -> str:
+    if not unjudged:
+        return ""
+    errors = [error.max for one in unjudged if (error := one.error(Space.LOGIT))]
+    largest = f" They are up to {max(errors):.4g} nats from HuggingFace's logits." if errors else ""
+    return f" {len(unjudged)} of {len(measured)} are unjudged: {unjudged[0].reason}.{largest}"
+
+
+def _by_huggingface(measured: Sequence[Judgement]) -> str:
+    count = sum(one.judged_by is JudgedBy.HUGGINGFACE for one in measured)
+    return f" {count} were judged by HuggingFace's own rounding, for want of a golden." if count else ""
 
 
 def _has(judgements: Sequence[Judgement], word: Verdict) -> bool:
@@ -141,13 +177,14 @@ def _has(judgements: Sequence[Judgement], word: Verdict) -> bool:
 
 
 def _severity(one: Judgement) -> tuple[bool, bool, float]:
-    return one.verdict is Verdict.FAILED, one.verdict is Verdict.BROKEN, one.truth.error_ratio if one.truth else 0.0
+    return one.verdict is Verdict.FAILED, one.verdict is Verdict.BROKEN, one.ratio or 0.0
 
 
 def _told(one: Judgement) -> str:
-    if one.truth is None:
+    if one.ratio is None:
         return f"{one.cell} ({one.reason})"
-    return f"{one.cell}, {one.truth.error_ratio:.4g} times HuggingFace's own error"
+    of = "the spread of HuggingFace's own rounding" if one.judged_by is JudgedBy.HUGGINGFACE else "HuggingFace's own error"
+    return f"{one.cell}, {one.ratio:.4g} times {of}"
 
 
 def _advice(alarms: Sequence[Judgement]) -> str:

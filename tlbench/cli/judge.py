@@ -36,7 +36,11 @@ def verify(
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
 ) -> None:
-    """Is TransformerLens right about this model? Exit status 0: no cell is worse than benign; 1: one is; 2: bad use."""
+    """Is TransformerLens right about this model?
+
+    Exit status 0: every configuration that exists is right; 1: one is wrong; 3: none is known to be, but some are unjudged;
+    2: bad use.
+    """
     from tlbench import verify as verifying
     from tlbench.memo import ACCURACY, NOISE_FLOOR
     from tlbench.report import judgements as report
@@ -45,8 +49,7 @@ def verify(
     questions: Questions = (ACCURACY, NOISE_FLOOR) if floor else (ACCURACY,)
     answers, environment, versions = _ask(model, _Grid(dtype, option, wrapper), tl, device, hooked_name, questions)
     found = [verifying.judgement(one) for one in answers]
-    alarm = any(one.verdict.is_alarm for one in found)
-    if all(one.measurement is None for one in found) and not alarm:
+    if all(one.measurement is None and not one.verdict.is_alarm for one in found):
         reasons = "; ".join(sorted({one.reason for one in found}))
         fail(f"nothing of {model} could be measured on TransformerLens {environment}: {reasons}")
     line = verifying.conclusion(found)
@@ -57,7 +60,7 @@ def verify(
     else:
         report.print_rich(wide_console(), f"{model} on TransformerLens {environment}", one_space, found)
         Console(soft_wrap=True, highlight=False).print(line)
-    raise typer.Exit(1 if alarm else 0)
+    raise typer.Exit(verifying.exit_status(found))
 
 
 @app.command()
@@ -151,7 +154,7 @@ def _ask(
 
         with prepared(model, hooked_name, say) as (checkpoint, _):
             environment = verifying.environment_for(tl, say)
-            say("computing the exact answer")
+            say("computing the golden")
             verifying.prepare_golden(checkpoint)
             cells = grid.cells(checkpoint.model.name)
             progress.update(task, total=len(cells))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from tlbench.report.table import Filter
 
 if TYPE_CHECKING:
     from tlbench.report.costs import CostRow
+    from tlbench.report.stored import Commit
 
 OneCommit = Annotated[str, typer.Option(help="A tag or hash with results; default: newest.")]
 OnlyModel = Annotated[str, typer.Option(help="Only this model.")]
@@ -53,12 +55,11 @@ def table(
         fail(f"--commit was given {len(commit)} times: once or twice makes a table")
     commits = [stored.commit(name) for name in commit] if commit else [stored.commit(None)]
     for one_space in spaces:
-        rows = [
-            [row for row in stored.rows(one, one_space) if wanted.wants(row.cell) and row.state is not State.SKIPPED]
-            for one in commits
-        ]
+        every = [[row for row in stored.rows(one, one_space) if wanted.wants(row.cell)] for one in commits]
+        rows = [[row for row in of_one if row.state in (State.MEASURED, State.FAILED)] for of_one in every]
+        left_out = _left_out(commits, [[row.state for row in of_one] for of_one in every])
         if not any(rows):
-            fail(f"no cell in the {one_space} space matches: loosen the filters, or see `asv show {commits[0]}`")
+            fail(f"no cell in the {one_space} space matches that was measured{left_out}: loosen the filters or `asv run`")
         if style is tables.Format.RICH:
             tables.print_rich(wide_console(), one_space, commits, rows)
         elif style is tables.Format.MARKDOWN:
@@ -66,6 +67,18 @@ def table(
         else:
             text = tables.write_csv([row for of_one in rows for row in of_one])
             print(text if one_space is spaces[0] else text.split("\n", 1)[1], end="")
+    if left_out:
+        print(f"Left out{left_out}.", file=sys.stderr)
+
+
+def _left_out(commits: Sequence[Commit], states: Sequence[Sequence[str]]) -> str:
+    """How many cells of each commit are not applicable and how many were not measured, in words; "" where there are none."""
+    words = []
+    for commit, of_one in zip(commits, states, strict=True):
+        counts = [f"{of_one.count(state)} {state}" for state in ("n/a", "not measured") if state in of_one]
+        if counts:
+            words.append(f"{' and '.join(counts)} at {commit}")
+    return f" ({'; '.join(words)})" if words else ""
 
 
 @app.command()
@@ -74,16 +87,15 @@ def outcomes(
     failed: Annotated[bool, typer.Option("--failed", help="Failures only, without the n/a cells.")] = False,
     config: Config = None,
 ) -> None:
-    """Print, as Markdown, why cells failed or could not exist, from the runs made on this machine."""
+    """Print, as Markdown, why cells failed, could not exist or were judged without a golden, from what runs have kept."""
     from tlbench.memo import Kind
-    from tlbench.report import outcomes as logs
+    from tlbench.report import outcomes as report
     from tlbench.report.stored import StoredResults
 
     stored = StoredResults(config)
     commits = [stored.commit(name) for name in commit] if commit else stored.commits
-    kinds = [Kind.FAILED] if failed else [Kind.FAILED, Kind.NOT_APPLICABLE]
-    folder = (config.resolve().parent if config else Path.cwd()).resolve()
-    print(logs.write_markdown(logs.reasons(folder, commits, kinds), commits))
+    kinds = [Kind.FAILED] if failed else list(Kind)
+    print(report.write_markdown(report.reasons(stored, commits, kinds), commits))
 
 
 @app.command()
@@ -93,12 +105,15 @@ def verdicts(
     dtype: OnlyDtype = "",
     option: OnlyOption = "",
     wrapper: OnlyWrapper = "",
-    alarms: Annotated[bool, typer.Option("--alarms", help="Only what is worse than benign.")] = False,
+    alarms: Annotated[bool, typer.Option("--alarms", help="Only what is not known to be right.")] = False,
     machine: Machine = "",
     format: FormatName = "rich",
     config: Config = None,
 ) -> None:
-    """Print, from asv's results, each cell's distance from the exact answer and its verdict."""
+    """Print, from asv's results, each cell's distance from the golden and its verdict.
+
+    Exit status 0: all are right; 1: one is wrong; 3: none is known to be wrong, but some are unjudged; 2: bad use.
+    """
     from tlbench.report import table as tables
     from tlbench.report import verdicts as report
     from tlbench.report.stored import StoredResults
@@ -108,10 +123,16 @@ def verdicts(
     wanted = _filter(model, dtype, option, wrapper)
     stored = StoredResults(config, machine)
     one = stored.commit(commit or None)
-    rows = [row for row in stored.truth_rows(one) if wanted.wants(row.cell) and row.verdict is not Verdict.NOT_APPLICABLE]
+    every = [row for row in stored.truth_rows(one) if wanted.wants(row.cell)]
+    rows = [row for row in every if row.verdict not in (Verdict.NOT_APPLICABLE, Verdict.NOT_MEASURED)]
     if not rows:
-        fail(f"no cell of {one} matches that was measured against the exact answer: run `asv run -b truth`")
-    report.show(wide_console(), style, one, [row for row in rows if row.verdict.is_alarm or not alarms])
+        left_out = _left_out([one], [[row.verdict for row in every]])
+        fail(f"no cell of {one} matches that has a verdict{left_out}: run `asv run -b truth`")
+    shown = [row for row in rows if not row.verdict.passes or not alarms]
+    if shown:
+        report.show(wide_console(), style, one, shown)
+    print(report.conclusion(one, every), file=sys.stderr if style is tables.Format.CSV else sys.stdout)
+    raise typer.Exit(report.exit_status(rows))
 
 
 @app.command()
@@ -169,9 +190,10 @@ def slower(
     compared = [row for row in found if row.later]
     if not compared:
         fail(f"{earlier} and {later} have no slowdown in common: run `asv run -b runtime.Slowdown -b runtime.Interval`")
-    flagged = [row for row in compared if row.change and row.change.is_slower(threshold / 100)]
+    flagged = report.slower_rows(compared, threshold / 100)
     which = f"from {earlier} to {later}" + (f" on {machine}" if machine else "")
     title = f"{len(flagged)} of {len(compared)} slowdowns grew {which} by {threshold:g} % and beyond chance"
+    title += f" ({report.correction(len(compared))})"
     if gone := len(found) - len(compared):
         title += f"; {gone} are not there any more"
     report.show_changes(wide_console(), style, title, found if all else flagged)
@@ -252,17 +274,12 @@ def advise(
     one = stored.commit(commit or None)
     found = advising.advise([row for row in stored.truth_rows(one) if row.cell.model == name], size)
     if not found:
-        fail(f"there are no results of {name} against the exact answer at {one}: run `asv run -b truth` there")
+        fail(f"{name} was not measured against the golden at {one}, or cannot be: run `asv run -b truth` there")
     console = wide_console()
     console.print(f"{name} on TransformerLens {one}, for an effect of {size:.3g} nats:", highlight=False)
     for line in advising.sentences(found):
         console.print(f"- {line}.", highlight=False, soft_wrap=True)
-    console.print(
-        "The error is the typical one of a logit difference, sqrt(2) x rms, against the exact function of the checkpoint; "
-        "safe is at most a tenth of the effect.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(advising.EXPLANATION, highlight=False, soft_wrap=True)
     report.show(console, Format.RICH, one, [advice.row for advice in found])
 
 

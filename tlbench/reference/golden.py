@@ -3,10 +3,14 @@
 There is one for each dtype that the weights may be rounded to (arithmetic error alone is measured against it) and one
 for the weights as they are in the file (what a user gets in total). They are computed by this project's own environment,
 whichever TransformerLens and transformers are under test; ``python -m tlbench.reference.golden`` is the process that does.
+
+Where HuggingFace rounds on purpose (norms in float32 at any dtype, Falcon's ALiBi bias in bfloat16) the golden does not: it
+is the exact function, and HuggingFace's rounding is HuggingFace's error.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,19 +22,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tlbench import arithmetic
 from tlbench.cells import Dtype
 from tlbench.checkpoints import Checkpoint
 from tlbench.environments import reference_python
 from tlbench.errors import centred
-from tlbench.exceptions import CellFailed, NoGolden, NotGolden
-from tlbench.reference import huggingface, store
+from tlbench.exceptions import BadInput, CellFailed, NoGolden, NotGolden
+from tlbench.reference import huggingface, routing, store
 from tlbench.reference.blocked import in_blocks
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.several import compute_each, zoo_with
+from tlbench.sources import code_digest
 from tlbench.streaming import Chunked
 
-METHOD = "1"
-"""Raised by hand when what is computed changes, so that goldens of the old method are not read."""
+MEMORY_VARIABLE = "TLBENCH_GOLDEN_MEMORY"
+"""At most so many bytes may a golden's model take; by default all that is free."""
 FLOAT64_BYTES_PER_PARAMETER = 10
 FLOAT32_BYTES_PER_PARAMETER = 5
 """What a parameter needs while its model is loaded and run: itself, and a quarter for activations and the largest tensor."""
@@ -52,7 +58,7 @@ class Weights(StrEnum):
 
 
 class Precision(StrEnum):
-    """In what a golden was computed. ``float32`` is a makeshift for models too large for float64, and marked."""
+    """In what a golden was computed. ``float32`` is a makeshift for 16-bit cells of models that cannot have float64."""
 
     FLOAT64 = "float64"
     FLOAT32 = "float32"
@@ -67,12 +73,14 @@ class Golden:
         precision: ``float64``, or ``float32`` where the model is too large here.
         rotary: by position, the rms over batch and vocabulary of what rounding the rotary tables to float32 (as
             HuggingFace does) changes in the centred logits; 0 for a model without them. ``[pos]``, nats.
+        margins: of a mixture of experts, as :func:`tlbench.reference.routing.margins`, ``[batch, pos]``; else empty.
         sha256: of the file that it was read from; empty where it was read from none.
     """
 
     logits: Tensor
     precision: Precision
     rotary: Tensor
+    margins: Tensor
     sha256: str = ""
 
     def is_same_file(self, other: Golden) -> bool:
@@ -80,34 +88,60 @@ class Golden:
         return bool(self.sha256) and self.sha256 == other.sha256
 
 
-def golden(checkpoint: Checkpoint, weights: Weights) -> Golden:
+def golden(checkpoint: Checkpoint, weights: Weights, *, makeshift: bool = True) -> Golden:
     """The golden logits of a checkpoint, from the store, computed first where they are missing or damaged.
 
+    In float64; where that cannot be had, because memory is short now or because the architecture cannot be evaluated so, in
+    float32 for weights rounded to 16 bits.
+
+    Args:
+        checkpoint: whose function.
+        weights: rounded to which dtype.
+        makeshift: whether a float32 one will do.
+
     Raises:
-        NoGolden: if the model is too large for one here, or its architecture cannot be evaluated in true float64.
+        NoGolden: if there is neither, and why.
     """
-    path = store_path(checkpoint, weights)
+    try:
+        return _golden(checkpoint, weights, Precision.FLOAT64)
+    except NoGolden as reason:
+        if weights is Weights.FLOAT32 or not makeshift:
+            raise
+        try:
+            return _golden(checkpoint, weights, Precision.FLOAT32)
+        except NoGolden:
+            raise reason from None
+
+
+def _golden(checkpoint: Checkpoint, weights: Weights, precision: Precision) -> Golden:
+    path = store_path(checkpoint, weights, precision)
 
     def make() -> None:
-        affordable(checkpoint.folder)
-        _compute_in_own_environment(checkpoint)
+        require_memory(checkpoint, precision)
+        doing = f"computing the golden logits of {checkpoint.model.name}"
+        store.run_apart(reference_python(), "tlbench.reference.golden", [precision.value, *zoo_with(checkpoint)], doing)
 
     kept = store.read_or_make(path, "golden.lock", make)
     if kept is None:
         raise NoGolden(f"the golden logits of {checkpoint.model.name} were not stored at {path}")
     if reason := kept.provenance.get("reason"):
         raise NoGolden(reason)
-    precision = Precision(kept.provenance["precision"])
-    return Golden(kept.tensors["logits"], precision, kept.tensors["rotary"], kept.provenance["sha256"])
+    tensors = kept.tensors
+    return Golden(tensors["logits"], precision, tensors["rotary"], tensors["margins"], kept.provenance["sha256"])
 
 
-def store_path(checkpoint: Checkpoint, weights: Weights) -> Path:
-    """Where the golden lies. It depends on the checkpoint and its prompts only: the exact answer has no version."""
-    key = {"checkpoint": checkpoint.sha256, "weights": weights.value, "method": METHOD}
-    return store.path_of("golden", checkpoint.model.name, key)
+def store_path(checkpoint: Checkpoint, weights: Weights, precision: Precision = Precision.FLOAT64) -> Path:
+    """Where the golden lies, by all that decides it: checkpoint and prompts, precision, the arithmetic, the code.
+
+    The versions of torch and transformers are not among them: the exact function has none.
+    """
+    key = {"checkpoint": checkpoint.sha256, "weights": weights.value, "precision": precision.value, **arithmetic.key()}
+    return store.path_of("golden", checkpoint.model.name, {**key, "code": code_digest("tlbench.reference.golden")})
 
 
-def compute(checkpoint: Checkpoint, available_bytes: int | None = None, wanted: Sequence[Weights] = tuple(Weights)) -> None:
+def compute(
+    checkpoint: Checkpoint, precision: Precision = Precision.FLOAT64, wanted: Sequence[Weights] = tuple(Weights)
+) -> None:
     """Compute and store goldens of a checkpoint in this process, with one model in memory at a time.
 
     Where the architecture cannot be evaluated in float64, the reason is stored in its place, so that it is tried once.
@@ -116,20 +150,21 @@ def compute(checkpoint: Checkpoint, available_bytes: int | None = None, wanted: 
 
     Args:
         checkpoint: whose function.
-        available_bytes: the memory that may be used; by default what the machine has free.
+        precision: of the evaluation.
         wanted: of which weights; by default of all.
 
     Raises:
-        CellFailed: if TransformerLens is imported here.
+        CellFailed: if TransformerLens is imported here, or this process computes in another arithmetic than it should.
         NoGolden: if the model is too large.
     """
     if "transformer_lens" in sys.modules:
         raise CellFailed("a golden was about to be computed in a process that has TransformerLens imported")
+    arithmetic.establish()
     torch.set_num_threads(checkpoint.model.threads)
-    missing = [weights for weights in wanted if store.read(store_path(checkpoint, weights)) is None]
+    missing = [weights for weights in wanted if store.read(store_path(checkpoint, weights, precision)) is None]
     if not missing:
         return
-    precision = affordable(checkpoint.folder, available_bytes)
+    require_memory(checkpoint, precision)
     try:
         for i, same in enumerate(_of_one_function(checkpoint.folder, missing)):
             # What is checked is the architecture, which is the same for all weights.
@@ -154,10 +189,13 @@ def evaluate(
     if check and precision is Precision.FLOAT64:
         assert_true_float64(model, ids[:, :CHECKED_TOKENS])
     logits = run(model, ids, precision)
+    margins = torch.zeros(0, dtype=torch.float64)
+    if checkpoint.has_experts:
+        margins = routing.margins(model, ids, lambda: run(model, ids, precision))
     if not round_rotary_tables(model):
-        return Golden(logits, precision, logits.new_zeros(ids.shape[1]))
+        return Golden(logits, precision, logits.new_zeros(ids.shape[1]), margins)
     differences = Chunked(lambda rounded, exact: centred(rounded - exact), (run(model, ids, precision), logits))
-    return Golden(logits, precision, torch.cat([d.square().mean((0, 2)).sqrt() for d in differences]))
+    return Golden(logits, precision, torch.cat([d.square().mean((0, 2)).sqrt() for d in differences]), margins)
 
 
 def load_exact(folder: Path, weights: Weights, precision: Precision = Precision.FLOAT64) -> Any:
@@ -206,27 +244,35 @@ def round_rotary_tables(model: Any) -> bool:
     return bool(tables)
 
 
-def affordable(folder: Path, available_bytes: int | None = None) -> Precision:
-    """The precision of golden that fits in memory: in what is free, unless ``available_bytes`` says otherwise.
+def require_memory(checkpoint: Checkpoint, precision: Precision) -> None:
+    """Make sure that a golden of this precision fits in what is free now.
 
     Raises:
-        NoGolden: if none does.
+        NoGolden: if it does not, with the sizes. That is never stored: another time there may be more.
+        BadInput: if ``$TLBENCH_GOLDEN_MEMORY`` is no number.
+    """
+    each = {Precision.FLOAT64: FLOAT64_BYTES_PER_PARAMETER, Precision.FLOAT32: FLOAT32_BYTES_PER_PARAMETER}[precision]
+    needed, available = each * parameter_count(checkpoint.folder), available_bytes()
+    if needed > available:
+        raise NoGolden(
+            f"{checkpoint.model.name} is too large here for a {precision} golden: it needs {needed / 2**30:.2f} GiB, and "
+            f"{available / 2**30:.2f} GiB are free: measure on a machine with more memory"
+        )
+
+
+def available_bytes() -> int:
+    """The memory that goldens may take: what is free, and no more than ``$TLBENCH_GOLDEN_MEMORY``.
+
+    Raises:
+        BadInput: if that is no number.
     """
     import psutil
 
-    available = int(psutil.virtual_memory().available) if available_bytes is None else available_bytes
-    parameters = parameter_count(folder)
-    for precision, each in (
-        (Precision.FLOAT64, FLOAT64_BYTES_PER_PARAMETER),
-        (Precision.FLOAT32, FLOAT32_BYTES_PER_PARAMETER),
-    ):
-        if each * parameters <= available:
-            return precision
-    raise NoGolden(
-        f"a golden needs {FLOAT64_BYTES_PER_PARAMETER * parameters / 2**30:.1f} GiB in float64 and "
-        f"{FLOAT32_BYTES_PER_PARAMETER * parameters / 2**30:.1f} GiB in float32, and {available / 2**30:.1f} GiB are free: "
-        "measure on a machine with more memory"
-    )
+    free = int(psutil.virtual_memory().available)
+    limit = os.environ.get(MEMORY_VARIABLE, "")
+    if limit and not limit.isdigit():
+        raise BadInput(f"invalid {MEMORY_VARIABLE}={limit!r}: expected a number of bytes, such as 8000000000")
+    return min(free, int(limit)) if limit else free
 
 
 def parameter_count(folder: Path) -> int:
@@ -262,17 +308,17 @@ def changes_no_weight(folder: Path, dtype: Dtype) -> bool:
 
 def _write(checkpoint: Checkpoint, same: Sequence[Weights], found: Golden) -> None:
     """Store one golden for all the weights whose it is."""
-    tensors = {"logits": found.logits, "rotary": found.rotary}
-    first = store_path(checkpoint, same[0])
+    tensors = {"logits": found.logits, "rotary": found.rotary, "margins": found.margins}
+    first = store_path(checkpoint, same[0], found.precision)
     store.write(first, tensors, {**_provenance(checkpoint, same[0]), "precision": found.precision})
     for weights in same[1:]:
         provenance = {**_provenance(checkpoint, weights), "precision": found.precision}
-        store.write_again(store_path(checkpoint, weights), first, provenance)
+        store.write_again(store_path(checkpoint, weights, found.precision), first, provenance)
 
 
 def _write_reason(checkpoint: Checkpoint, weights: Weights, reason: str) -> None:
-    nothing = {"logits": torch.zeros(0), "rotary": torch.zeros(0)}
-    store.write(store_path(checkpoint, weights), nothing, {**_provenance(checkpoint, weights), "reason": reason})
+    provenance = {**_provenance(checkpoint, weights), "reason": reason}
+    store.write(store_path(checkpoint, weights), {"nothing": torch.zeros(0)}, provenance)
 
 
 def _provenance(checkpoint: Checkpoint, weights: Weights) -> dict[str, str]:
@@ -280,21 +326,16 @@ def _provenance(checkpoint: Checkpoint, weights: Weights) -> dict[str, str]:
         "model": checkpoint.model.name,
         "checkpoint": checkpoint.sha256,
         "weights": weights.value,
-        "method": METHOD,
         "torch": torch.__version__,
         "transformers": version("transformers"),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
+        **arithmetic.key(),
     }
 
 
-def _compute_in_own_environment(checkpoint: Checkpoint) -> None:
-    doing = f"computing the golden logits of {checkpoint.model.name}"
-    store.run_apart(reference_python(), "tlbench.reference.golden", zoo_with(checkpoint), doing)
-
-
-def main(names: Sequence[str]) -> int:
-    """``MODEL...``: compute what is missing. Only the first model's failure is this process's own."""
-    return compute_each(names, compute)
+def main(arguments: Sequence[str]) -> int:
+    """``PRECISION MODEL...``: compute what is missing. Only the first model's failure is this process's own."""
+    precision, *names = arguments
+    return compute_each(names, lambda checkpoint: compute(checkpoint, Precision(precision)))
 
 
 if __name__ == "__main__":

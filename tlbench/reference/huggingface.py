@@ -1,7 +1,7 @@
-"""HuggingFace's own logits, computed in a process that never imports TransformerLens.
+"""HuggingFace's own logits and those of its variants, computed in a process that never imports TransformerLens.
 
-They are computed once for each (checkpoint, prompts, dtype, transformers version, torch version, attention, threads)
-and kept; ``python -m tlbench.reference.huggingface`` is the process that computes them.
+They are computed once for each (checkpoint, prompts, dtype, libraries, arithmetic, attention, threads) and kept;
+``python -m tlbench.reference.huggingface`` is the process that computes them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlbench import device
+from tlbench import arithmetic, device
 from tlbench.catalogue import Source
 from tlbench.cells import Attention, Dtype
 from tlbench.checkpoints import Checkpoint
+from tlbench.closeness import Spread, spread
 from tlbench.exceptions import CellFailed
 from tlbench.reference import store
 from tlbench.reference.several import compute_each, zoo_with
+from tlbench.reference.variants import DEFAULT_ATTENTION, variants
+from tlbench.sources import code_digest, libraries
 
 PROMPT_SETS = ("natural", "origin")
+LOGITS, VARIANTS = "logits", "variants"
+SQUARES, LARGEST = "squares", "largest"
 Logits = dict[str, Tensor]
 """Prompt set to logits ``[batch, pos, d_vocab]``."""
 
@@ -77,34 +82,73 @@ def reference_logits(checkpoint: Checkpoint, dtype: Dtype, attention: Attention 
     return kept.tensors
 
 
-def store_path(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> Path:
-    """Where the logits lie: a file named by everything that decides them."""
-    key = {
-        "checkpoint": checkpoint.sha256,
-        "dtype": dtype.value,
-        "attention": attention.value,
-        "threads": checkpoint.model.threads,
-        **versions(),
-    }
-    return store.path_of("references", checkpoint.model.name, key)
-
-
-def compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> None:
-    """Compute and store the logits of every prompt set in this process.
+def reference_variants(checkpoint: Checkpoint, dtype: Dtype) -> dict[str, Spread]:
+    """How far HuggingFace's variants are from its logits with eager attention, by variant, from the store.
 
     Raises:
-        CellFailed: if TransformerLens is imported here: a reference is never made beside the code under test.
+        CellFailed: if HuggingFace itself cannot run this checkpoint.
+    """
+    path = variants_path(checkpoint, dtype)
+    lock = f"references-{Attention.EAGER}.lock"
+    kept = store.read_or_make(path, lock, lambda: _compute_in_own_process(checkpoint, dtype, Attention.EAGER, VARIANTS))
+    if kept is None:
+        raise CellFailed(f"the variants of HuggingFace's {checkpoint.model.name} in {dtype} were not stored at {path}")
+    names = [name.removeprefix(f"{SQUARES}/") for name in kept.tensors if name.startswith(SQUARES)]
+    found = {name: Spread(kept.tensors[f"{SQUARES}/{name}"], kept.tensors[f"{LARGEST}/{name}"].item()) for name in names}
+    if dtype is Dtype.FLOAT32:
+        return found  # where reversed sums are an independent rounding, another model need not be run
+    eager, default = (reference_logits(checkpoint, dtype, kind)["natural"] for kind in Attention)
+    return {**found, DEFAULT_ATTENTION: spread(default, eager)}
+
+
+def store_path(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> Path:
+    """Where the logits lie: a file named by everything that decides them."""
+    return store.path_of("references", checkpoint.model.name, {**_key(checkpoint, dtype), "attention": attention.value})
+
+
+def variants_path(checkpoint: Checkpoint, dtype: Dtype) -> Path:
+    """Where the variants' distances lie."""
+    return store.path_of("variants", checkpoint.model.name, _key(checkpoint, dtype))
+
+
+def _key(checkpoint: Checkpoint, dtype: Dtype) -> dict[str, Any]:
+    return {
+        "checkpoint": checkpoint.sha256,
+        "dtype": dtype.value,
+        "threads": checkpoint.model.threads,
+        "code": code_digest("tlbench.reference.huggingface"),
+        **versions(),
+    }
+
+
+def compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: str = LOGITS) -> None:
+    """Compute and store the logits of every prompt set in this process, or what HuggingFace's variants differ by.
+
+    In float32 both are made of one load, since whether HuggingFace itself is right is then asked too.
+
+    Raises:
+        CellFailed: if TransformerLens is imported here: a reference is never made beside the code under test. Or if this
+            process computes in another arithmetic than it should.
     """
     if "transformer_lens" in sys.modules:
         raise CellFailed("a reference was about to be computed in a process that has TransformerLens imported")
-    path = store_path(checkpoint, dtype, attention)
-    if store.read(path) is not None:
+    arithmetic.establish()
+    both = dtype is Dtype.FLOAT32 and attention is Attention.EAGER
+    paths = {LOGITS: store_path(checkpoint, dtype, attention), VARIANTS: variants_path(checkpoint, dtype)}
+    missing = [kind for kind, path in paths.items() if (kind == what or both) and store.read(path) is None]
+    if not missing:
         return
     torch.set_num_threads(checkpoint.model.threads)
     model = load_model(checkpoint.folder, dtype, attention).to(device.current())
     with torch.inference_mode():
-        logits = {name: _run(model, tokens(checkpoint, name)) for name in PROMPT_SETS}
-    store.write(path, logits, versions())
+        if LOGITS in missing:
+            logits = {name: _run(model, tokens(checkpoint, name)) for name in PROMPT_SETS}
+            store.write(paths[LOGITS], logits, versions())
+        if VARIANTS in missing:
+            found = variants(lambda ids: _run(model, ids), tokens(checkpoint, "natural"))
+            kept = {f"{SQUARES}/{name}": of_one.squares for name, of_one in found.items()}
+            kept |= {f"{LARGEST}/{name}": torch.tensor(of_one.largest).double() for name, of_one in found.items()}
+            store.write(paths[VARIANTS], kept, versions())
 
 
 def _run(model: Any, ids: Tensor) -> Tensor:
@@ -113,29 +157,24 @@ def _run(model: Any, ids: Tensor) -> Tensor:
 
 
 def versions() -> dict[str, str]:
-    """Everything but the model that decides what HuggingFace computes."""
-    return {
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "device": device.current(),
-    }
+    """Everything but the model and the code that decides what HuggingFace computes."""
+    return {**libraries("torch", "transformers"), **arithmetic.key(), "device": device.current()}
 
 
-def _compute_in_own_process(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> None:
+def _compute_in_own_process(checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: str = LOGITS) -> None:
     dtypes = list(Dtype) if checkpoint.model.source is Source.ZOO else [dtype]
-    arguments = [attention.value, ",".join(dtypes), *zoo_with(checkpoint)]
+    arguments = [what, attention.value, ",".join(dtypes), *zoo_with(checkpoint)]
     doing = f"computing HuggingFace's logits of {checkpoint.model.name}"
     store.run_apart(sys.executable, "tlbench.reference.huggingface", arguments, doing)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """``ATTENTION DTYPE[,DTYPE...] MODEL...``: compute what is missing; a model that fails does not stop the others."""
-    attention, dtypes, names = Attention(arguments[0]), arguments[1].split(","), arguments[2:]
+    """``logits|variants ATTENTION DTYPE[,DTYPE...] MODEL...``: compute what is missing; a failure stops no other."""
+    what, attention, dtypes, *names = arguments
 
     def compute_every(checkpoint: Checkpoint) -> None:
-        for dtype in dtypes:
-            compute(checkpoint, Dtype(dtype), attention)
+        for dtype in dtypes.split(","):
+            compute(checkpoint, Dtype(dtype), Attention(attention), what)
 
     return compute_each(names, compute_every)
 

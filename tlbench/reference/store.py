@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tlbench import arithmetic
 from tlbench.exceptions import CellFailed
 from tlbench.files import canonical_json, locked, sha256_of, sha256_of_unchanged, write_json, written_whole
 from tlbench.paths import cache_dir, package_dir
@@ -123,7 +124,8 @@ def run_apart(python: Path | str, module: str, arguments: Sequence[str], doing: 
     Raises:
         CellFailed: if it fails, with the last line it wrote.
     """
-    environment = {**os.environ, "PYTHONPATH": str(package_dir().parent), "HF_HUB_OFFLINE": "1"}
+    environment = arithmetic.environment(arithmetic.wanted(), os.environ)
+    environment |= {"PYTHONPATH": str(package_dir().parent), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [str(python), "-m", module, *arguments], env=environment, capture_output=True, text=True, check=False
     )

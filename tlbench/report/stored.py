@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,10 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
+from tlbench import endings
+from tlbench.arithmetic import SHARED_MACHINE
 from tlbench.cells import Cell, Space, Statistic
+from tlbench.endings import Asked, Ending
 from tlbench.exceptions import BadInput
 from tlbench.facts import SUFFIX, Facts, read
-from tlbench.verdict import SEVERITIES, Verdict
+from tlbench.memo import ACCURACY, Kind
+from tlbench.verdict import JudgedBy, Verdict, word_of
 
 BENCHMARKS: dict[Space, str] = {
     Space.ORIGIN: "accuracy.Origin",
@@ -34,7 +38,7 @@ NOISE_FLOOR = "noise_floor.NoiseFloor"
 
 
 class Figure(StrEnum):
-    """What is stored of a cell against the exact answer, by the name of its track."""
+    """What is stored of a cell against the golden, by the name of its track."""
 
     RATIO = "error_ratio"
     CORRELATION = "error_correlation"
@@ -45,14 +49,17 @@ class Figure(StrEnum):
     NONFINITE = "nonfinite"
     SHIFT_SPREAD = "shift_spread"
     TOTAL_RMS = "total_rms"
+    DIFFERENCE_RMS = "difference_rms"
+    DIFFERENCE_P99 = "difference_p99"
 
 
 class State(StrEnum):
-    """How a cell stands in asv's results; asv stores null for a failure and NaN for what was skipped or not run."""
+    """How a cell stands in asv's results: null is a failure, and NaN what the kept ending says, else not measured."""
 
     MEASURED = "measured"
     FAILED = "failed"
-    SKIPPED = "n/a"
+    NOT_APPLICABLE = "n/a"
+    NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,8 @@ class TruthRow:
         figures: those that there are.
         floor: the largest of the cell's own noise floors, in nats; None where it was not measured.
         verdict: one word.
+        judged_by: what the verdict rests on.
+        reason: why it does not rest on a golden and a reference that is right, or why there is no figure; else "".
     """
 
     commit: str
@@ -97,6 +106,8 @@ class TruthRow:
     figures: dict[Figure, float]
     floor: float | None
     verdict: Verdict
+    judged_by: JudgedBy = JudgedBy.GOLDEN
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,8 +127,8 @@ class StoredResults:
 
     Args:
         config: the configuration file; by default asv's own choice in the current folder.
-        machine: whose results; by default, at each commit, the errors of the machine that measured errors last here, and the
-            costs of the one that measured costs last.
+        machine: whose results; by default, at each commit, the errors in the shared arithmetic if there are any, else those
+            of the machine that measured errors last, and the costs of the one that measured costs last.
 
     Raises:
         BadInput: if there is no configuration, or no results.
@@ -154,17 +165,6 @@ class StoredResults:
         return of_machine
 
     @cached_property
-    def _benchmarks(self) -> dict[str, Any]:
-        from asv.benchmarks import Benchmarks
-        from asv.util import UserError
-
-        try:
-            with _inside(self._folder):
-                return dict(Benchmarks.load(self._conf))
-        except UserError as error:
-            raise BadInput(f"{str(error).strip()} Run `asv run` first.") from error
-
-    @cached_property
     def commits(self) -> list[Commit]:
         """The commits that have results, oldest first."""
         tags = self._tags()
@@ -192,23 +192,24 @@ class StoredResults:
         return self.machines(commit, benchmark)[-1]
 
     def machines(self, commit: Commit, benchmark: str = "") -> list[str]:
-        """The machines that have results of a commit, the one that measured last at the end.
+        """The machines that have results of a commit, the one to read at the end: the shared arithmetic or the last.
 
         Args:
             commit: which.
             benchmark: its name. Machines that have any of its kind, errors or costs; where none has, all of them.
         """
-        folder = self._folder / self._conf.results_dir
 
-        def written(machine: str) -> float:
-            files = (folder / machine).glob(f"{commit.hash[:8]}-*.json")
-            return max((path.stat().st_mtime for path in files), default=0.0)
+        def order(machine: str) -> tuple[bool, int, str]:
+            started = (
+                start for result in here if result.params["machine"] == machine for start in result.started_at.values()
+            )
+            is_shared = machine == SHARED_MACHINE and not _is_cost(benchmark)
+            return is_shared, max((int(start) for start in started if start), default=0), machine
 
         here = [result for result in self._results if result.commit_hash == commit.hash]
         kind = _is_cost(benchmark)
         of_kind = [r for r in here if benchmark and any(_is_cost(name) is kind for name in r.get_all_result_keys())]
-        machines: set[str] = {result.params["machine"] for result in of_kind or here}
-        return sorted(sorted(machines), key=written)
+        return sorted({result.params["machine"] for result in of_kind or here}, key=order)
 
     def environments(self, commit: Commit) -> list[Facts]:
         """What the results of a commit were measured in, the last at the end.
@@ -227,16 +228,18 @@ class StoredResults:
     def rows(self, commit: Commit, space: Space) -> list[Row]:
         """Every cell of a commit in one space, in the grid's order."""
         names = {statistic: f"{BENCHMARKS[space]}.track_{statistic}" for statistic in Statistic}
+        values_of = names[Statistic.MAX]
         values: dict[Statistic, dict[Cell, float | None]] = {
             statistic: self._values(commit, name) for statistic, name in names.items()
         }
         changed = self._values(commit, CHANGED_WEIGHTS)
+        ended = self.endings(commit, values_of)
         rows = []
         for cell in values[Statistic.MAX]:
             figures = {statistic: found.get(cell, math.nan) for statistic, found in values.items()}
             count = changed.get(cell)
             no_op = None if count is None or math.isnan(count) else count == 0 and any(cell.option.flags().values())
-            rows.append(_row(commit, cell, space, figures, no_op))
+            rows.append(_row(commit, cell, space, figures, no_op, ended.get((ACCURACY.name, str(cell)))))
         return rows
 
     def truth_rows(self, commit: Commit) -> list[TruthRow]:
@@ -245,14 +248,30 @@ class StoredResults:
         figures = {figure: self._values(commit, f"{TRUTH}.track_{figure}") for figure in Figure}
         floors = [self._values(commit, f"{NOISE_FLOOR}.track_{name}") for name in ("repeat", "threads", "batch")]
         changed = self._values(commit, CHANGED_WEIGHTS)
+        ended = self.endings(commit, f"{TRUTH}.track_verdict")
         rows = []
         for cell, severity in severities.items():
             own = {figure: float(value) for figure, of_all in figures.items() if is_figure(value := of_all.get(cell))}
             floor = [float(value) for of_all in floors if is_figure(value := of_all.get(cell))]
             no_op = changed.get(cell) == 0 and any(cell.option.flags().values())
-            verdict = _verdict(severity, no_op)
-            rows.append(TruthRow(commit.hash, commit.tag, cell, own, max(floor, default=None), verdict))
+            ending = ended.get((ACCURACY.name, str(cell)))
+            verdict = _verdict(severity, no_op, ending)
+            judged_by = ending.judged_by if ending else JudgedBy.GOLDEN
+            reason = ending.reason if ending else ""
+            rows.append(TruthRow(commit.hash, commit.tag, cell, own, max(floor, default=None), verdict, judged_by, reason))
         return rows
+
+    def endings(self, commit: Commit, benchmark: str) -> Mapping[Asked, Ending]:
+        """How cells ended that have no figure or need a word, on the machine whose values of a benchmark are read.
+
+        Raises:
+            BadInput: if what was kept is damaged.
+        """
+        folder = self._folder / self._conf.results_dir / self.machine(commit, benchmark)
+        found: dict[Asked, Ending] = {}
+        for path in sorted(folder.glob(f"{commit.hash[:8]}-*{endings.SUFFIX}")):
+            found |= endings.read(path)
+        return found
 
     def _values(self, commit: Commit, name: str) -> dict[Cell, float | None]:
         return self.values(commit, name, Cell)
@@ -265,17 +284,17 @@ class StoredResults:
             name: the benchmark's.
             cell: what makes a cell of its parameters, which are all text.
         """
-        benchmark = self._benchmarks.get(name)
-        if benchmark is None:
-            return {}
-        cells = [cell(*(value.strip("'\"") for value in point)) for point in itertools.product(*benchmark["params"])]
         found: dict[K, float | None] = {}
         machine = self.machine(commit, name)
         for result in self._results:
             here = (result.commit_hash, result.params["machine"]) == (commit.hash, machine)
             if not here or name not in result.get_all_result_keys():
                 continue
-            for key, value in zip(cells, result.get_result_value(name, benchmark["params"]), strict=True):
+            # The parameters are those that the result was stored with: what a catalogue names today was not measured then.
+            params = result.get_result_params(name)
+            points = itertools.product(*params)
+            for point, value in zip(points, result.get_result_value(name, params), strict=True):
+                key = cell(*(text.strip("'\"") for text in point))
                 if key not in found or _is_nan(found[key]):
                     found[key] = value
         return found
@@ -296,23 +315,30 @@ def _is_cost(benchmark: str) -> bool:
     return benchmark.startswith("runtime.")
 
 
-def _row(commit: Commit, cell: Cell, space: Space, figures: dict[Statistic, float | None], no_op: bool | None) -> Row:
+def _row(
+    commit: Commit,
+    cell: Cell,
+    space: Space,
+    figures: dict[Statistic, float | None],
+    no_op: bool | None,
+    ending: Ending | None,
+) -> Row:
     state = State.MEASURED
     if any(value is None for value in figures.values()):
         state = State.FAILED
     elif any(_is_nan(value) for value in figures.values()):
-        state = State.SKIPPED
+        state = State.NOT_APPLICABLE if ending and ending.kind is Kind.NOT_APPLICABLE else State.NOT_MEASURED
     values = {s: float(v) for s, v in figures.items() if v is not None} if state is State.MEASURED else {}
     return Row(commit.hash, commit.tag, cell, space, state, values, no_op)
 
 
-def _verdict(severity: float | None, no_op: bool) -> Verdict:
+def _verdict(severity: float | None, no_op: bool, ending: Ending | None) -> Verdict:
     if severity is None:
         return Verdict.FAILED
     if _is_nan(severity):
-        return Verdict.NOT_APPLICABLE
-    word = SEVERITIES[int(severity)]
-    return Verdict.NO_OP if no_op and not word.is_alarm else word
+        return Verdict.NOT_APPLICABLE if ending and ending.kind is Kind.NOT_APPLICABLE else Verdict.NOT_MEASURED
+    word = word_of(severity)
+    return Verdict.NO_OP if no_op and word.passes else word
 
 
 def is_figure(value: float | None) -> TypeGuard[float]:

@@ -102,7 +102,7 @@ def _words(cell: Cell) -> list[str]:
 
 def _figure(row: Row | None, statistic: Statistic, spell: Callable[[float], str]) -> str:
     if row is None:
-        return State.SKIPPED.value
+        return State.NOT_MEASURED.value
     return spell(row.values[statistic]) if row.state is State.MEASURED else row.state.value
 
 

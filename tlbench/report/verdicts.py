@@ -12,9 +12,12 @@ from tabulate import tabulate
 
 from tlbench.report.stored import Commit, Figure, TruthRow
 from tlbench.report.table import Format
+from tlbench.verdict import JudgedBy, Verdict
 
 CELL_COLUMNS = ("model", "dtype", "options", "wrapper")
-CSV_COLUMNS = ("commit", "tag", *CELL_COLUMNS, *Figure, "floor", "verdict")
+CSV_COLUMNS = ("commit", "tag", *CELL_COLUMNS, *Figure, "floor", "verdict", "judged_by")
+BY_HUGGINGFACE = "*"
+"""Behind a verdict that rests on HuggingFace's own rounding, for want of a golden that can be trusted."""
 SHOWN = {
     Figure.RATIO: "ratio",
     Figure.CORRELATION: "corr.",
@@ -33,7 +36,7 @@ def show(console: Console, style: Format, commit: Commit, rows: Sequence[TruthRo
         return
     header = [*CELL_COLUMNS, *SHOWN.values(), "floor, nats", "verdict"]
     lines = [_line(row) for row in rows]
-    title = f"TransformerLens {commit} against the exact answer"
+    title = f"TransformerLens {commit} against the golden"
     if style is Format.MARKDOWN:
         print(f"**{title}**\n\n{tabulate(lines, headers=header, tablefmt='pipe', disable_numparse=True)}\n")
         return
@@ -52,13 +55,41 @@ def write_csv(rows: Sequence[TruthRow]) -> str:
     writer.writerow(CSV_COLUMNS)
     for row in rows:
         figures = [_figure(row.figures.get(figure), repr) for figure in Figure]
-        writer.writerow([row.commit, row.tag, *_words(row), *figures, _figure(row.floor, repr), row.verdict.value])
+        words = [row.verdict.value, row.judged_by.value]
+        writer.writerow([row.commit, row.tag, *_words(row), *figures, _figure(row.floor, repr), *words])
     return text.getvalue()
 
 
 def _line(row: TruthRow) -> list[str]:
     figures = [_figure(row.figures.get(figure), lambda value: f"{value:.3g}") for figure in SHOWN]
-    return [*_words(row), *figures, _figure(row.floor, lambda value: f"{value:.2g}"), row.verdict.value]
+    return [*_words(row), *figures, _figure(row.floor, lambda value: f"{value:.2g}"), word(row.verdict, row.judged_by)]
+
+
+def word(verdict: Verdict, judged_by: JudgedBy) -> str:
+    """A verdict as tables show it."""
+    return f"{verdict.value}{BY_HUGGINGFACE}" if judged_by is JudgedBy.HUGGINGFACE else verdict.value
+
+
+def conclusion(commit: Commit, rows: Sequence[TruthRow]) -> str:
+    """One line that counts every cell by its verdict."""
+    counts = {verdict: sum(row.verdict is verdict for row in rows) for verdict in Verdict}
+    words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    alarms = sum(row.verdict.is_alarm for row in rows)
+    unjudged = counts[Verdict.UNJUDGED]
+    if alarms:
+        finding = f"{alarms} cells are wrong"
+    else:
+        finding = f"no cell is known to be wrong, and {unjudged} are unjudged" if unjudged else "no cell is wrong"
+    by_huggingface = any(row.judged_by is JudgedBy.HUGGINGFACE for row in rows)
+    note = f" {BY_HUGGINGFACE}: judged by HuggingFace's own rounding, see `tlbench outcomes`." if by_huggingface else ""
+    return f"TransformerLens {commit}: {finding} ({words}).{note}"
+
+
+def exit_status(rows: Sequence[TruthRow]) -> int:
+    """0 where all are right, 1 where one is wrong, 3 where none is known to be and some are unjudged."""
+    if any(row.verdict.is_alarm for row in rows):
+        return 1
+    return 3 if any(row.verdict is Verdict.UNJUDGED for row in rows) else 0
 
 
 def _words(row: TruthRow) -> list[str]:

@@ -1,9 +1,10 @@
 """The name of asv's machine says in which arithmetic errors are measured.
 
 Figures of the shared arithmetic (:mod:`tlbench.arithmetic`) belong to no machine, so they are stored under one name,
-``shared-x86-64``, that any machine may extend. asv takes it unless it is told another. Under any other name the arithmetic
-is the machine's own, and times are measured there too. So results of two arithmetics never lie in one folder. Before a run
-in the shared one, the probe proves that this machine computes it.
+``shared-x86-64``, that any machine may extend. asv takes it unless it is told another. What is not for everyone goes under
+``shared-x86-64-`` and a word of one's own. Under any other name the arithmetic is the machine's own, and times are measured
+there too. So results of two arithmetics never lie in one folder. Before a run in the shared one, the probe proves that this
+machine computes it.
 
 asv offers no hook for that, so its one function that finds a machine is wrapped.
 """
@@ -18,10 +19,9 @@ from typing import Any
 from asv.machine import Machine
 from asv.util import UserError
 
-from tlbench.arithmetic import LANE_VARIABLE, SHARED_MACHINE, Lane, environment
+from tlbench.arithmetic import LANE_VARIABLE, SHARED_MACHINE, Lane, environment, is_shared
 
 DESCRIPTION = {
-    "machine": SHARED_MACHINE,
     "os": "Linux",
     "arch": "x86_64",
     "cpu": "any with AVX2, in tlbench's shared arithmetic",
@@ -42,12 +42,12 @@ def lane_of(machine: str | None, asked: str) -> Lane:
     Raises:
         UserError: if the two contradict each other.
     """
-    by_name = None if machine is None else Lane.SHARED if machine == SHARED_MACHINE else Lane.NATIVE
+    by_name = None if machine is None else Lane.SHARED if is_shared(machine) else Lane.NATIVE
     lane = by_name or (Lane.NATIVE if asked == Lane.NATIVE else Lane.SHARED)
     if asked and asked != lane:
         raise UserError(
             f"{LANE_VARIABLE}={asked} asks for that arithmetic, and results of machine {machine!r} are in the {lane} one: "
-            f"leave one of the two out (the shared arithmetic's machine is {SHARED_MACHINE})"
+            f"leave one of the two out (machines of the shared one are {SHARED_MACHINE} and {SHARED_MACHINE}-WORD)"
         )
     return lane
 
@@ -76,7 +76,7 @@ def load(*args: Any, machine_name: str | None = None, **kwargs: Any) -> Machine:
         return _load(*args, machine_name=machine_name, **kwargs)
     prove()
     machine = Machine()
-    machine.__dict__.update(DESCRIPTION)
+    machine.__dict__.update(DESCRIPTION | {"machine": machine_name or SHARED_MACHINE})
     return machine
 
 

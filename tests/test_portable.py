@@ -242,7 +242,7 @@ def test_a_portable_folder_is_read_as_it_is(own_cache, write_catalogue, theirs):
     config.write_text(json.dumps(portable_config(json.loads(config.read_text()))))
     models, model = local(write_catalogue, theirs)
     assert ensure(model, models).folder == theirs
-    assert store.PORTABLE_CONFIG not in json.loads(models.lock_path.read_text())["mine"]
+    assert store.DERIVED not in json.loads(models.lock_path.read_text())["mine"]
 
 
 def test_an_altered_derived_configuration_is_found_and_mended(own_cache, write_catalogue, theirs):

@@ -103,6 +103,11 @@ class Found:
     environment: Mapping[str, str]
 
 
+def is_shared(machine: str) -> bool:
+    """Whether results under a name of asv's machines are of the shared lane."""
+    return machine == SHARED_MACHINE or machine.startswith(f"{SHARED_MACHINE}-")
+
+
 def wanted() -> Lane:
     """The lane that ``$TLBENCH_ARITHMETIC`` asks for, by default shared.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from tlbench import arithmetic
 from tlbench.exceptions import BadInput
 
 DEVICE_VARIABLE = "TLBENCH_DEVICE"
@@ -13,9 +14,15 @@ def current() -> str:
     """The device's name as torch spells it.
 
     Raises:
-        BadInput: if torch does not know it or it is not there.
+        BadInput: if torch does not know it, it is not there, or the arithmetic that all machines share is asked for, which
+            only processors compute.
     """
     name = os.environ.get(DEVICE_VARIABLE) or "cpu"
+    if name != "cpu" and arithmetic.wanted() is arithmetic.Lane.SHARED:
+        raise BadInput(
+            f"{DEVICE_VARIABLE}={name} and the shared arithmetic exclude each other, since no GPU computes it: set "
+            f"{arithmetic.LANE_VARIABLE}={arithmetic.Lane.NATIVE}, whose figures stay with this machine"
+        )
     require(name)
     return name
 

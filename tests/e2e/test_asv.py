@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from tests.e2e.conftest import BIN, ROOT, cells
+from tests.e2e.conftest import BIN, MACHINE, ROOT, cells
 from tlbench import BadInput, Option, environments
 
 GPT2 = ("zoo-gpt2", "float32", "HookedTransformer")
@@ -76,7 +76,7 @@ def test_no_ops_are_read_back_from_the_weights(project):
 def test_measuring_again_gives_the_same_bits(project):
     before = project.results("good")["results"]
     commit = project.commits["good"]
-    project.asv("run", "--machine", "e2e", "-b", cells("float32"), f"{commit}^!", TLBENCH_REMEASURE="1")
+    project.asv("run", "--machine", MACHINE, "-b", cells("float32"), f"{commit}^!", TLBENCH_REMEASURE="1")
     after = project.results("good")["results"]
     for name in before:
         if "accuracy" in name:
@@ -118,12 +118,12 @@ def test_what_is_skipped_is_not_what_failed(project):
 def test_asv_find_names_the_commit_that_planted_the_fault(project):
     cell = r"accuracy.Logit.track_max\('zoo-gpt2', 'float32', 'unprocessed', 'HookedTransformer'\)"
     span = f"{project.commits['good']}..{project.commits['documented again']}"
-    said = project.asv("find", "--machine", "e2e", span, cell)
+    said = project.asv("find", "--machine", MACHINE, span, cell)
     assert f"Greatest regression found: {project.commits['faulty'][:8]}" in said
 
 
 def test_asv_compare_sees_the_fault(project):
-    said = project.asv("compare", "--machine", "e2e", project.commits["documented"], project.commits["faulty"])
+    said = project.asv("compare", "--machine", MACHINE, project.commits["documented"], project.commits["faulty"])
     assert re.search(r"\+\s.*accuracy\.Logit\.track_max\('zoo-gpt2', 'float32', 'unprocessed'", said)
 
 
@@ -140,7 +140,7 @@ def test_what_the_results_were_measured_in_is_kept_with_them(project):
     assert kept["torch"].startswith("2.13.0")
     assert kept["cpu"]
     assert kept["transformer-lens"]
-    assert "Skipping results" not in project.asv("show", "--machine", "e2e", project.commits["good"])
+    assert "Skipping results" not in project.asv("show", "--machine", MACHINE, project.commits["good"])
 
 
 def test_two_results_environments_are_compared(project):
@@ -148,7 +148,7 @@ def test_two_results_environments_are_compared(project):
     same = environment(project, good, faulty)
     assert (same.returncode, same.stderr) == (0, "")
     assert "in the same environment" in same.stdout
-    (stored,) = (project.folder / "results" / "e2e").glob(f"{faulty[:8]}-*.environments.jsonl")
+    (stored,) = (project.folder / "results" / MACHINE).glob(f"{faulty[:8]}-*.environments.jsonl")
     before = stored.read_text()
     facts = json.loads(before.splitlines()[-1])
     try:

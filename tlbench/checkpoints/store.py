@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tlbench import prompts as prompt_sets
 from tlbench.catalogue import Catalogue, Model, Source
-from tlbench.checkpoints.derived import CONFIG, Derived, derived
+from tlbench.checkpoints.derived import CONFIG, TOKENIZER_NAMES, Derived, derived
 from tlbench.exceptions import BadInput, CheckpointUnavailable
 from tlbench.files import (
     folder_written_whole,
@@ -32,9 +32,8 @@ from tlbench.spans import Category, span
 HUB_PROBE_TIMEOUT_S = 0.8
 WEIGHT_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
-PORTABLE_CONFIG = "portable/config.json"
-"""The pin of the config.json that is read in place of the folder's own, where there is one."""
+DERIVED = "derived files"
+"""The pin of what is read in place of the folder's own files, or for want of them, where there is any."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ class Checkpoint:
     Attributes:
         model: its catalogue entry.
         folder: where config.json, the safetensors and the tokenizer lie. Where the config.json that a user or the hub has is
-            not read alike by every transformers, it is a folder in the cache with one that is, and links to the other files.
+            not read alike by every transformers, or there is no tokenizer, it is a folder in the cache that has them, with
+            links to the other files.
         sha256: one hash of all its files' names and bytes, prompts included.
         prompts: its token ids.
     """
@@ -139,7 +139,7 @@ def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lamb
         if portable and not portable.is_intact():
             say("translating config.json")
             portable.make()
-        if pins is None or pins.get(PORTABLE_CONFIG) != _portable_pin(portable).get(PORTABLE_CONFIG):
+        if pins is None or pins.get(DERIVED) != _portable_pin(portable).get(DERIVED):
             say("pinning")
             files = pins or hashes(model, folder, _prompts_file(model, folder))
             _pin(model, catalogue, _of_user(files) | _portable_pin(portable))
@@ -222,8 +222,8 @@ def _verify(model: Model, folder: Path, prompts_file: Path, pins: Mapping[str, s
 def _verify_portable(model: Model, portable: Derived | None, pins: Mapping[str, str]) -> None:
     """Prove that what is read in place of the folder is its translation, and its files the verified ones."""
     again = f"run `tlbench checkpoints {model.name}`"
-    if _portable_pin(portable).get(PORTABLE_CONFIG) != pins.get(PORTABLE_CONFIG):
-        raise BadInput(f"{model.name}: the config.json that all transformers read alike is not the pinned one: {again}")
+    if _portable_pin(portable).get(DERIVED) != pins.get(DERIVED):
+        raise BadInput(f"{model.name}: what is read in place of the folder's own files is not what was pinned: {again}")
     for name in _names_read(pins) if portable else ():
         if portable and not portable.has(name):
             raise BadInput(f"{model.name}: {portable.folder / name} is missing or altered: {again} to restore it")
@@ -236,11 +236,11 @@ def _names_read(pins: Mapping[str, str]) -> set[str]:
 
 def _of_user(pins: Mapping[str, str]) -> dict[str, str]:
     """The pins of the folder's own files."""
-    return {name: digest for name, digest in pins.items() if name != PORTABLE_CONFIG}
+    return {name: digest for name, digest in pins.items() if name != DERIVED}
 
 
 def _portable_pin(portable: Derived | None) -> dict[str, str]:
-    return {PORTABLE_CONFIG: portable.config_sha256} if portable else {}
+    return {DERIVED: portable.sha256} if portable else {}
 
 
 def _is_intact(model: Model, folder: Path, pins: Mapping[str, str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Annotated, Any
 
 import typer
@@ -142,9 +143,13 @@ def _ask(
     """Every cell's answers, what TransformerLens is called, and the versions it runs with."""
     from tlbench import device as devices
     from tlbench import verify as verifying
+    from tlbench.arithmetic import LANE_VARIABLE, Lane
     from tlbench.subject import prepared
 
     devices.require(device)
+    if device != "cpu":
+        # Its arithmetic is its own: figures stay with this machine.
+        os.environ[LANE_VARIABLE] = Lane.NATIVE
     found = []
     with progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task("preparing", total=None)

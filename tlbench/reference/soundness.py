@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 from tlbench.cells import Attention, Dtype
 from tlbench.checkpoints import Checkpoint
+from tlbench.checkpoints.portable import misreading
 from tlbench.closeness import spread
 from tlbench.errors import count_nonfinite, over_common_vocabulary
 from tlbench.exceptions import NoGolden
@@ -45,12 +46,10 @@ def reference_fault(checkpoint: Checkpoint) -> str:
         return ""
     return (
         f"HuggingFace itself is wrong here: in float32 transformers {version('transformers')} is {found:.3g} nats from the "
-        f"golden, where its own rounding can do {own:.2g}{_misreading(checkpoint)}; nothing of this is TransformerLens's"
+        f"golden, where its own rounding can do {own:.2g}, which is not TransformerLens's doing{_misreading(checkpoint)}"
     )
 
 
 def _misreading(checkpoint: Checkpoint) -> str:
-    from tlbench.checkpoints.portable import misread_fields
-
-    fields = misread_fields(checkpoint.folder)
-    return f": it misreads {'; '.join(fields)}" if fields else ""
+    found = misreading(checkpoint.folder)
+    return f": {found}" if found else ""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 from tlbench import endings
-from tlbench.arithmetic import SHARED_MACHINE
+from tlbench.arithmetic import is_shared
 from tlbench.cells import Cell, Space, Statistic
 from tlbench.endings import Asked, Ending
 from tlbench.exceptions import BadInput
@@ -203,8 +203,8 @@ class StoredResults:
             started = (
                 start for result in here if result.params["machine"] == machine for start in result.started_at.values()
             )
-            is_shared = machine == SHARED_MACHINE and not _is_cost(benchmark)
-            return is_shared, max((int(start) for start in started if start), default=0), machine
+            comes_first = is_shared(machine) and not _is_cost(benchmark)
+            return comes_first, max((int(start) for start in started if start), default=0), machine
 
         here = [result for result in self._results if result.commit_hash == commit.hash]
         kind = _is_cost(benchmark)

@@ -1,0 +1,76 @@
+"""How cells ended is kept beside asv's results, and what is kept of other cells stays."""
+
+import json
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from tests.test_memo import CELL, FIGURES
+from tlbench import endings
+from tlbench.cells import Cell
+from tlbench.endings import Ending
+from tlbench.exceptions import BadInput, TlbenchError
+from tlbench.memo import ACCURACY, Kind, Outcome, shared
+from tlbench.verdict import JudgedBy
+
+OTHER = Cell("zoo-llama", "float16", "all_options", "HookedTransformer")
+
+
+@pytest.fixture
+def left(tmp_path):
+    """Have a run leave an outcome, and keep what runs have left; what is kept then."""
+
+    def leave(cell, outcome):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        for path in (tmp_path / "run").iterdir():
+            path.unlink()
+        with suppress(TlbenchError):
+            shared(ACCURACY, cell, tmp_path / "run", tmp_path / "log", lambda question, cell: outcome)
+        endings.keep(tmp_path / "log", tmp_path / "abc-env.json")
+        stored = tmp_path / f"abc-env{endings.SUFFIX}"
+        return endings.read(stored) if stored.exists() else None
+
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "environment.json").write_text("{}")
+    return leave
+
+
+def test_a_plain_measurement_leaves_nothing(left):
+    assert left(CELL, Outcome(Kind.MEASURED, FIGURES)) is None
+
+
+def test_what_failed_and_what_does_not_exist_keep_their_reasons_and_a_cell_that_was_mended_loses_its(left):
+    assert left(CELL, Outcome(Kind.FAILED, reason="it broke")) == {
+        ("accuracy", str(CELL)): Ending(Kind.FAILED, "it broke", JudgedBy.NOTHING)
+    }
+    both = left(OTHER, Outcome(Kind.NOT_APPLICABLE, reason="no such wrapper"))
+    assert {ending.kind for ending in both.values()} == {Kind.FAILED, Kind.NOT_APPLICABLE}
+    mended = left(CELL, Outcome(Kind.MEASURED, FIGURES))
+    assert list(mended) == [("accuracy", str(OTHER))]
+
+
+def test_a_verdict_without_a_golden_keeps_what_it_rests_on_and_why(left):
+    without = replace(FIGURES, truth=None, no_truth="too large")
+    assert left(CELL, Outcome(Kind.MEASURED, without)) == {
+        ("accuracy", str(CELL)): Ending(Kind.MEASURED, "too large", JudgedBy.NOTHING)
+    }
+
+
+def test_a_cell_that_was_not_measured_here_is_not_said_to_be_anything(left):
+    assert left(CELL, Outcome(Kind.NOT_MEASURED, reason="no hub")) is None
+
+
+def test_cells_that_ended_alike_share_a_line(left, tmp_path):
+    left(CELL, Outcome(Kind.NOT_APPLICABLE, reason="gone"))
+    left(OTHER, Outcome(Kind.NOT_APPLICABLE, reason="gone"))
+    (line,) = (tmp_path / f"abc-env{endings.SUFFIX}").read_text().splitlines()
+    assert json.loads(line)["cells"] == sorted([str(CELL), str(OTHER)])
+
+
+def test_a_damaged_file_is_told_and_left(left, tmp_path):
+    stored = tmp_path / f"abc-env{endings.SUFFIX}"
+    stored.write_text('{"question": 1}\n')
+    with pytest.raises(BadInput, match="is damaged"):
+        left(CELL, Outcome(Kind.FAILED, reason="it broke"))
+    assert stored.read_text() == '{"question": 1}\n'

@@ -24,7 +24,8 @@ CONFIGS = {
     ),
     "falcon-alibi": (
         "FalconConfig",
-        {**SHAPE, "alibi": True, "new_decoder_architecture": False, "multi_query": True, "parallel_attn": False, "bias": True},
+        {**SHAPE, "alibi": True, "new_decoder_architecture": False, "multi_query": True, "parallel_attn": False,
+         "bias": True},
     ),
     "falcon-rotary": (
         "FalconConfig",

@@ -2,10 +2,10 @@
 
 ``python -m tests.processors [--cpu Haswell] [--cpu EPYC] [--model zoo-gpt2] [--folder KEPT]`` computes HuggingFace's logits
 in three dtypes, the float64 logits and the logits of TransformerLens's two wrappers in the shared lane, here and under
-Debian's ``qemu-x86_64`` (package ``qemu-user``), and prints a line a model; exit status 1 if any bit differs. A line of a
-difference names the first operator whose result differs. It takes the better part of two hours, since an emulator needs
-minutes to import torch: what is computed stays in ``--folder``, and a second run goes on from there. Progress goes to
-standard error.
+Debian's ``qemu-x86_64`` (package ``qemu-user``), and prints a line a model; exit status 1 if any bit differs. With
+``--trace`` the line of a difference names the first operator whose result differs, at twice the time. It takes an hour and
+more, since an emulator needs minutes to import torch: what is computed stays in ``--folder``, and a second run goes on from
+there. Progress goes to standard error.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,31 +40,32 @@ def main():
     parser.add_argument("--cpu", action="append", help="a processor of qemu's; default: Haswell and EPYC")
     parser.add_argument("--model", action="append", help="a model of the catalogue; default: the whole zoo")
     parser.add_argument("--folder", type=Path, help="where results are kept, and read if they are there")
+    parser.add_argument("--trace", action="store_true", help="name the operator that differs")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     zoo = [model.name for model in catalogue.load().models if model.source is Source.ZOO]
-    models = asked.model or zoo
+    models = asked.model = asked.model or zoo
     if asked.child:
-        return child(*asked.child, models)
+        return child(*asked.child, models, with_operators=asked.trace)
     processors = [NATIVE, *(asked.cpu or ["Haswell", "EPYC"])]
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="tlbench-processors-"))
     folder.mkdir(parents=True, exist_ok=True)
-    unset = {cpu: computed(folder, cpu, "probe", reference_python(), Lane.NATIVE, models)["probe"] for cpu in processors}
+    unset = {cpu: computed(folder, cpu, "probe", reference_python(), Lane.NATIVE, asked)["probe"] for cpu in processors}
     pythons = {REFERENCE: reference_python()} | {release: lens_environment(release).python for release in WRAPPERS}
     found = {
-        cpu: {name: computed(folder, cpu, name, python, Lane.SHARED, models) for name, python in pythons.items()}
+        cpu: {name: computed(folder, cpu, name, python, Lane.SHARED, asked) for name, python in pythons.items()}
         for cpu in processors
     }
     return report(processors, models, unset, found)
 
 
-def computed(folder, cpu, what, python, lane, models):
+def computed(folder, cpu, what, python, lane, asked):
     """What a child computed on one processor, started if no earlier one has left its results."""
     path = folder / f"{cpu}-{what}-{lane}.json"
     if not path.exists():
         emulator = [] if cpu == NATIVE else ["qemu-x86_64", "-cpu", cpu]
         command = ["nice", "-n", "10", *emulator, str(python), "-m", "tests.processors", "--child", what, f"{path}.part"]
-        command += [word for model in models for word in ("--model", model)]
+        command += [word for model in asked.model for word in ("--model", model)] + ["--trace"] * asked.trace
         environment = arithmetic.environment(lane, os.environ) | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
         environment |= {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         progress(f"{cpu} {what} {lane}: starting")
@@ -125,14 +127,14 @@ def first_difference(ours, theirs):
         if one != other:
             name = one[0] if one[0] == other[0] else f"{one[0]} here, {other[0]} there"
             return f"operator {i} of {len(ours['operators'])}: {name}"
-    return "no operator that was watched"
+    return "no operator that was watched (run again with --trace)"
 
 
 def progress(line):
     print(line, file=sys.stderr, flush=True)
 
 
-def child(what, path, models):
+def child(what, path, models, with_operators):
     """Compute in this process and write the digests; ``what`` is "probe", "reference" or a release of TransformerLens."""
     import torch
 
@@ -142,7 +144,7 @@ def child(what, path, models):
     if what != "probe":
         sites = reference_sites if what == REFERENCE else lens_sites
         for model in models:
-            result["models"][model] = {site: digests(compute) for site, compute in sites(model, what)}
+            result["models"][model] = {site: digests(compute, with_operators) for site, compute in sites(model, what)}
             failed = [f"{site}: {d['logits']}" for site, d in result["models"][model].items() if "operators" not in d]
             progress(" ".join([model, *failed]))
     Path(path).write_text(json.dumps(result))
@@ -188,12 +190,12 @@ def lens_sites(name, release):
             yield f"{cell.wrapper} {option} {dtype}", lambda cell=cell: logits(cell)
 
 
-def digests(compute):
-    """Of the logits and of the result of every operator on the way; of what cannot be computed, why."""
+def digests(compute, with_operators):
+    """Of the logits and, if asked for, of the result of every operator on the way; of what cannot be computed, why."""
     from tlbench.exceptions import NotApplicable
 
     try:
-        with trace() as operators:
+        with trace() if with_operators else nullcontext([]) as operators:
             logits = compute()
     except NotApplicable as reason:
         return {"logits": f"n/a: {reason}"}

@@ -14,7 +14,7 @@ from torch.nn.functional import softmax
 
 from tests import independent
 from tests.test_context import counted
-from tlbench import catalogue
+from tlbench import arithmetic, catalogue
 from tlbench.catalogue import Source
 from tlbench.cells import Dtype
 from tlbench.checkpoints import ensure
@@ -158,11 +158,12 @@ def kept(own_cache, monkeypatch):
     point = checkpoint("zoo-gpt2")
     calls = []
 
-    def compute(wanted):
-        calls.append(wanted.model.name)
-        golden.compute(wanted)
+    def run_apart(python, module, arguments, doing):
+        precision, name, *_ = arguments
+        calls.append((name, precision))
+        golden.compute(point, Precision(precision))
 
-    monkeypatch.setattr(golden, "_compute_in_own_environment", compute)
+    monkeypatch.setattr(store, "run_apart", run_apart)
     return point, calls
 
 
@@ -171,7 +172,7 @@ def test_a_golden_is_computed_once_and_read_back_bit_for_bit(kept):
     first = golden.golden(point, Weights.FLOAT16)
     again = golden.golden(point, Weights.FLOAT16)
     golden.golden(point, Weights.ORIGINAL)
-    assert calls == ["zoo-gpt2"]
+    assert calls == [("zoo-gpt2", "float64")]
     assert torch.equal(first.logits, again.logits)
     assert torch.equal(first.logits, golden.evaluate(point, Weights.FLOAT16).logits)
 
@@ -241,35 +242,72 @@ def test_the_provenance_says_what_made_it(kept):
     assert note["checkpoint"] == point.sha256
     assert note["torch"] == torch.__version__
     assert note["precision"] == "float64"
+    assert (note["lane"], note["probe"]) == ("shared", arithmetic.SHARED_PROBES[torch.__version__.split("+")[0]])
     assert len(note["sha256"]) == 64
 
 
-def test_a_model_too_large_for_float64_gets_a_float32_golden_that_is_marked(kept):
+def with_memory(monkeypatch, bytes_per_parameter, point):
+    monkeypatch.setenv(golden.MEMORY_VARIABLE, str(bytes_per_parameter * golden.parameter_count(point.folder)))
+
+
+def test_a_model_too_large_for_float64_gets_a_float32_golden_in_16_bits_that_is_marked(kept, monkeypatch):
     point, _ = kept
-    parameters = golden.parameter_count(point.folder)
-    golden.compute(point, available_bytes=7 * parameters)
+    with_memory(monkeypatch, 7, point)
     found = golden.golden(point, Weights.FLOAT16)
     assert found.precision is Precision.FLOAT32
     assert relative(found.logits, golden.evaluate(point, Weights.FLOAT16).logits) < 1e-5
+    with pytest.raises(NoGolden, match="too large here for a float64 golden"):
+        golden.golden(point, Weights.FLOAT32)
+    with pytest.raises(NoGolden, match="float64"):
+        golden.golden(point, Weights.FLOAT16, makeshift=False)
 
 
-def test_a_model_too_large_even_for_that_is_refused_with_the_sizes(kept):
-    point, _ = kept
-    with pytest.raises(NoGolden, match="GiB"):
-        golden.affordable(point.folder, available_bytes=1000)
+def test_what_was_computed_or_refused_when_memory_was_short_is_not_used_once_there_is_enough(kept, monkeypatch):
+    point, calls = kept
+    with_memory(monkeypatch, 7, point)
+    assert golden.golden(point, Weights.FLOAT16).precision is Precision.FLOAT32
+    with_memory(monkeypatch, 1, point)
+    with pytest.raises(NoGolden):
+        golden.golden(point, Weights.ORIGINAL, makeshift=False)
+    with_memory(monkeypatch, 10, point)
+    assert golden.golden(point, Weights.FLOAT16).precision is Precision.FLOAT64
+    assert golden.golden(point, Weights.FLOAT32).precision is Precision.FLOAT64
+    with_memory(monkeypatch, 1, point)
+    assert golden.golden(point, Weights.FLOAT16).precision is Precision.FLOAT64  # what is there needs no memory
+    assert calls == [("zoo-gpt2", "float32"), ("zoo-gpt2", "float64")]
 
 
-def test_an_architecture_that_is_not_float64_is_refused_for_every_cell_and_tried_once(kept, monkeypatch):
+def test_a_model_too_large_even_for_that_is_refused_with_the_sizes(kept, monkeypatch):
+    point, calls = kept
+    with_memory(monkeypatch, 1, point)
+    for weights in Weights:
+        with pytest.raises(
+            NoGolden, match="GiB are free: measure on a machine with more memory"
+        ):
+            golden.golden(point, weights)
+    assert calls == []
+
+
+@pytest.mark.parametrize("value", ["much", "-1", "1e9"])
+def test_a_limit_of_memory_that_is_no_number_is_bad_input(kept, monkeypatch, value):
+    monkeypatch.setenv(golden.MEMORY_VARIABLE, value)
+    with pytest.raises(BadInput, match="expected a number of bytes"):
+        golden.golden(kept[0], Weights.FLOAT16)
+
+
+def test_an_architecture_that_is_not_float64_has_no_golden_in_float32_and_a_marked_one_in_16_bits(kept, monkeypatch):
     point, calls = kept
 
     def refused(model, ids):
         raise NotGolden("not float64 all the way")
 
     monkeypatch.setattr(golden, "assert_true_float64", refused)
-    for weights in Weights:
+    for _ in range(2):
         with pytest.raises(NoGolden, match="not float64 all the way"):
-            golden.golden(point, weights)
-    assert len(calls) == 1
+            golden.golden(point, Weights.FLOAT32)
+        for weights in (Weights.FLOAT16, Weights.BFLOAT16, Weights.ORIGINAL):
+            assert golden.golden(point, weights).precision is Precision.FLOAT32
+    assert calls == [("zoo-gpt2", "float64"), ("zoo-gpt2", "float32")]  # each is tried once
 
 
 def test_a_golden_is_never_made_beside_the_code_under_test(kept, monkeypatch):

@@ -255,8 +255,8 @@ def require_memory(checkpoint: Checkpoint, precision: Precision) -> None:
     needed, available = each * parameter_count(checkpoint.folder), available_bytes()
     if needed > available:
         raise NoGolden(
-            f"{checkpoint.model.name} is too large here for a {precision} golden: it needs {needed / 2**30:.2f} GiB, and "
-            f"{available / 2**30:.2f} GiB are free: measure on a machine with more memory"
+            f"{checkpoint.model.name} is too large here for a {precision} golden: it needs {needed / 2**30:.3g} GiB, and "
+            f"{available / 2**30:.3g} GiB are free: measure on a machine with more memory"
         )
 
 

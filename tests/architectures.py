@@ -2,8 +2,9 @@
 
 ``python -m tests.architectures [--draws 3] [--only NAME]`` draws small random models of the causal language models that
 transformers has, and prints one line for each healthy model and for each rounding planted in it, then the counts and the
-ranges of what the self-check measured. Exit status 1 if a healthy model was refused, a plant passed, or HuggingFace's
-float32 is further from the golden than rounding explains. It takes some minutes, and is no part of the tests.
+ranges of what the self-check measured. Exit status 1 if a healthy model was refused, a plant passed, HuggingFace's float32
+is further from the golden than rounding explains, or a healthy candidate in TransformerLens's place is accused. It takes
+some minutes, and is no part of the tests.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +26,17 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from tlbench.cells import Dtype
+from tlbench.cells import Attention, Dtype
+from tlbench.closeness import closeness, spread
 from tlbench.errors import centred
 from tlbench.exceptions import NotGolden
 from tlbench.reference import float64, golden, huggingface
 from tlbench.reference.float64 import SelfCheck, assert_true_float64, true_float64
 from tlbench.reference.golden import Weights
+from tlbench.reference.soundness import ROUNDINGS
+from tlbench.reference.variants import REVERSED, ReversedSums, variants
+from tlbench.truth import against_truth
+from tlbench.verdict import Evidence, judge
 
 GAINS = (1.5, 1.0, 2.0)
 """By draw: how large matrices are, times 1 / sqrt(width). At 2 attention is nearly one-hot and rounding grows most."""
@@ -257,7 +263,7 @@ def lines_of(name, draw, folder, plants):
         return
     yield Line("healthy", "passes", True, figures_of(check), check)
     exact = logits_of(model, ids)
-    yield float32_line(name, Path(folder), ids, exact, check)
+    yield from float32_lines(name, Path(folder), ids, exact, check)
     rng = generator(name, draw, "plants")
     leaves = leaves_of_a_middle_block(model, ids, rng)
     for where in rng.permutation(sorted(leaves))[:plants]:
@@ -265,15 +271,42 @@ def lines_of(name, draw, folder, plants):
             yield planted_line(model, ids, exact, check, leaves[where], rounding, f"{rounding.__name__} in {where}")
 
 
-def float32_line(name, folder, ids, exact, check):
-    """Whether HuggingFace's own float32 is as far from the golden as rounding explains."""
-    with torch.inference_mode():
-        float32 = huggingface.load_model(folder, Dtype.FLOAT32)(ids, use_cache=False).logits
+def float32_lines(name, folder, ids, exact, check):
+    """Whether HuggingFace's own float32 is as far from the golden as rounding explains, and what is said of it.
+
+    A healthy candidate in TransformerLens's place is HuggingFace with its default attention, where it has another one, and
+    with its sums reversed: neither may be accused, by the golden or, as if there were none, by HuggingFace's own rounding.
+    """
+
+    def run(kind=Attention.EAGER, mode=nullcontext):
+        model = huggingface.load_model(folder, Dtype.FLOAT32, kind)
+        with torch.inference_mode(), mode():
+            return model(ids, use_cache=False).logits
+
+    float32 = run()
     _, unit = ROUNDS_ON_PURPOSE.get(name, ("", FLOAT32))
     error = rms(centred(float32) - exact) / rms(exact)
     times = error / (unit * max(1, check.amplification))
     near = times < FLOAT32_TIMES
-    return Line("float32", "near" if near else "FAR", near, f"{error:.1e} is {times:.2g} roundings, amplified")
+    yield Line("float32", "near" if near else "FAR", near, f"{error:.1e} is {times:.2g} roundings, amplified")
+    eager = huggingface.load_model(folder, Dtype.FLOAT32)
+    with torch.inference_mode():
+        own = variants(lambda some: eager(some, use_cache=False).logits, ids)
+    spread_of_own = max(one.rms for one in own.values())
+    times = spread(float32, exact).rms / spread_of_own
+    right = times <= ROUNDINGS or name in ROUNDS_ON_PURPOSE
+    word = "right" if times <= ROUNDINGS else "rounds on purpose" if right else "ACCUSED"
+    yield Line("HuggingFace", word, right, f"{times:.2g} times the spread of its variants from the golden")
+    for what, t in (("attention", run(Attention.DEFAULT)), ("reversed", run(mode=ReversedSums))):
+        by_golden = judge(Evidence(Dtype.FLOAT32, truth=against_truth(t, float32, exact, exact, Dtype.FLOAT32)))
+        others = {key: one for key, one in own.items() if what != "reversed" or key != REVERSED}
+        by_huggingface = judge(
+            Evidence(Dtype.FLOAT32, closeness=closeness(t, float32, others, Dtype.FLOAT32, has_experts=False))
+        )
+        passes = by_golden.passes and not (what == "attention" and by_huggingface.is_alarm)
+        yield Line(
+            f"candidate {what}", "passes" if passes else "ACCUSED", passes, f"{by_golden}, without a golden {by_huggingface}"
+        )
 
 
 def planted_line(model, ids, exact, check, module, rounding, what):

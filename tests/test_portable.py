@@ -11,7 +11,7 @@ import pytest
 
 from tlbench import BadInput
 from tlbench.checkpoints import derived as derived_folders
-from tlbench.checkpoints import ensure, locate, store, zoo
+from tlbench.checkpoints import byte_tokenizer, ensure, locate, store, zoo
 from tlbench.checkpoints.portable import misread_fields, misreading, portable_config
 from tlbench.environments import lens_environment
 
@@ -142,8 +142,11 @@ def local(write_catalogue, folder, hooked_name="gpt2"):
 
 @pytest.fixture
 def theirs(tmp_path):
-    """A user's folder, saved by transformers 5."""
-    return save(READ_ALIKE["llama-base"], tmp_path / "theirs")
+    """A user's folder, saved by transformers 5, with a tokenizer."""
+    folder = save(READ_ALIKE["llama-base"], tmp_path / "theirs")
+    for name, text in byte_tokenizer.files().items():
+        (folder / name).write_text(text)
+    return folder
 
 
 # The translation -----------------------------------------------------------------------------------------------------
@@ -287,11 +290,28 @@ def test_a_changed_configuration_of_the_user_s_folder_is_told_before_it_is_pinne
     assert models.lock_path.read_text() == pinned
 
 
+def test_a_folder_without_a_tokenizer_is_given_the_one_of_bytes_and_one_with_any_keeps_its_own(
+    own_cache, write_catalogue, theirs
+):
+    (theirs / "tokenizer.json").write_text("its own")
+    models, model = local(write_catalogue, theirs)
+    assert (ensure(model, models).folder / "tokenizer.json").read_text() == "its own"
+    for name in byte_tokenizer.files():
+        (theirs / name).unlink()
+    models.lock_path.unlink()
+    without = ensure(model, models)
+    assert (without.folder / "tokenizer.json").read_text() == byte_tokenizer.files()["tokenizer.json"]
+    assert not (theirs / "tokenizer.json").exists()
+    (without.folder / "tokenizer.json").write_text("another")
+    assert ensure(model, models) == without
+    assert (without.folder / "tokenizer.json").read_text() == byte_tokenizer.files()["tokenizer.json"]
+
+
 def test_another_translation_is_another_checkpoint_and_is_told(own_cache, write_catalogue, theirs, monkeypatch):
     models, model = local(write_catalogue, theirs)
     before = ensure(model, models)
     monkeypatch.setattr(derived_folders, "portable_config", lambda config: {**portable_config(config), "new": 1})
-    with pytest.raises(BadInput, match="all transformers read alike is not the pinned one"):
+    with pytest.raises(BadInput, match="not what was pinned"):
         locate(model, models)
     assert ensure(model, models).sha256 != before.sha256
 

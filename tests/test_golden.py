@@ -281,9 +281,7 @@ def test_a_model_too_large_even_for_that_is_refused_with_the_sizes(kept, monkeyp
     point, calls = kept
     with_memory(monkeypatch, 1, point)
     for weights in Weights:
-        with pytest.raises(
-            NoGolden, match="GiB are free: measure on a machine with more memory"
-        ):
+        with pytest.raises(NoGolden, match="GiB are free: measure on a machine with more memory"):
             golden.golden(point, weights)
     assert calls == []
 

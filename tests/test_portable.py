@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tlbench import BadInput
-from tlbench.checkpoints import derived as derived_folders
 from tlbench.checkpoints import byte_tokenizer, ensure, locate, store, zoo
+from tlbench.checkpoints import derived as derived_folders
 from tlbench.checkpoints.portable import misread_fields, misreading, portable_config
 from tlbench.environments import lens_environment
 

@@ -1,6 +1,6 @@
 """How far is TransformerLens from HuggingFace? The max, mean, median and std of the error, in three spaces."""
 
-from benchmarks.cell import GridOfCells
+from benchmarks.cell import GridOfCells, accuracy
 from tlbench import Space
 
 
@@ -12,7 +12,7 @@ class Origin(GridOfCells):
 
     def setup(self, *cell):
         super().setup(*cell)
-        self.error = self.measurement.require_accuracy().space(Space.ORIGIN)
+        self.error = accuracy(self.measurement).space(Space.ORIGIN)
 
     def track_max(self, *cell):
         return self.error.max
@@ -35,7 +35,7 @@ class Probability(GridOfCells):
 
     def setup(self, *cell):
         super().setup(*cell)
-        self.error = self.measurement.require_accuracy().space(Space.PROBABILITY)
+        self.error = accuracy(self.measurement).space(Space.PROBABILITY)
 
     def track_max(self, *cell):
         return self.error.max
@@ -58,7 +58,7 @@ class Logit(GridOfCells):
 
     def setup(self, *cell):
         super().setup(*cell)
-        self.error = self.measurement.require_accuracy().space(Space.LOGIT)
+        self.error = accuracy(self.measurement).space(Space.LOGIT)
 
     def track_max(self, *cell):
         return self.error.max
@@ -82,10 +82,10 @@ class Processing(GridOfCells):
         return self.measurement.changed_weights
 
     def track_removed_shift(self, *cell):
-        return self.measurement.require_accuracy().shift.max_abs
+        return accuracy(self.measurement).shift.max_abs
 
     def track_raw_max(self, *cell):
-        return self.measurement.require_accuracy().shift.raw_max
+        return accuracy(self.measurement).shift.raw_max
 
     track_changed_weights.unit = "tensors"
     track_removed_shift.unit = "nats"

@@ -51,6 +51,18 @@ class GridOfReferences(SharedRun):
         self.measurement = answer(REFERENCE, ReferenceCell(model, dtype, attention))
 
 
+def accuracy(measurement):
+    """The error against HuggingFace."""
+    skip_without_reference(measurement)
+    return measurement.require_accuracy()
+
+
+def skip_without_reference(measurement):
+    """Where HuggingFace's own logits are not finite there is no error to state, which is no failure of TransformerLens's."""
+    if measurement.reference_nonfinite:
+        raise SkipNotImplemented(measurement.no_accuracy)
+
+
 def skip_without_golden(measurement):
     """A cell without a golden has no figure against it, which is no failure."""
     if measurement.lacks_golden:

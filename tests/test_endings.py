@@ -57,6 +57,14 @@ def test_a_verdict_without_a_golden_keeps_what_it_rests_on_and_why(left):
     }
 
 
+def test_nonfinite_logits_are_a_failure_of_transformerlens_s_and_none_where_huggingface_s_are_not_finite_either(left):
+    bad = replace(FIGURES, accuracy=None, truth=None, no_accuracy="3 non-finite", no_truth="3 non-finite", nonfinite=3)
+    (ending,) = left(CELL, Outcome(Kind.MEASURED, bad)).values()
+    assert (ending.kind, ending.reason) == (Kind.FAILED, "3 non-finite")
+    (ending,) = left(CELL, Outcome(Kind.MEASURED, replace(bad, reference_nonfinite=3))).values()
+    assert (ending.kind, ending.judged_by) == (Kind.MEASURED, JudgedBy.NOTHING)
+
+
 def test_a_cell_that_was_not_measured_here_is_not_said_to_be_anything(left):
     assert left(CELL, Outcome(Kind.NOT_MEASURED, reason="no hub")) is None
 

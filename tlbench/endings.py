@@ -31,7 +31,7 @@ class Ending:
     """How a cell ended.
 
     Attributes:
-        kind: measured, not applicable or failed.
+        kind: measured, not applicable or failed; failed also where TransformerLens's logits are not finite.
         reason: why it has no figure; of a measured one, why its verdict does not rest on a golden and a right reference.
         judged_by: of a measured one, what its verdict rests on.
     """
@@ -45,8 +45,10 @@ def of_outcome(outcome: Outcome[Any]) -> Ending | None:
     """The ending of a cell; None where it is a plain measurement, or was not measured at all."""
     record = outcome.record
     if isinstance(record, Measurement):
+        if record.accuracy is None and not record.reference_nonfinite:
+            return Ending(Kind.FAILED, record.no_accuracy, record.judged_by)
         note = record.no_accuracy or record.note
-        return Ending(outcome.kind, note, record.judged_by) if note else None
+        return Ending(Kind.MEASURED, note, record.judged_by) if note else None
     if outcome.kind in (Kind.FAILED, Kind.NOT_APPLICABLE):
         return Ending(outcome.kind, outcome.reason, JudgedBy.NOTHING)
     return None

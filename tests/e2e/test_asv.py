@@ -153,7 +153,7 @@ def test_two_results_environments_are_compared(project):
     facts = json.loads(before.splitlines()[-1])
     try:
         stored.write_text(before + json.dumps({**facts, "torch": "9.9"}) + "\n")
-        other = environment(project, good, f"e2e:{faulty}")
+        other = environment(project, good, f"{MACHINE}:{faulty}")
     finally:
         stored.write_text(before)
     assert other.returncode == 1

@@ -93,7 +93,7 @@ def test_the_table_has_a_verdict_and_a_conclusion():
     assert done.returncode == 0, done.stderr
     assert "center_writing_weights" in done.stdout
     assert Verdict.NO_OP in done.stdout
-    assert "No cell of 6 is worse than benign" in done.stdout
+    assert "No configuration of 6 is worse than benign" in done.stdout
 
 
 def test_the_noise_floor_can_be_left_out_and_the_verdict_stays():

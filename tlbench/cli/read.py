@@ -75,7 +75,7 @@ def _left_out(commits: Sequence[Commit], states: Sequence[Sequence[str]]) -> str
     """How many cells of each commit are not applicable and how many were not measured, in words; "" where there are none."""
     words = []
     for commit, of_one in zip(commits, states, strict=True):
-        counts = [f"{of_one.count(state)} {state}" for state in ("n/a", "not measured") if state in of_one]
+        counts = [f"{of_one.count(state)} {state}" for state in ("unjudged", "n/a", "not measured") if state in of_one]
         if counts:
             words.append(f"{' and '.join(counts)} at {commit}")
     return f" ({'; '.join(words)})" if words else ""

@@ -58,6 +58,8 @@ class State(StrEnum):
 
     MEASURED = "measured"
     FAILED = "failed"
+    UNJUDGED = "unjudged"
+    """HuggingFace's own logits are not finite, so that there is no error to state."""
     NOT_APPLICABLE = "n/a"
     NOT_MEASURED = "not measured"
 
@@ -327,7 +329,8 @@ def _row(
     if any(value is None for value in figures.values()):
         state = State.FAILED
     elif any(_is_nan(value) for value in figures.values()):
-        state = State.NOT_APPLICABLE if ending and ending.kind is Kind.NOT_APPLICABLE else State.NOT_MEASURED
+        states = {Kind.NOT_APPLICABLE: State.NOT_APPLICABLE, Kind.MEASURED: State.UNJUDGED}
+        state = states.get(ending.kind, State.NOT_MEASURED) if ending else State.NOT_MEASURED
     values = {s: float(v) for s, v in figures.items() if v is not None} if state is State.MEASURED else {}
     return Row(commit.hash, commit.tag, cell, space, state, values, no_op)
 

@@ -13,8 +13,8 @@ from tlbench.environments import lens_environment
 
 ZOO = [model.name for model in catalogue.load().models if model.source == "zoo"]
 RELEASES = {"4.57.6": "2.18.0", "5.9.0": "3.5.1", "5.23.0": "4.3.0"}
-# Measured: transformers 5 computes these two architectures in another order in 16 bits; docs/operating.md, eras.
-CHANGED_IN_16_BITS = {"zoo-gpt-j", "zoo-mixtral"}
+# Measured: transformers 5 computes these in another order; docs/operating.md, eras.
+CHANGED = {Dtype.FLOAT32: {"zoo-mixtral"}} | dict.fromkeys((Dtype.FLOAT16, Dtype.BFLOAT16), {"zoo-gpt-j", "zoo-mixtral"})
 SCRIPT = """
 import hashlib, json, sys, torch, transformers
 from tlbench import Dtype, catalogue
@@ -57,4 +57,4 @@ def test_each_era_has_its_own_transformers(digests):
 @pytest.mark.parametrize("dtype", Dtype)
 def test_huggingface_s_logits_are_the_same_bits_in_every_era(digests, dtype):
     differing = {name for name in ZOO if len({digests[version][f"{name} {dtype}"] for version in RELEASES}) > 1}
-    assert differing == (set() if dtype is Dtype.FLOAT32 else CHANGED_IN_16_BITS)
+    assert differing == CHANGED[dtype]

@@ -55,10 +55,12 @@ def world(monkeypatch):
     """Goldens and token ids of this test's own; put(weights, logits) sets one."""
     goldens = {}
     monkeypatch.setattr(huggingface, "tokens", lambda checkpoint, name: IDS)
-    monkeypatch.setattr(golden, "golden", lambda checkpoint, weights: goldens[weights])
+    monkeypatch.setattr(golden, "golden", lambda checkpoint, weights, makeshift: goldens[weights])
 
     def put(weights, logits, rotary=0.0):
-        goldens[weights] = Golden(logits.double(), Precision.FLOAT64, torch.full((4,), rotary, dtype=torch.float64))
+        goldens[weights] = Golden(
+            logits.double(), Precision.FLOAT64, torch.full((4,), rotary, dtype=torch.float64), torch.zeros(0)
+        )
 
     return put
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlbench.cells import Dtype
-from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF, Closeness
+from tlbench.figures import RATIO_GATE, TAIL_SLACK, UNIT_ROUNDOFF, Closeness
 from tlbench.truth import (
     FEWEST_SETTLED,
     TIE_ULPS,
@@ -227,8 +227,8 @@ def beyond(gate):
         ({"has_experts": True, "top1_unexplained": 1, "typical_ratio": 1.0}, Verdict.BENIGN),
         ({"has_experts": True, "top1_unexplained": 1, "typical_ratio": 2.5}, Verdict.BROKEN),
         ({"has_experts": True, "error_ratio": BROKEN_RATIO, "typical_ratio": 1.0}, Verdict.BROKEN),
-        ({"has_experts": True, "typical_ratio": 1.0, "tail_ratio": RATIO_GATE[F32]}, Verdict.BENIGN),
-        ({"has_experts": True, "typical_ratio": 1.0, "tail_ratio": beyond(RATIO_GATE[F32])}, Verdict.WORSE),
+        ({"has_experts": True, "tail_ratio": TAIL_SLACK * RATIO_GATE[F32]}, Verdict.BENIGN),
+        ({"has_experts": True, "tail_ratio": beyond(TAIL_SLACK * RATIO_GATE[F32])}, Verdict.WORSE),
         ({"has_experts": True, "typical_ratio": 1.0, "settled_ratio": RATIO_GATE[F32]}, Verdict.BENIGN),
         ({"has_experts": True, "typical_ratio": 1.0, "settled_ratio": beyond(RATIO_GATE[F32])}, Verdict.WORSE),
     ],

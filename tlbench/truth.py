@@ -84,7 +84,7 @@ def against_truth(
         top1_flips=int((flips > 0).sum()),
         top1_ties=int((flips == 0).sum()),
         top1_unexplained=int((flips > largest_explained).sum()),
-        shift_spread=squares.sqrt().max().item(),
+        shift_spread=math.sqrt(squares.max().item()),
         total_rms=total_rms,
         weights_rms=weights_rms,
         golden_precision=precision,
@@ -219,7 +219,7 @@ def _tail(squares: Tensor) -> float:
 
 def _typical(squares: Tensor) -> float:
     """The root of the median over positions of the mean square over the vocabulary."""
-    return float(squares.median().sqrt())
+    return math.sqrt(squares.median().item())
 
 
 @dataclass(frozen=True)

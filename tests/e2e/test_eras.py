@@ -14,7 +14,7 @@ from tlbench.environments import lens_environment
 ZOO = [model.name for model in catalogue.load().models if model.source == "zoo"]
 RELEASES = {"4.57.6": "2.18.0", "5.9.0": "3.5.1", "5.23.0": "4.3.0"}
 # Measured: transformers 5 computes these in another order; docs/operating.md, eras.
-CHANGED = {Dtype.FLOAT32: {"zoo-mixtral"}} | dict.fromkeys((Dtype.FLOAT16, Dtype.BFLOAT16), {"zoo-gpt-j", "zoo-mixtral"})
+CHANGED = {dtype: {"zoo-mixtral"} if dtype is Dtype.FLOAT32 else {"zoo-gpt-j", "zoo-mixtral"} for dtype in Dtype}
 SCRIPT = """
 import hashlib, json, sys, torch, transformers
 from tlbench import Dtype, catalogue

@@ -14,7 +14,6 @@ from asv.console import log
 from asv.results import Results
 
 from tlbench import endings, facts
-from tlbench.arithmetic import wanted
 from tlbench.exceptions import BadInput
 from tlbench.paths import OUTCOMES
 
@@ -26,7 +25,8 @@ def save(self: Any, result_dir: str) -> None:
     """Write the results as asv does, then what the run has left beside them."""
     _save(self, result_dir)
     # asv runs in the folder of its configuration.
-    left, results = Path.cwd() / OUTCOMES / wanted() / self.commit_hash, Path(result_dir) / self._filename
+    results = Path(result_dir) / self._filename
+    left = Path.cwd() / OUTCOMES / results.parent.name / self.commit_hash
     try:
         facts.keep(left / facts.FILE_NAME, results)
         endings.keep(left, results)

@@ -20,6 +20,7 @@ from asv.machine import Machine
 from asv.util import UserError
 
 from tlbench.arithmetic import LANE_VARIABLE, SHARED_MACHINE, Lane, environment, is_shared
+from tlbench.paths import MACHINE_VARIABLE
 
 DESCRIPTION = {
     "os": "Linux",
@@ -73,10 +74,12 @@ def load(*args: Any, machine_name: str | None = None, **kwargs: Any) -> Machine:
     os.environ.clear()
     os.environ.update(inherited)
     if lane is Lane.NATIVE:
-        return _load(*args, machine_name=machine_name, **kwargs)
-    prove()
-    machine = Machine()
-    machine.__dict__.update(DESCRIPTION | {"machine": machine_name or SHARED_MACHINE})
+        machine = _load(*args, machine_name=machine_name, **kwargs)
+    else:
+        prove()
+        machine = Machine()
+        machine.__dict__.update(DESCRIPTION | {"machine": machine_name or SHARED_MACHINE})
+    os.environ[MACHINE_VARIABLE] = machine.machine
     return machine
 
 

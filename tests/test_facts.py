@@ -72,7 +72,7 @@ def test_a_damaged_file_ends_no_run_and_is_left_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(plugin, "_save", lambda self, folder: kept.append(folder))
     monkeypatch.setattr(plugin.log, "warning", kept.append)
     monkeypatch.chdir(tmp_path)
-    recorded = tmp_path / OUTCOMES / "shared" / "c0ffee" / facts.FILE_NAME
+    recorded = tmp_path / OUTCOMES / "machine" / "c0ffee" / facts.FILE_NAME
     recorded.parent.mkdir(parents=True)
     recorded.write_text(json.dumps({"torch": "1"}))
     stored = tmp_path / "results" / "machine" / "c0ffee-env.environments.jsonl"

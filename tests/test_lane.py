@@ -12,6 +12,7 @@ from asv.util import UserError
 from asv_plugins import lane as plugin
 from benchmarks.runtime import Growth, Imports, Loading, Process, Slowdown
 from tlbench.arithmetic import LANE_VARIABLE, SETTINGS, SHARED_MACHINE, Lane
+from tlbench.paths import MACHINE_VARIABLE
 
 MINE = f"{SHARED_MACHINE}-mine"
 
@@ -53,6 +54,7 @@ def test_a_run_in_the_shared_arithmetic_needs_no_machine_and_proves_it_first(env
     monkeypatch.setattr(plugin, "prove", lambda: proved.append(dict(os.environ)))
     machine = plugin.load(machine_name=None, interactive=True)
     assert (machine.machine, environ[LANE_VARIABLE]) == (SHARED_MACHINE, "shared")
+    assert environ[MACHINE_VARIABLE] == SHARED_MACHINE  # where outcomes are left, and looked for
     assert len(proved) == 1
     machine.save(str(tmp_path))
     other = plugin.load(machine_name=MINE)

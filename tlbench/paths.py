@@ -10,6 +10,8 @@ import platformdirs
 from tlbench.arithmetic import wanted
 
 CACHE_VARIABLE = "TLBENCH_CACHE"
+MACHINE_VARIABLE = "TLBENCH_MACHINE"
+"""The name of asv's machine that a run's results are stored under, which asv_plugins/lane.py sets."""
 COMMIT_VARIABLE, CONFIGURATION_VARIABLE = "ASV_COMMIT", "ASV_CONF_DIR"
 """What asv tells a benchmark: the commit under test, and where its configuration lies."""
 OUTCOMES = Path(".asv") / "outcomes"
@@ -27,6 +29,7 @@ def package_dir() -> Path:
 
 
 def outcomes_dir() -> Path | None:
-    """Where outcomes are kept in a run of asv, beside its environments, by arithmetic and commit; else None."""
+    """Where outcomes are kept in a run of asv, beside its environments, by machine and commit; else None."""
     commit, configuration = os.environ.get(COMMIT_VARIABLE), os.environ.get(CONFIGURATION_VARIABLE)
-    return Path(configuration) / OUTCOMES / wanted() / commit if commit and configuration else None
+    machine = os.environ.get(MACHINE_VARIABLE) or wanted()
+    return Path(configuration) / OUTCOMES / machine / commit if commit and configuration else None

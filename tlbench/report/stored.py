@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 from tlbench import endings
-from tlbench.arithmetic import is_shared
+from tlbench.arithmetic import SHARED_MACHINE, is_shared
 from tlbench.cells import Cell, Space, Statistic
 from tlbench.endings import Asked, Ending
 from tlbench.exceptions import BadInput
@@ -201,12 +201,12 @@ class StoredResults:
             benchmark: its name. Machines that have any of its kind, errors or costs; where none has, all of them.
         """
 
-        def order(machine: str) -> tuple[bool, int, str]:
+        def order(machine: str) -> tuple[bool, bool, int, str]:
             started = (
                 start for result in here if result.params["machine"] == machine for start in result.started_at.values()
             )
-            comes_first = is_shared(machine) and not _is_cost(benchmark)
-            return comes_first, max((int(start) for start in started if start), default=0), machine
+            ranks = (False, False) if _is_cost(benchmark) else (is_shared(machine), machine == SHARED_MACHINE)
+            return *ranks, max((int(start) for start in started if start), default=0), machine
 
         here = [result for result in self._results if result.commit_hash == commit.hash]
         kind = _is_cost(benchmark)

@@ -59,11 +59,11 @@ def prove() -> None:
     Raises:
         UserError: if it does not, and why.
     """
-    command = [sys.executable, "-m", "tlbench.arithmetic"]
+    command = [sys.executable, "-m", "tlbench.cli", "arithmetic"]
     done = subprocess.run(command, env=environment(Lane.SHARED, os.environ), capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["the process that computes the probe ended without a word"]
-        raise UserError(last[0])
+        raise UserError(last[0].removeprefix("tlbench: "))
 
 
 def load(*args: Any, machine_name: str | None = None, **kwargs: Any) -> Machine:

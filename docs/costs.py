@@ -25,7 +25,7 @@ from tlbench.report.costs import (
     rows,
 )
 from tlbench.report.stored import StoredResults
-from tlbench.runtime.paired import Change, is_inside
+from tlbench.runtime.paired import Change, is_inside, slower
 
 CONFIG = Path(__file__).resolve().parents[1] / "releases" / "asv.conf.json"
 REPEATS = Path(__file__).resolve().parent / "repeats"
@@ -144,18 +144,20 @@ def print_repeat(found: Found, path: Path) -> None:
     """How many of a second run's ratios lie in the first's interval, and what would have been flagged."""
     with path.open() as file:
         lines = list(csv.DictReader(file))
-    inside, flagged, compared = 0, [], 0
+    inside, pairs = 0, []
     for line in lines:
         (first,) = [r for r in found[line["tag"]] if words(r) == [line[name] for name in WORDS]] or [None]
         if first is None:
             continue
         second = CostRow(first.cell, float(line["slowdown"]), float(line["half_width"]))
-        compared += 1
         inside += is_inside(first, second)
-        if Change.between(first, second).is_slower(0.05):
-            flagged.append(str(first.cell))
+        pairs.append((str(first.cell), Change.between(first, second)))
+    flags = slower([change for _, change in pairs], 0.05)
+    flagged = [cell for (cell, _), is_flagged in zip(pairs, flags, strict=True) if is_flagged]
     tags = " and ".join(dict.fromkeys(line["tag"] for line in lines))
-    print(f"{tags}, run again: {inside} of {compared} ratios inside the first run's interval; flagged as slower: {flagged}")
+    print(
+        f"{tags}, run again: {inside} of {len(pairs)} ratios inside the first run's interval; flagged as slower: {flagged}"
+    )
 
 
 WORDS = ("operation", "model", "dtype", "options", "wrapper", "shape", "device")

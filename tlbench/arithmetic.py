@@ -22,7 +22,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from tlbench.exceptions import BadInput, CellFailed, TlbenchError
+from tlbench.exceptions import BadInput, CellFailed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -443,17 +443,3 @@ def _uniform(key: str, count: int) -> Tensor:
     from tlbench.checkpoints.draws import uniform
 
     return torch.from_numpy(uniform(f"probe/{key}", count))
-
-
-def main() -> int:
-    """Print which arithmetic this process computes in; where it is not the wanted one, one sentence and exit status 1."""
-    try:
-        print(establish().name)
-    except TlbenchError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

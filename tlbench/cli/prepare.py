@@ -1,4 +1,4 @@
-"""Commands that prepare: checkpoints, exact answers, the history of releases."""
+"""Commands that prepare: checkpoints, goldens, the history of releases, the arithmetic."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def checkpoints(names: Words = None) -> None:
 
 @app.command()
 def golden(names: Words = None) -> None:
-    """Compute the exact answers of the checkpoints that are on this machine. Safe to interrupt, and to run twice at once."""
+    """Compute the goldens of the checkpoints that are on this machine. Safe to interrupt, and to run twice at once."""
     from tlbench.checkpoints import locate
     from tlbench.reference.golden import Weights
     from tlbench.reference.golden import golden as golden_of
@@ -76,6 +76,14 @@ def _for_each(names: list[str] | None, do: Callable[[Model, Catalogue, Say], str
         progress.update(task, description="done")
     if skipped and names:
         fail("; ".join(skipped))
+
+
+@app.command()
+def arithmetic() -> None:
+    """Print in which arithmetic this machine measures errors. Exit status 2: it cannot compute the one asked for."""
+    from tlbench.arithmetic import establish
+
+    print(establish().name)
 
 
 @app.command()

@@ -31,7 +31,8 @@ class HookTruth:
         additivity: the largest relative error, of any block, of input + attention + MLP against the output; 0 where some
             order of summation gives it bit for bit.
         additivity_block: the block that has it.
-        pattern_rows: by how much a row of an attention pattern differs from a sum of one, at most.
+        pattern_rows: the largest of how negative an entry of an attention pattern is and how far a row's sum is from what it
+            should be: one, or with attention sinks that of the exact function's row.
         final: the relative error of the hooked residual stream through final norm and unembedding against the logits.
         cached: by how much ``run_with_cache`` changes the logits, at most. Logits (nats).
         hooked: by how much an identity hook on every hook point does.

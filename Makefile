@@ -53,7 +53,7 @@ test: $(BIN)/tlbench
 	$(BIN)/python -m pytest
 
 perf: $(BIN)/tlbench
-	@$(BIN)/python -m tests.perf
+	@$(BIN)/python -m tools.perf
 
 clean:
 	rm -rf $(VENV) .asv releases/.asv html releases/html releases/TransformerLens.git transformer-lens

@@ -10,8 +10,8 @@ from typing import Any
 from asv.console import log
 from asv.publishing import OutputPublisher
 
+from tlbench.environments.metadata import SUFFIX, Facts, differences, read
 from tlbench.exceptions import BadInput
-from tlbench.facts import SUFFIX, Facts, differences, read
 
 PAGE = "environments.html"
 LINK = f'<nav style="padding: .3rem 1rem; font: 14px sans-serif"><a href="{PAGE}">What results were measured in</a></nav>'

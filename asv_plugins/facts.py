@@ -13,9 +13,10 @@ from typing import Any
 from asv.console import log
 from asv.results import Results
 
-from tlbench import endings, facts
+from tlbench.environments import metadata as facts
 from tlbench.exceptions import BadInput
 from tlbench.paths import OUTCOMES
+from tlbench.records import endings
 
 _save = Results.save
 

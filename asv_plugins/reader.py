@@ -2,8 +2,8 @@
 
 asv_runner forks its server for every figure, and reads and tokenizes a benchmark's source whenever it is run; either costs
 many times what it takes to read a figure that is there. A ``track_`` benchmark of this suite only reads, and what it must
-wait for is measured by processes apart (``tlbench/server.py``), so this server runs it in its own process, by asv_runner's
-own function and with asv's messages.
+wait for is measured by processes apart (``tlbench/execution/server.py``), so this server runs it in its own process, by
+asv_runner's own function and with asv's messages.
 """
 
 from __future__ import annotations

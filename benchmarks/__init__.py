@@ -2,7 +2,7 @@
 
 asv imports this package in the environment of the TransformerLens under test, where tlbench is not installed: it is
 found in the repository. No hub is ever asked from there. Neither torch nor TransformerLens is imported here: this process
-reads figures, and what must be measured is measured by a server apart (tlbench/server.py).
+reads figures, and what must be measured is measured by a server apart (tlbench/execution/server.py).
 """
 
 import os

@@ -8,10 +8,10 @@ from asv_runner.benchmarks.mark import SkipNotImplemented
 from tlbench import Attention, Cell, Dtype, NotApplicable, Option, ReferenceCell, Wrapper
 from tlbench.catalogue import load
 from tlbench.exceptions import CellFailed, NonFiniteLogits, NotMeasured
-from tlbench.inside.findings import NOT_APPLICABLE
-from tlbench.memo import ACCURACY, REFERENCE, shared
+from tlbench.execution.memo import ACCURACY, REFERENCE, shared
+from tlbench.execution.server import answer_there
 from tlbench.paths import outcomes_dir
-from tlbench.server import answer_there
+from tlbench.questions.findings import NOT_APPLICABLE
 
 
 class SharedRun:

@@ -11,8 +11,8 @@ from benchmarks.cell import GridOfCells, SharedRun, answer, figure, or_skip
 from tlbench import Dtype, Option, Wrapper
 from tlbench.arithmetic import Lane, wanted
 from tlbench.catalogue import load
-from tlbench.cells import Device, Import, Operation, RuntimeCell
-from tlbench.memo import IMPORT, MEMORY, SCALING, SLOWDOWN
+from tlbench.execution.memo import IMPORT, MEMORY, SCALING, SLOWDOWN
+from tlbench.grid import Device, Import, Operation, RuntimeCell
 
 SHAPES = ["1x64", "8x128"]
 PROCESSED = [option for option in Option if option is not Option.UNPROCESSED]
@@ -189,7 +189,7 @@ class Process(GridOfRuns):
 
     def setup(self, *cell):
         super().setup(*cell)
-        from tlbench.runtime import costs  # imports torch, which asv's other processes do without
+        from tlbench.costs import process as costs  # imports torch, which asv's other processes do without
 
         self.model = or_skip(costs.loaded, RuntimeCell(*cell, Operation.FORWARD))
         self.model.rest()
@@ -259,6 +259,6 @@ class ProcessProcessing(GridOfLoads):
 
 
 def _loads(*cell):
-    from tlbench.runtime import costs  # imports torch, which asv's other processes do without
+    from tlbench.costs import process as costs  # imports torch, which asv's other processes do without
 
     return or_skip(costs.loading, RuntimeCell(*cell, SHAPES[0], Device.CPU, Operation.LOADING))

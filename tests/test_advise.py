@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from tlbench import BadInput, Cell
-from tlbench.advise import MARGIN, advise, parse_effect, sentences
+from tlbench.metrics.verdict import Verdict
+from tlbench.report.advice import MARGIN, advise, parse_effect, sentences
 from tlbench.report.stored import Figure, TruthRow
 from tlbench.report.verdicts import write_csv
-from tlbench.verdict import Verdict
 
 
 def row(dtype="float32", option="fold_ln", rms=1e-6, verdict=Verdict.BENIGN, wrapper="TransformerBridge"):

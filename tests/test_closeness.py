@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional
 
 from tests.test_golden import checkpoint
-from tlbench.cells import Dtype
-from tlbench.closeness import closeness, spread
 from tlbench.exceptions import NoGolden
+from tlbench.grid import Dtype
+from tlbench.metrics.closeness import closeness, spread
 from tlbench.reference import golden, huggingface, routing, soundness, variants
 from tlbench.reference.golden import Golden, Precision, Weights
 

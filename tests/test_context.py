@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from tlbench import catalogue
-from tlbench.cells import Cell, Dtype
 from tlbench.checkpoints import ensure
 from tlbench.exceptions import CellFailed, NoGolden
-from tlbench.inside.records import ContextLength
+from tlbench.grid import Cell, Dtype
 from tlbench.lens import Lens
-from tlbench.reference import context as contexts
+from tlbench.records.inside import ContextLength
 from tlbench.reference import golden
+from tlbench.reference import lengths as contexts
 from tlbench.reference.blocked import EAGER, can_be_blocked, in_blocks
-from tlbench.reference.context import Context, context, long_ids, longest, measure_lengths, positions_of, require_memory
 from tlbench.reference.float64 import true_float64
 from tlbench.reference.golden import Weights
+from tlbench.reference.lengths import Context, context, long_ids, longest, measure_lengths, positions_of, require_memory
 
 
 def checkpoint(name):

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tlbench.cells import RuntimeCell
 from tlbench.cli import main, read
 from tlbench.exceptions import BadInput
+from tlbench.grid import RuntimeCell
 from tlbench.history import SourceCommit, SourceFile, build_from_trees
-from tlbench.report.costs import LEAK, MEMORY_RATIO, CostRow, growth_rows, machine_of, memory_rows, rows
+from tlbench.report.slowdowns import LEAK, MEMORY_RATIO, CostRow, growth_rows, machine_of, memory_rows, rows
 from tlbench.report.stored import StoredResults
 
 MODELS = ["zoo-gpt2", "zoo-llama"]

@@ -16,19 +16,21 @@ from torch import nn
 from tests import independent
 from tlbench import Cell, catalogue
 from tlbench.catalogue import Source
-from tlbench.cells import Dtype
 from tlbench.checkpoints import ensure
+from tlbench.components import Component
 from tlbench.exceptions import CellFailed, NoGolden, NotApplicable, NotGolden
-from tlbench.figures import UNIT_ROUNDOFF
-from tlbench.inside import growth
-from tlbench.inside.components import Component
-from tlbench.inside.errors import relative_error
-from tlbench.inside.profile import DepthProfile, RoutingAgreement, SiteError
-from tlbench.reference import golden, huggingface, inside, store
+from tlbench.grid import Dtype
+from tlbench.metrics import growth
+from tlbench.metrics.figures import UNIT_ROUNDOFF
+from tlbench.metrics.relative_error import relative_error
+from tlbench.records.depth_profile import DepthProfile, RoutingAgreement, SiteError
+from tlbench.reference import activations as inside
+from tlbench.reference import golden, huggingface
 from tlbench.reference import sites as places
+from tlbench.reference import tensor_store as store
+from tlbench.reference.activations import Errors, Exact
 from tlbench.reference.float64 import true_float64
 from tlbench.reference.golden import Weights
-from tlbench.reference.inside import Errors, Exact
 from tlbench.reference.sites import feeding, watching
 
 ZOO = [model.name for model in catalogue.load().models if model.source is Source.ZOO]

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from tests.test_memo import CELL, FIGURES
-from tlbench import endings
-from tlbench.cells import Cell
-from tlbench.endings import Ending
 from tlbench.exceptions import BadInput, TlbenchError
-from tlbench.memo import ACCURACY, Kind, Outcome, shared
-from tlbench.verdict import JudgedBy
+from tlbench.execution.memo import ACCURACY, Kind, Outcome, shared
+from tlbench.grid import Cell
+from tlbench.metrics.verdict import JudgedBy
+from tlbench.records import endings
+from tlbench.records.endings import Ending
 
 OTHER = Cell("zoo-llama", "float16", "all_options", "HookedTransformer")
 

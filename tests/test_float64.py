@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tests.architectures import draw_model, invisible, planted, visible
 from tests.test_golden import checkpoint, relative
-from tlbench.cells import Dtype
 from tlbench.exceptions import NotGolden
+from tlbench.grid import Dtype
 from tlbench.reference import float64, golden, huggingface
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
+from tools.architectures import draw_model, invisible, planted, visible
 
 SHORT = (torch.float32, torch.float16, torch.bfloat16)
 ONCE_REFUSED = ("gpt_oss", "nemotron", "qwen3_next", "falcon-alibi")

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from tlbench import Cell
-from tlbench.error_budget import measure_budget
 from tlbench.exceptions import CellFailed, NonFiniteLogits
 from tlbench.lens import Lens
-from tlbench.noise_floor import measure_floor
+from tlbench.questions.error_budget import measure_budget
+from tlbench.questions.noise_floor import measure_floor
 from tlbench.reference import golden, huggingface
 from tlbench.reference.golden import Golden, Precision, Weights
 

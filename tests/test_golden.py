@@ -16,14 +16,15 @@ from tests import independent
 from tests.test_context import counted
 from tlbench import arithmetic, catalogue
 from tlbench.catalogue import Source
-from tlbench.cells import Dtype
 from tlbench.checkpoints import ensure
+from tlbench.checkpoints.prompts import Prompts
 from tlbench.exceptions import BadInput, CellFailed, NoGolden, NotGolden
-from tlbench.prompts import Prompts
-from tlbench.reference import blocked, float64, golden, huggingface, store
-from tlbench.reference.context import long_ids
+from tlbench.grid import Dtype
+from tlbench.reference import blocked, float64, golden, huggingface
+from tlbench.reference import tensor_store as store
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
+from tlbench.reference.lengths import long_ids
 
 ZOO = [model.name for model in catalogue.load().models if model.source is Source.ZOO]
 INDEPENDENT = {"zoo-gpt2": independent.gpt2_logits, "zoo-llama-gqa": independent.llama_logits}

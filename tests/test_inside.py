@@ -22,22 +22,23 @@ from benchmarks.hooks import Hooks
 from tests import independent
 from tlbench import Cell, NotApplicable, catalogue
 from tlbench.catalogue import Source
-from tlbench.cells import Dtype, Option
 from tlbench.checkpoints import ensure
+from tlbench.components import Component
 from tlbench.exceptions import CellFailed, NoGolden, NonFiniteLogits
-from tlbench.inside import generation, gradients, hooks, reading
-from tlbench.inside.components import Component
-from tlbench.inside.edits import CHANGES, Edit
-from tlbench.inside.errors import logit_difference
-from tlbench.inside.findings import Findings
-from tlbench.inside.records import Generation, GradientError, Gradients, HookTruth, Pair, Reading
+from tlbench.grid import Dtype, Option
 from tlbench.lens import Lens
-from tlbench.reference import golden, huggingface, inside
+from tlbench.metrics.golden_error import is_tie
+from tlbench.metrics.relative_error import logit_difference
+from tlbench.questions import generation, gradients, hooks, reading
+from tlbench.questions.findings import Findings
+from tlbench.records.inside import Generation, GradientError, Gradients, HookTruth, Pair, Reading
+from tlbench.reference import activations as inside
+from tlbench.reference import golden, huggingface
+from tlbench.reference.activations import Exact
 from tlbench.reference.float64 import true_float64
 from tlbench.reference.golden import Weights
-from tlbench.reference.inside import Exact
+from tlbench.reference.interventions import CHANGES, Edit
 from tlbench.reference.sites import editing, watching
-from tlbench.truth import is_tie
 
 ZOO = [model.name for model in catalogue.load().models if model.source is Source.ZOO]
 CELL = Cell("zoo-gpt2", "float32", "unprocessed", "TransformerBridge")

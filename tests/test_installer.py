@@ -8,8 +8,7 @@ import zipfile
 
 import pytest
 
-from tlbench import provenance
-from tlbench.environments import installer
+from tlbench.environments import installer, provenance
 from tlbench.exceptions import WrongTransformerLens
 
 

@@ -12,18 +12,21 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tests.perf import mistral
-from tlbench import Cell, catalogue, lens, measure, memo, verify, worker
-from tlbench.apart import Answers
+from tlbench import Cell, catalogue, lens
 from tlbench.catalogue import Model, Source
-from tlbench.cells import Attention, Dtype
 from tlbench.checkpoints import ensure
 from tlbench.exceptions import BadInput, CellFailed, NoGolden, NotApplicable
-from tlbench.figures import ErrorStatistics, Shift
+from tlbench.execution import memo, worker
+from tlbench.execution.client import Answers
+from tlbench.execution.memo import ACCURACY, NOISE_FLOOR, QUESTIONS, Kind, Outcome
+from tlbench.grid import Attention, Dtype
 from tlbench.lens import weights
-from tlbench.memo import ACCURACY, NOISE_FLOOR, QUESTIONS, Kind, Outcome
-from tlbench.record import Accuracy, Measurement
+from tlbench.metrics.figures import ErrorStatistics, Shift
+from tlbench.questions import measure
+from tlbench.records.measurement import Accuracy, Measurement
 from tlbench.reference import golden, huggingface, soundness
+from tlbench.report import verify
+from tools.perf import mistral
 
 CELL = Cell("large", "float16", "unprocessed", "TransformerBridge")
 TINY = mistral.Shape("tiny", n_layers=2, d_model=32, d_mlp=64, n_heads=4, n_kv_heads=2, d_vocab=300)

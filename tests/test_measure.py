@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from tlbench import Cell, catalogue
-from tlbench import measure as measuring
 from tlbench.checkpoints import ensure
-from tlbench.closeness import Spread
 from tlbench.exceptions import CellFailed, NoGolden, NonFiniteLogits
 from tlbench.lens import Lens
-from tlbench.measure import measure
-from tlbench.record import Measurement
+from tlbench.metrics.closeness import Spread
+from tlbench.metrics.verdict import JudgedBy, Verdict
+from tlbench.questions import measure as measuring
+from tlbench.questions.measure import measure
+from tlbench.records.measurement import Measurement
 from tlbench.reference import golden, huggingface, soundness
 from tlbench.reference.golden import Golden, Precision
-from tlbench.verdict import JudgedBy, Verdict
 
 D_VOCAB = 32
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tlbench import Cell, memo
+from tlbench import Cell
 from tlbench.exceptions import (
     BadInput,
     CellFailed,
@@ -14,9 +14,10 @@ from tlbench.exceptions import (
     NotApplicable,
     NotMeasured,
 )
-from tlbench.figures import ErrorStatistics, Shift, Truth
-from tlbench.memo import ACCURACY, Kind, Outcome, attempt, shared
-from tlbench.record import Accuracy, Measurement
+from tlbench.execution import memo
+from tlbench.execution.memo import ACCURACY, Kind, Outcome, attempt, shared
+from tlbench.metrics.figures import ErrorStatistics, Shift, Truth
+from tlbench.records.measurement import Accuracy, Measurement
 
 CELL = Cell("zoo-gpt2", "float32", "fold_ln", "TransformerBridge")
 FIGURES = Measurement(
@@ -62,7 +63,7 @@ def measured(monkeypatch, tmp_path):
 
     def put(answer):
         measurer = Measurer(answer)
-        monkeypatch.setattr("tlbench.measure.measure", measurer)
+        monkeypatch.setattr("tlbench.questions.measure.measure", measurer)
         return measurer
 
     monkeypatch.setattr(memo, "kept_path", lambda question, cell: tmp_path / "kept" / memo.file_name(question, cell))

@@ -95,7 +95,7 @@ IN_TRANSFORMER_LENS = """
 import sys
 from pathlib import Path
 from tlbench import catalogue
-from tlbench.cells import Dtype, Option
+from tlbench.grid import Dtype, Option
 from tlbench.checkpoints import locate
 from tlbench.lens.hooked import load_hooked_transformer
 models = catalogue.load()

@@ -5,8 +5,8 @@ from asv_runner.benchmarks.mark import SkipNotImplemented
 
 from benchmarks.runtime import Process, ProcessLoading, ProcessProcessing
 from tlbench.arithmetic import LANE_VARIABLE
+from tlbench.costs import process as costs
 from tlbench.exceptions import NotApplicable
-from tlbench.runtime import costs
 
 CELL = ("zoo-gpt2", "float32", "all_options", "HookedTransformer")
 RUN = (*CELL, "1x64", "cpu")

@@ -11,14 +11,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tlbench import BadInput, CellFailed, NotApplicable, device, memo, server
-from tlbench.cells import Cell, Import, RuntimeCell
-from tlbench.memo import ACCURACY, IMPORT, MEMORY, ROUNDS, SCALING, SLOWDOWN
-from tlbench.report.costs import ChangedRow, CostRow
-from tlbench.runtime import slowdown
-from tlbench.runtime.apart import apart
-from tlbench.runtime.memory import Allocated, allocated
-from tlbench.runtime.paired import (
+from tlbench import BadInput, CellFailed, NotApplicable, device
+from tlbench.costs import slowdown
+from tlbench.costs.memory import Allocated, allocated
+from tlbench.costs.scaling import depths_of
+from tlbench.costs.slowdown import NAMES, located, measure_slowdown
+from tlbench.costs.stack import with_room
+from tlbench.execution import memo, server
+from tlbench.execution.fork import apart
+from tlbench.execution.memo import ACCURACY, IMPORT, MEMORY, ROUNDS, SCALING, SLOWDOWN
+from tlbench.grid import Cell, Import, RuntimeCell
+from tlbench.metrics.paired import (
     FALSE_ALARMS,
     INTERPRETERS,
     PROCESSES,
@@ -32,10 +35,8 @@ from tlbench.runtime.paired import (
     take_turns,
     two_sided,
 )
-from tlbench.runtime.records import Cost, Memory, Rounds, Scaling, Slowdown
-from tlbench.runtime.scaling import depths_of
-from tlbench.runtime.slowdown import NAMES, located, measure_slowdown
-from tlbench.runtime.stack import with_room
+from tlbench.records.costs import Cost, Memory, Rounds, Scaling, Slowdown
+from tlbench.report.slowdowns import ChangedRow, CostRow
 
 CELL = RuntimeCell("zoo-gpt2", "float32", "all_options", "TransformerBridge", "2x64", "cpu", "forward")
 

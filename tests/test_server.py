@@ -12,11 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tlbench import Cell, catalogue, server
+from tlbench import Cell, catalogue
 from tlbench.checkpoints import ensure
 from tlbench.exceptions import BadInput, CellFailed, NotApplicable, WrongTransformerLens
-from tlbench.memo import ACCURACY, Kind, Outcome
-from tlbench.server import answer_there
+from tlbench.execution import server
+from tlbench.execution.memo import ACCURACY, Kind, Outcome
+from tlbench.execution.server import answer_there
 
 CELL = Cell("zoo-gpt2", "float32", "fold_ln", "TransformerBridge")
 
@@ -99,7 +100,7 @@ def servers(folder):
 
 def serves(process, folder):
     try:
-        return "tlbench.server" in process.cmdline() and Path(process.cwd()) == folder
+        return "tlbench.execution.server" in process.cmdline() and Path(process.cwd()) == folder
     except psutil.Error:
         return False
 
@@ -143,7 +144,7 @@ def test_the_kept_files_of_a_cell_are_hashed_before_the_fork(monkeypatch, tmp_pa
     hashed = []
     monkeypatch.setattr("tlbench.reference.huggingface.store_path", lambda *_: kept["reference"])
     monkeypatch.setattr("tlbench.reference.golden.store_path", lambda *_: kept["golden"])
-    monkeypatch.setattr("tlbench.measure.sha256_of_unchanged", hashed.append)
+    monkeypatch.setattr("tlbench.questions.measure.sha256_of_unchanged", hashed.append)
     monkeypatch.setattr(server, "kept_path", lambda *_: None)
     server._verify_what_is_read(REQUESTS[0])
     assert hashed == [kept["reference"], kept["golden"], kept["golden"]]

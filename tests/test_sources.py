@@ -5,8 +5,8 @@ from importlib.metadata import version
 
 import pytest
 
-from tlbench import sources
-from tlbench.memo import QUESTIONS
+from tlbench.environments import sources
+from tlbench.execution.memo import QUESTIONS
 from tlbench.paths import package_dir
 
 FUTURE = "from __future__ import annotations"
@@ -35,23 +35,23 @@ def edited(folder, module, old, new):
     assert old in text
     path.write_text(text.replace(old, new))
     forget()
-    return sources.code_digest("tlbench.measure")
+    return sources.code_digest("tlbench.questions.measure")
 
 
 @pytest.mark.parametrize("module", ["checkpoints/store.py", "device.py", "catalogue.py", "closeness.py", "lens/hooked.py"])
 def test_code_that_a_measurement_imports_is_part_of_its_key(copied, module):
-    before = sources.code_digest("tlbench.measure")
+    before = sources.code_digest("tlbench.questions.measure")
     assert edited(copied, module, FUTURE, f"{FUTURE}\nMORE = 1") != before
 
 
 @pytest.mark.parametrize("module", ["report/table.py", "cli/read.py", "advise.py", "server.py"])
 def test_code_that_it_does_not_import_is_not(copied, module):
-    before = sources.code_digest("tlbench.measure")
+    before = sources.code_digest("tlbench.questions.measure")
     assert edited(copied, module, FUTURE, f"{FUTURE}\nMORE = 1") == before
 
 
 def test_comments_docstrings_and_line_breaks_are_not_code_and_a_constant_is(copied):
-    before = sources.code_digest("tlbench.measure")
+    before = sources.code_digest("tlbench.questions.measure")
     with_prose = edited(copied, "figures.py", "from __future__", "# why\n\n\nfrom __future__")
     assert with_prose == before
     assert edited(copied, "verdict.py", "One word for a cell", "A single word for a cell") == before
@@ -61,8 +61,8 @@ def test_comments_docstrings_and_line_breaks_are_not_code_and_a_constant_is(copi
 def test_every_question_has_a_key_and_looks_only_as_far_as_it_imports():
     behind = {name: sources.modules_behind(question.module) for name, question in QUESTIONS.items()}
     assert all("tlbench.lens.bridge" in modules for name, modules in behind.items() if name not in ("reference", "import"))
-    assert "tlbench.inside.hooks" in behind["hooks"]
-    assert "tlbench.inside.hooks" not in behind["accuracy"]
+    assert "tlbench.questions.hooks" in behind["hooks"]
+    assert "tlbench.questions.hooks" not in behind["accuracy"]
     assert not any(module.startswith(("tlbench.cli", "tlbench.report")) for modules in behind.values() for module in modules)
 
 

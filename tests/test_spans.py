@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.perf.profile import rows
 from tlbench import spans
 from tlbench.spans import PROFILE_VARIABLE, Category, Recorder, span
+from tools.perf.profile import rows
 
 
 class Clock:

@@ -13,12 +13,13 @@ from hypothesis import strategies as some
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tlbench import errors, streaming
-from tlbench.cells import Dtype
 from tlbench.exceptions import NonFiniteLogits
-from tlbench.figures import RATIO_GATE, UNIT_ROUNDOFF
-from tlbench.streaming import Chunked, combined_mean, in_blocks, median, moments, position_blocks, position_chunks
-from tlbench.truth import SERIES_BELOW, against_truth, kl_divergence, rms, top1_changes
+from tlbench.grid import Dtype
+from tlbench.metrics import hf_error as errors
+from tlbench.metrics import streaming
+from tlbench.metrics.figures import RATIO_GATE, UNIT_ROUNDOFF
+from tlbench.metrics.golden_error import SERIES_BELOW, against_truth, kl_divergence, rms, top1_changes
+from tlbench.metrics.streaming import Chunked, combined_mean, in_blocks, median, moments, position_blocks, position_chunks
 
 SPACES = (errors.origin_error, errors.probability_error, errors.logit_error)
 DENORMAL = 5e-324

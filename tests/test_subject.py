@@ -7,7 +7,7 @@ import pytest
 
 from tlbench import BadInput, catalogue
 from tlbench.checkpoints import ensure
-from tlbench.subject import prepared
+from tlbench.cli.subject import prepared
 
 
 @pytest.fixture

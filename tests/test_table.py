@@ -15,9 +15,9 @@ import pytest
 from tlbench import BadInput, Space, Statistic
 from tlbench.arithmetic import SHARED_MACHINE
 from tlbench.history import SourceCommit, SourceFile, build_from_trees
+from tlbench.metrics.verdict import SEVERITIES, Verdict, word_of
 from tlbench.report import table as tables
 from tlbench.report.stored import Figure, State, StoredResults
-from tlbench.verdict import SEVERITIES, Verdict, word_of
 
 MODELS, DTYPES, OPTIONS, WRAPPERS = (
     ["zoo-gpt2", "zoo-llama"],

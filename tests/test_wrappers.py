@@ -12,10 +12,10 @@ import torch
 from tests.conftest import ROOT
 from tlbench import catalogue
 from tlbench.catalogue import Source
-from tlbench.cells import Option
 from tlbench.checkpoints import ensure
 from tlbench.environments import lens_environment
 from tlbench.exceptions import CellFailed, NotApplicable
+from tlbench.grid import Option
 from tlbench.lens.bridge import load_bridge
 from tlbench.lens.hooked import load_hooked_transformer
 from tlbench.lens.interface import class_of

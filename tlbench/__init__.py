@@ -1,7 +1,7 @@
 """Measure how far TransformerLens's numbers are from HuggingFace's.
 
 >>> from tlbench import Cell
->>> from tlbench.measure import measure
+>>> from tlbench.questions.measure import measure
 >>> measure(Cell("zoo-gpt2", "float16", "all_options", "TransformerBridge")).require_accuracy().logit.max
 
 The library runs in the environment of the TransformerLens under test and knows nothing of asv; the direction of
@@ -11,8 +11,8 @@ environment variables of the shared arithmetic, where torch is not imported yet 
 """
 
 from tlbench import arithmetic
-from tlbench.cells import Attention, Cell, Dtype, Option, ReferenceCell, Space, Statistic, Wrapper
 from tlbench.exceptions import BadInput, CellFailed, NotApplicable, TlbenchError
+from tlbench.grid import Attention, Cell, Dtype, Option, ReferenceCell, Space, Statistic, Wrapper
 
 arithmetic.prepare()
 

@@ -54,7 +54,7 @@ SETTINGS: Mapping[str, str] = {
 SHARED_PROBES: Mapping[str, str] = {
     "2.13.0": "98a101b1c23ed2f6c5baba211ca1aa4fc911df6637191472653623b0dc16c2e6",
 }
-"""The shared lane's probe for each release of torch. Pin a new release by hand once ``python -m tests.processors`` has shown
+"""The shared lane's probe for each release of torch. Pin a new release by hand once ``python -m tools.processors`` has shown
 that its probe is the same on every processor."""
 
 SQUARE_ROOTS = ("sqrt", "sqrt_", "sqrt.out")
@@ -239,7 +239,7 @@ def _refusal(reason: str, advice: str = "") -> WrongArithmetic:
 
 
 def _processor_name() -> str:
-    from tlbench.facts import processor_name
+    from tlbench.environments.metadata import processor_name
 
     return processor_name()
 

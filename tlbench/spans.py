@@ -1,7 +1,7 @@
 """Where the time of a run goes: seconds by category, written only where ``TLBENCH_PROFILE`` names a folder.
 
 A span's time is exclusive: what passes in a span within it is that one's. A process writes one line of JSON whenever its
-outermost span ends, so that one which then leaves by ``os._exit``, as forks do, loses nothing; ``python -m tests.perf
+outermost span ends, so that one which then leaves by ``os._exit``, as forks do, loses nothing; ``python -m tools.perf
 profile`` adds the lines up. Needs nothing but the standard library, since the installer runs before anything is installed.
 """
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tests.e2e.conftest import source_of
 from tlbench import catalogue
-from tlbench.apart import Interview
 from tlbench.checkpoints import ensure
 from tlbench.environments import lens_environment
+from tlbench.execution.client import Interview
 
 RELEASE = "4.3.0"
 BRIDGE = "transformer_lens/model_bridge/__init__.py"

@@ -178,7 +178,7 @@ def test_a_commit_is_installed_apart_and_proved(project, monkeypatch):
     monkeypatch.setattr(environments, "_repositories", lambda: [project.folder / "history.git"])
     commit = project.commits["faulty"]
     made = environments.lens_environment(commit[:12])
-    code = "import transformer_lens; from tlbench.provenance import prove; print(prove().commit)"
+    code = "import transformer_lens; from tlbench.environments.provenance import prove; print(prove().commit)"
     done = subprocess.run(
         [made.python, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
     )

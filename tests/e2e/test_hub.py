@@ -9,11 +9,11 @@ import pytest
 
 from tests.e2e.conftest import ROOT
 from tlbench import Cell, catalogue
-from tlbench.apart import Interview
 from tlbench.checkpoints import ensure
 from tlbench.environments import lens_environment
-from tlbench.memo import ACCURACY
-from tlbench.verdict import Verdict
+from tlbench.execution.client import Interview
+from tlbench.execution.memo import ACCURACY
+from tlbench.metrics.verdict import Verdict
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 CATALOGUE = '[[model]]\nname = "from-hub"\nsource = "hub"\nrepo = "gpt2"\n'

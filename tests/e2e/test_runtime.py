@@ -5,7 +5,7 @@ import pytest
 from tests.e2e.slow_history import measure, slow_project, slower
 from tlbench import catalogue
 from tlbench.checkpoints import ensure
-from tlbench.report.costs import rows
+from tlbench.report.slowdowns import rows
 from tlbench.report.stored import StoredResults
 
 MODEL = "zoo-gpt2"

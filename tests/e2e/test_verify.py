@@ -11,11 +11,11 @@ import pytest
 from tests.e2e.conftest import ROOT
 from tests.e2e.planting import RELEASE, planted_tree
 from tlbench import Cell, catalogue
-from tlbench.apart import Interview
 from tlbench.checkpoints import ensure
 from tlbench.environments import lens_environment
-from tlbench.memo import ACCURACY
-from tlbench.verdict import Verdict
+from tlbench.execution.client import Interview
+from tlbench.execution.memo import ACCURACY
+from tlbench.metrics.verdict import Verdict
 
 FAULTS = {
     "head scale": ("zoo-gpt2", "zoo-llama-gqa", "zoo-gpt-neox", "zoo-gemma2", "zoo-bloom"),

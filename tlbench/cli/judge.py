@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tlbench.apart import Answers, Interview, Questions
-from tlbench.cells import Cell, Dtype, Option, Space, Wrapper, parse
 from tlbench.cli.common import FormatName, app, fail, progress_bar, wide_console
+from tlbench.execution.client import Answers, Interview, Questions
+from tlbench.grid import Cell, Dtype, Option, Space, Wrapper, parse
 
 ModelName = Annotated[str, typer.Argument(help="A name of the catalogue or the hub, or a folder with a checkpoint.")]
 Tl = Annotated[str, typer.Option("--tl", help="A release, a commit, or a source tree; default: the one installed here.")]
@@ -42,9 +42,9 @@ def verify(
     Exit status 0: every configuration that exists is right; 1: one is wrong; 3: none is known to be, but some are unjudged;
     2: bad use.
     """
-    from tlbench import verify as verifying
-    from tlbench.memo import ACCURACY, NOISE_FLOOR
+    from tlbench.execution.memo import ACCURACY, NOISE_FLOOR
     from tlbench.report import judgements as report
+    from tlbench.report import verify as verifying
 
     one_space = parse(Space, space)
     questions: Questions = (ACCURACY, NOISE_FLOOR) if floor else (ACCURACY,)
@@ -76,7 +76,7 @@ def budget(
     format: FormatName = "rich",
 ) -> None:
     """Where a cell's error comes from: rounding the weights, processing them, the forward pass, the last rounding."""
-    from tlbench.memo import ERROR_BUDGET
+    from tlbench.execution.memo import ERROR_BUDGET
     from tlbench.report import budgets as report
     from tlbench.report.table import Format
 
@@ -102,7 +102,7 @@ def where(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
 ) -> None:
     """Which block and component is the first that is wrong? Exit status 0: none; 1: one is, or a cell failed; 2: bad use."""
-    from tlbench.memo import DEPTH
+    from tlbench.execution.memo import DEPTH
     from tlbench.report import profiles as report
 
     grid = _Grid(dtype or [Dtype.FLOAT32], option or [Option.UNPROCESSED], wrapper)
@@ -142,9 +142,9 @@ def _ask(
 ) -> tuple[list[Answers], str, dict[str, str]]:
     """Every cell's answers, what TransformerLens is called, and the versions it runs with."""
     from tlbench import device as devices
-    from tlbench import verify as verifying
     from tlbench.arithmetic import LANE_VARIABLE, Lane
-    from tlbench.subject import prepared
+    from tlbench.cli.subject import prepared
+    from tlbench.report import verify as verifying
 
     devices.require(device)
     if device != "cpu":

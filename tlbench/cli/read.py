@@ -13,12 +13,12 @@ import typer
 from rich.table import Table
 
 from tlbench import catalogue as catalogues
-from tlbench.cells import Dtype, Import, Option, Space, Wrapper, parse
 from tlbench.cli.common import Config, FormatName, app, fail, wide_console
+from tlbench.grid import Dtype, Import, Option, Space, Wrapper, parse
 from tlbench.report.table import Filter
 
 if TYPE_CHECKING:
-    from tlbench.report.costs import CostRow
+    from tlbench.report.slowdowns import CostRow
     from tlbench.report.stored import Commit
 
 OneCommit = Annotated[str, typer.Option(help="A tag or hash with results; default: newest.")]
@@ -88,7 +88,7 @@ def outcomes(
     config: Config = None,
 ) -> None:
     """Print, as Markdown, why cells failed, could not exist or were judged without a golden, from what runs have kept."""
-    from tlbench.memo import Kind
+    from tlbench.execution.memo import Kind
     from tlbench.report import outcomes as report
     from tlbench.report.stored import StoredResults
 
@@ -114,10 +114,10 @@ def verdicts(
 
     Exit status 0: all are right; 1: one is wrong; 3: none is known to be wrong, but some are unjudged; 2: bad use.
     """
+    from tlbench.metrics.verdict import Verdict
     from tlbench.report import table as tables
     from tlbench.report import verdicts as report
     from tlbench.report.stored import StoredResults
-    from tlbench.verdict import Verdict
 
     style = parse(tables.Format, format)
     wanted = _filter(model, dtype, option, wrapper)
@@ -148,7 +148,7 @@ def costs(
     config: Config = None,
 ) -> None:
     """Print, from asv's results, how many times longer TransformerLens takes than HuggingFace, or what else it costs."""
-    from tlbench.report import costs as report
+    from tlbench.report import slowdowns as report
     from tlbench.report import table as tables
     from tlbench.report.stored import StoredResults
 
@@ -179,7 +179,7 @@ def slower(
     config: Config = None,
 ) -> None:
     """What became slower between two commits, by their slowdowns beside HuggingFace. Exit status 1: something did."""
-    from tlbench.report import costs as report
+    from tlbench.report import slowdowns as report
     from tlbench.report import table as tables
 
     style = parse(tables.Format, format)
@@ -201,7 +201,7 @@ def slower(
 
 
 def _machine_of_both(earlier: str, later: str, config: Path | None) -> str:
-    from tlbench.report import costs as report
+    from tlbench.report import slowdowns as report
     from tlbench.report.stored import StoredResults
 
     stored = StoredResults(config)
@@ -209,7 +209,7 @@ def _machine_of_both(earlier: str, later: str, config: Path | None) -> str:
 
 
 def _slowdowns(name: str, config: Path | None, default: str) -> list[CostRow]:
-    from tlbench.report import costs as report
+    from tlbench.report import slowdowns as report
     from tlbench.report.stored import StoredResults
 
     machine, _, commit = name.rpartition(":")
@@ -225,7 +225,7 @@ def env(
     config: Config = None,
 ) -> None:
     """Print what stored results were measured in, or what differs between two. Exit status 1: something differs."""
-    from tlbench.facts import differences
+    from tlbench.environments.metadata import differences
 
     names = [name for name in (one, other) if name]
     found = [_environment(name, config) for name in names]
@@ -263,7 +263,7 @@ def advise(
     config: Config = None,
 ) -> None:
     """Which dtype and options are safe for an effect of this size, from asv's results."""
-    from tlbench import advise as advising
+    from tlbench.report import advice as advising
     from tlbench.report import verdicts as report
     from tlbench.report.stored import StoredResults
     from tlbench.report.table import Format

@@ -16,10 +16,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tlbench.environments import installer
+from tlbench.environments.provenance import RECORD_NAME
 from tlbench.exceptions import BadInput
 from tlbench.files import locked
 from tlbench.paths import cache_dir, package_dir
-from tlbench.provenance import RECORD_NAME
 
 Say = Callable[[str], None]
 VERSION_PATTERN = re.compile(r"v?(\d+\.\d+(\.\d+)?\w*)")
@@ -101,7 +101,7 @@ def _of_release(release: str, say: Say) -> LensEnvironment:
     found = _existing(release)
     if found:
         return LensEnvironment(found, release)
-    from tlbench.package_index import wheel
+    from tlbench.environments.package_index import wheel
 
     return _installed(release, wheel(PROJECT, release, cache_dir() / "downloads", say), f"v{release}", release, say)
 

@@ -8,7 +8,7 @@ asv calls it with the environment's own Python, in the steps that ``asv.conf.jso
 The result depends on the commit alone, not on what was installed before: ``uv pip install --exact`` removes whatever the
 commit does not need, every dependency that matters is pinned by *era* (the range of TransformerLens releases that works
 with one major version of transformers), and the package itself is always reinstalled, since every commit calls
-itself version 0.0.0. What was installed is recorded for :mod:`tlbench.provenance` to prove.
+itself version 0.0.0. What was installed is recorded for :mod:`tlbench.environments.provenance` to prove.
 
 Settings (environment variables):
     TLBENCH_TORCH_BACKEND: which build of torch to install, in uv's words (``cpu``, ``cu130``, ``auto``). Without it, what
@@ -154,10 +154,10 @@ def _metadata(wheel: Path) -> Message:
 
 
 def _record(wheel: Path, commit: str, era: str, python: str) -> None:
-    """Leave the proof of what is installed, for tlbench.provenance."""
+    """Leave the proof of what is installed, for tlbench.environments.provenance."""
     importlib.invalidate_caches()
+    from tlbench.environments.provenance import RECORD_NAME, wheel_digest
     from tlbench.files import write_json
-    from tlbench.provenance import RECORD_NAME, wheel_digest
 
     with zipfile.ZipFile(wheel) as archive:
         digest = wheel_digest({name: archive.read(name) for name in archive.namelist()})

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from tlbench.environments.installer import OF_TORCH, PACKAGE, PINNED, InstallError, era_of, lock_of, pins_of, run_uv
-from tlbench.package_index import client, download, packages_of
+from tlbench.environments.package_index import client, download, packages_of
 from tlbench.paths import cache_dir
 
 OLDEST = Version("1.2.2")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pypi_simple import DistributionPackage, PyPISimple
 
+from tlbench.environments.package_index import INDEX_VARIABLE, download, kept, packages_of
 from tlbench.exceptions import BadInput
 from tlbench.files import write_json
-from tlbench.package_index import INDEX_VARIABLE, download, kept, packages_of
 
 PROJECT = "transformer-lens"
 LISTING_NAME = "releases.json"

@@ -11,12 +11,12 @@ from typing import NamedTuple
 from packaging.version import InvalidVersion, Version
 from pypi_simple import PyPISimple
 
+from tlbench.environments.package_index import client
 from tlbench.exceptions import BadInput
 from tlbench.files import canonical_json, locked
 from tlbench.history.listing import Listing, Release, fetch, list_releases
 from tlbench.history.repository import MAIN, SourceCommit, build_from_trees, origin_of, require_writable, tags_of
 from tlbench.history.sdists import read_sdist
-from tlbench.package_index import client
 
 PRERELEASES = "prereleases"
 LAYOUT = 1

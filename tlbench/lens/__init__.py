@@ -6,9 +6,9 @@ All differences between versions live in this package, found by looking at what 
 
 from __future__ import annotations
 
-from tlbench.cells import Cell, Wrapper
 from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed
+from tlbench.grid import Cell, Wrapper
 from tlbench.lens.bridge import bridge_class, load_bridge
 from tlbench.lens.hooked import hooked_transformer_class, load_hooked_transformer
 from tlbench.lens.interface import Hook, Lens

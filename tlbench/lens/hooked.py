@@ -22,9 +22,9 @@ from torch import Tensor
 
 from tlbench import device
 from tlbench.catalogue import Source
-from tlbench.cells import Dtype, Option
 from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NotApplicable
+from tlbench.grid import Dtype, Option
 from tlbench.lens import weights
 from tlbench.lens.interface import Lens, class_of
 from tlbench.spans import Category, span

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlbench.cells import Option
 from tlbench.exceptions import CellFailed, NotApplicable
+from tlbench.grid import Option
 
 Hook = Callable[[Tensor], Tensor | None]
 """What a hook does with an activation: looks at it, or returns what shall stand in its place."""

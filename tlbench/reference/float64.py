@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tlbench.errors import centred
 from tlbench.exceptions import NotGolden
+from tlbench.metrics.hf_error import centred
 
 STEP = 1e-8
 """Relative step of the self-check: a sixth of float32's resolution, so a float32 rounding of one number is crossed by
@@ -36,7 +36,7 @@ ULP = 2.0**-52
 TIMES_THE_NOISE = 3e4
 """How far the third difference may exceed float64's noise. One float32 rounding is 5e8 float64 roundings. Of 86
 architectures the healthy reach 2.4e3 times, mostly 10, and one rounded activation leaves 3.4e6 times or more
-(``python -m tests.architectures``); a rounded scalar for each token leaves 1e6 times or more."""
+(``python -m tools.architectures``); a rounded scalar for each token leaves 1e6 times or more."""
 LEAST_GROWTH = 10
 """From one step to another 16 times wider, a third difference that comes from kinks grows 16 to 64 times, one that comes
 from curvature 4096 times, and one that comes from rounding 4 times: only the number of jumps grows, not their size."""

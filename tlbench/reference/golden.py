@@ -23,17 +23,18 @@ import torch
 from torch import Tensor
 
 from tlbench import arithmetic
-from tlbench.cells import Dtype
 from tlbench.checkpoints import Checkpoint
 from tlbench.environments import reference_python
-from tlbench.errors import centred
+from tlbench.environments.sources import code_digest
 from tlbench.exceptions import BadInput, CellFailed, NoGolden, NotGolden
-from tlbench.reference import huggingface, routing, store
+from tlbench.grid import Dtype
+from tlbench.metrics.hf_error import centred
+from tlbench.metrics.streaming import Chunked
+from tlbench.reference import huggingface, routing
+from tlbench.reference import tensor_store as store
 from tlbench.reference.blocked import in_blocks
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.several import compute_each, zoo_with
-from tlbench.sources import code_digest
-from tlbench.streaming import Chunked
 
 MEMORY_VARIABLE = "TLBENCH_GOLDEN_MEMORY"
 """At most so many bytes may a golden's model take; by default all that is free."""

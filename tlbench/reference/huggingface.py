@@ -18,14 +18,14 @@ from torch import Tensor
 
 from tlbench import arithmetic, device
 from tlbench.catalogue import Source
-from tlbench.cells import Attention, Dtype
 from tlbench.checkpoints import Checkpoint
-from tlbench.closeness import Spread, spread
+from tlbench.environments.sources import code_digest, libraries
 from tlbench.exceptions import CellFailed
-from tlbench.reference import store
+from tlbench.grid import Attention, Dtype
+from tlbench.metrics.closeness import Spread, spread
+from tlbench.reference import tensor_store as store
 from tlbench.reference.several import compute_each, zoo_with
 from tlbench.reference.variants import DEFAULT_ATTENTION, variants
-from tlbench.sources import code_digest, libraries
 
 PROMPT_SETS = ("natural", "origin")
 LOGITS, VARIANTS = "logits", "variants"

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tlbench.cells import Dtype
-from tlbench.figures import UNIT_ROUNDOFF
+from tlbench.grid import Dtype
+from tlbench.metrics.figures import UNIT_ROUNDOFF
 
 STEP = 1e-7
 """Relative, of the embeddings: far below what swaps experts, far above float64's own noise."""

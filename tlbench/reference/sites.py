@@ -1,4 +1,4 @@
-"""Where HuggingFace's models compute the quantities of :mod:`tlbench.inside.components`, found by the modules' names.
+"""Where HuggingFace's models compute the quantities of :mod:`tlbench.components`, found by the modules' names.
 
 The names are those of transformers 4.57 to 5.23, which agree but for mixtures of experts. Each is looked for in the order
 given: what makes an output that is added to the residual stream comes before what contains it.
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tlbench.components import LN_FINAL, ROUTING, Component, site
 from tlbench.exceptions import NotApplicable
-from tlbench.inside.components import LN_FINAL, ROUTING, Component, site
 
 BLOCKS = ("model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.layers")
 FINAL_NORM = ("model.norm", "transformer.ln_f", "gpt_neox.final_layer_norm", "model.decoder.final_layer_norm",

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from tlbench.cells import Attention, Dtype
 from tlbench.checkpoints import Checkpoint
 from tlbench.checkpoints.portable import misreading
-from tlbench.closeness import spread
-from tlbench.errors import count_nonfinite, over_common_vocabulary
 from tlbench.exceptions import NoGolden
+from tlbench.grid import Attention, Dtype
+from tlbench.metrics.closeness import spread
+from tlbench.metrics.hf_error import count_nonfinite, over_common_vocabulary
 from tlbench.reference import huggingface
 from tlbench.reference.golden import Weights, golden
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from tlbench.closeness import Spread, spread
+from tlbench.metrics.closeness import Spread, spread
 
 REVERSED, DEFAULT_ATTENTION, THREADS, BATCH = "reversed sums", "default attention", "threads", "batch split"
 PRODUCTS = (torch.matmul, torch.bmm, torch.mm, Tensor.matmul, Tensor.bmm, Tensor.mm, Tensor.__matmul__)

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from tabulate import tabulate
 
-from tlbench.cells import Cell
-from tlbench.memo import Outcome
-from tlbench.record import ErrorBudget
+from tlbench.execution.memo import Outcome
+from tlbench.grid import Cell
+from tlbench.records.measurement import ErrorBudget
 from tlbench.report.table import Format
 
 PARTS = ("weight_rounding", "weight_processing", "forward_arithmetic", "final_rounding", "unexplained")

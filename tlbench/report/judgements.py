@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from tlbench.cells import Space, Statistic
+from tlbench.grid import Space, Statistic
+from tlbench.metrics.verdict import JudgedBy, Verdict
 from tlbench.report.verdicts import BY_HUGGINGFACE, word
-from tlbench.verdict import JudgedBy, Verdict
-from tlbench.verify import Judgement
+from tlbench.report.verify import Judgement
 
 COLUMNS = ("dtype", "option", "wrapper", *Statistic, "ratio", "corr.", "bits lost", "KL, nats", "flips", "floor", "verdict")
 STYLES = {Verdict.UNJUDGED: "magenta", Verdict.WORSE: "yellow", Verdict.BROKEN: "red", Verdict.FAILED: "red"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from tlbench.memo import ACCURACY, Kind
+from tlbench.execution.memo import ACCURACY, Kind
 from tlbench.report.stored import BENCHMARKS, Commit, StoredResults
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tlbench.cells import Cell
-from tlbench.inside.components import BLOCK_COMPONENTS, LN_FINAL, LOGITS, Component
-from tlbench.inside.profile import DepthProfile, SiteError, Wrong
-from tlbench.memo import Kind, Outcome
+from tlbench.components import BLOCK_COMPONENTS, LN_FINAL, LOGITS, Component
+from tlbench.execution.memo import Kind, Outcome
+from tlbench.grid import Cell
+from tlbench.records.depth_profile import DepthProfile, SiteError, Wrong
 
 Found = Sequence[tuple[Cell, Outcome[DepthProfile]]]
 

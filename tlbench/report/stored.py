@@ -14,14 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
-from tlbench import endings
 from tlbench.arithmetic import SHARED_MACHINE, is_shared
-from tlbench.cells import Cell, Space, Statistic
-from tlbench.endings import Asked, Ending
+from tlbench.environments.metadata import SUFFIX, Facts, read
 from tlbench.exceptions import BadInput
-from tlbench.facts import SUFFIX, Facts, read
-from tlbench.memo import ACCURACY, Kind
-from tlbench.verdict import JudgedBy, Verdict, word_of
+from tlbench.execution.memo import ACCURACY, Kind
+from tlbench.grid import Cell, Space, Statistic
+from tlbench.metrics.verdict import JudgedBy, Verdict, word_of
+from tlbench.records import endings
+from tlbench.records.endings import Asked, Ending
 
 BENCHMARKS: dict[Space, str] = {
     Space.ORIGIN: "accuracy.Origin",

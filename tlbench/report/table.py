@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from tabulate import tabulate
 
-from tlbench.cells import Cell, Space, Statistic
+from tlbench.grid import Cell, Space, Statistic
 from tlbench.report.stored import Commit, Row, State
 
 CSV_COLUMNS = ("commit", "tag", "model", "dtype", "options", "wrapper", "space", *Statistic)

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from tabulate import tabulate
 
+from tlbench.metrics.verdict import JudgedBy, Verdict
 from tlbench.report.stored import Commit, Figure, TruthRow
 from tlbench.report.table import Format
-from tlbench.verdict import JudgedBy, Verdict
 
 CELL_COLUMNS = ("model", "dtype", "options", "wrapper")
 CSV_COLUMNS = ("commit", "tag", *CELL_COLUMNS, *Figure, "floor", "verdict", "judged_by")

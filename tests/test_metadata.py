@@ -1,0 +1,88 @@
+"""What results were measured in is kept with them, and two environments can be told apart."""
+
+import json
+from importlib.metadata import version
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as some
+
+from asv_plugins import facts as plugin
+from tlbench.environments import metadata as facts
+from tlbench.exceptions import BadInput
+from tlbench.paths import OUTCOMES
+
+TEXTS = some.dictionaries(some.sampled_from("abcdef"), some.text(max_size=3), max_size=5)
+
+
+def test_the_facts_are_this_processs():
+    found = facts.facts()
+    assert all(isinstance(value, str) for value in found.values())
+    assert found["torch"] == version("torch")
+    assert found["torch's arithmetic"] == torch.backends.cpu.get_cpu_capability()
+    assert found["torch's threads unless set"] == str(torch.get_num_threads())
+    assert found["cpu"]
+    assert found["transformer-lens"] == ""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_there_is_none():
+    assert facts.facts()["gpu"] == facts.facts()["gpu driver"] == ""
+
+
+def test_a_variable_that_changes_arithmetic_is_a_fact(monkeypatch):
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    before = facts.facts()
+    monkeypatch.delenv("MKL_CBWR")
+    assert facts.differences(before, facts.facts()) == {"MKL_CBWR": ("COMPATIBLE", "")}
+
+
+@given(TEXTS, TEXTS)
+def test_what_differs_is_every_name_with_another_value(one, other):
+    found = facts.differences(one, other)
+    for name in one.keys() | other.keys():
+        pair = (one.get(name, ""), other.get(name, ""))
+        assert (found.get(name) == pair) if pair[0] != pair[1] else (name not in found)
+    assert facts.differences(one, one) == {}
+
+
+def test_each_environment_is_kept_once_and_the_last_is_at_the_end(tmp_path):
+    recorded, results = tmp_path / facts.FILE_NAME, tmp_path / "12345678-virtualenv-py3.11.json"
+    stored = tmp_path / "12345678-virtualenv-py3.11.environments.jsonl"
+    facts.keep(recorded, results)
+    assert not stored.exists()
+    for number in ("1", "2", "2", "1"):
+        recorded.write_text(json.dumps({"torch": number}))
+        facts.keep(recorded, results)
+    assert facts.read(stored) == [{"torch": "2"}, {"torch": "1"}]
+
+
+def test_a_damaged_file_is_told_in_one_sentence(tmp_path):
+    path = tmp_path / "x.environments.jsonl"
+    for damage in ("{", "[1]"):
+        path.write_text(damage)
+        with pytest.raises(BadInput, match="is damaged"):
+            facts.read(path)
+
+
+def test_a_damaged_file_ends_no_run_and_is_left_as_it_is(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(plugin, "_save", lambda self, folder: kept.append(folder))
+    monkeypatch.setattr(plugin.log, "warning", kept.append)
+    monkeypatch.chdir(tmp_path)
+    recorded = tmp_path / OUTCOMES / "machine" / "c0ffee" / facts.FILE_NAME
+    recorded.parent.mkdir(parents=True)
+    recorded.write_text(json.dumps({"torch": "1"}))
+    stored = tmp_path / "results" / "machine" / "c0ffee-env.environments.jsonl"
+    stored.parent.mkdir(parents=True)
+    results = SimpleNamespace(commit_hash="c0ffee", _filename="machine/c0ffee-env.json")
+    plugin.save(results, "results")
+    assert facts.read(stored) == [{"torch": "1"}]
+    assert kept == ["results"]
+    assert not list(stored.parent.glob("*.endings.jsonl"))  # nothing failed
+    stored.write_text("{")
+    plugin.save(results, "results")
+    assert stored.read_text() == "{"
+    assert "is damaged" in kept[-1]

@@ -1,0 +1,194 @@
+"""What is timed: each operation in TransformerLens, and what stands beside it in HuggingFace, as contenders."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tlbench import device, lens
+from tlbench.checkpoints import Checkpoint
+from tlbench.exceptions import NotApplicable
+from tlbench.grid import Attention, Operation, Option, RuntimeCell
+from tlbench.metrics.paired import Contender
+from tlbench.reference import huggingface
+from tlbench.reference.lengths import long_ids, longest
+
+GENERATED = 16
+"""Tokens of one generation. The prompt is the shape's length."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An operation on both sides.
+
+    Attributes:
+        tl: in TransformerLens.
+        eager: in HuggingFace, with the attention that TransformerLens forces.
+        default: in HuggingFace, with its default attention; None where attention plays no part.
+    """
+
+    tl: Contender
+    eager: Contender
+    default: Contender | None
+
+    @property
+    def contenders(self) -> list[Contender]:
+        """Those that there are, TransformerLens's first."""
+        return [one for one in (self.tl, self.eager, self.default) if one is not None]
+
+
+def prepare(cell: RuntimeCell, checkpoint: Checkpoint) -> Pair:
+    """Load what an operation needs, on both sides.
+
+    Raises:
+        NotApplicable: if this TransformerLens has no such wrapper, option, architecture or operation, or the model no such
+            length.
+        CellFailed: if loading raised.
+    """
+    if cell.operation in (Operation.LOADING, Operation.PROCESSING):
+        return _LOADERS[cell.operation](cell, checkpoint)
+    ids = token_ids(cell, checkpoint)
+    tl = lens.load(cell.cell, checkpoint, readback=False)
+    beside = {attention: hf_model(cell, checkpoint, attention) for attention in Attention}
+    own, reference = _RUNS[cell.operation]
+    return Pair(own(tl, ids), reference(beside[Attention.EAGER], ids), reference(beside[Attention.DEFAULT], ids))
+
+
+def forward_pair(operation: Operation, tl: lens.Lens, eager: Any, ids: Tensor) -> tuple[Contender, Contender]:
+    """An operation on loaded models, in TransformerLens and in HuggingFace."""
+    own, reference = _RUNS[operation]
+    return own(tl, ids), reference(eager, ids)
+
+
+def own_contender(operation: Operation, tl: lens.Lens, ids: Tensor) -> Contender:
+    """An operation on a loaded model, in TransformerLens alone."""
+    return _RUNS[operation][0](tl, ids)
+
+
+def token_ids(cell: RuntimeCell, checkpoint: Checkpoint) -> Tensor:
+    """Natural text of the cell's shape, ``[batch, pos]``: each sequence goes on where the one before it ends.
+
+    Raises:
+        NotApplicable: if the model's longest context is shorter.
+    """
+    end = cell.length + (GENERATED if cell.operation is Operation.GENERATION else 0)
+    if end > longest(checkpoint.folder):
+        raise NotApplicable(
+            f"{cell.model}'s longest context is {longest(checkpoint.folder)} tokens, and {end} are asked for"
+        )
+    return long_ids(checkpoint, cell.batch * cell.length).reshape(cell.batch, cell.length).to(device.current())
+
+
+def hf_model(cell: RuntimeCell, checkpoint: Checkpoint, attention: Attention) -> Any:
+    """HuggingFace's model on the device in use."""
+    return huggingface.load_model(checkpoint.folder, cell.dtype, attention).to(device.current())
+
+
+# Forward passes ------------------------------------------------------------------------------------------------------
+
+
+def _plain(model: Any, ids: Tensor) -> Contender:
+    return _without_gradients(lambda: model(ids, use_cache=False).logits)
+
+
+def _forward(tl: lens.Lens, ids: Tensor) -> Contender:
+    return _without_gradients(lambda: tl.logits(ids))
+
+
+def _hooks(tl: lens.Lens, ids: Tensor) -> Contender:
+    hooks: dict[str, lens.Hook] = {name: _look for name in tl.hook_names() if tl.accepts_hook(name)}
+    return _without_gradients(lambda: tl.run_with_hooks(ids, hooks))
+
+
+def _look(value: Tensor) -> None:
+    return None
+
+
+def _cache(tl: lens.Lens, ids: Tensor) -> Contender:
+    return _without_gradients(lambda: tl.run_with_cache(ids))
+
+
+def _without_gradients(run: Callable[[], object]) -> Contender:
+    def timed(_: object) -> object:
+        with torch.inference_mode():
+            return run()
+
+    return Contender(timed)
+
+
+# Backwards -----------------------------------------------------------------------------------------------------------
+
+
+def _backward(tl: lens.Lens, ids: Tensor) -> Contender:
+    return _with_gradients(tl.model, lambda: tl.logits(ids), ids)
+
+
+def _plain_backward(model: Any, ids: Tensor) -> Contender:
+    return _with_gradients(model, lambda: model(ids, use_cache=False).logits, ids)
+
+
+def _with_gradients(model: Any, logits: Callable[[], Tensor], ids: Tensor) -> Contender:
+    model.requires_grad_(True)
+
+    def prepare() -> None:
+        model.zero_grad(set_to_none=True)
+
+    def timed(_: object) -> None:
+        with torch.enable_grad():
+            found = logits()[:, :-1].flatten(0, 1).float()
+            torch.autograd.backward(torch.nn.functional.cross_entropy(found, ids[:, 1:].flatten()))
+
+    return Contender(timed, prepare)
+
+
+# Generation ----------------------------------------------------------------------------------------------------------
+
+
+def _generation(tl: lens.Lens, ids: Tensor) -> Contender:
+    return _without_gradients(lambda: tl.greedy(ids, GENERATED))
+
+
+def _plain_generation(model: Any, ids: Tensor) -> Contender:
+    model.generation_config.eos_token_id = None  # as many tokens as asked for, as TransformerLens is told
+    words = {"max_new_tokens": GENERATED, "do_sample": False, "pad_token_id": 0}
+    mask = torch.ones_like(ids)
+    return _without_gradients(lambda: model.generate(ids, attention_mask=mask, **words))
+
+
+# Loading and processing ----------------------------------------------------------------------------------------------
+
+
+def _loading(cell: RuntimeCell, checkpoint: Checkpoint) -> Pair:
+    tl = Contender(lambda _: lens.load(cell.cell, checkpoint, readback=False), gc.collect)
+    return Pair(tl, _plain_loading(cell, checkpoint), None)
+
+
+def _plain_loading(cell: RuntimeCell, checkpoint: Checkpoint) -> Contender:
+    return Contender(lambda _: hf_model(cell, checkpoint, Attention.EAGER), gc.collect)
+
+
+def _processing(cell: RuntimeCell, checkpoint: Checkpoint) -> Pair:
+    if cell.option is Option.UNPROCESSED:
+        raise NotApplicable("without an option there is no processing")
+    unprocessed = RuntimeCell(**{**vars(cell), "option": Option.UNPROCESSED}).cell
+
+    def prepare() -> lens.Lens:
+        gc.collect()
+        return lens.load(unprocessed, checkpoint, readback=False)
+
+    return Pair(Contender(lambda tl: tl.process(cell.option), prepare), _plain_loading(cell, checkpoint), None)
+
+
+_LOADERS = {Operation.LOADING: _loading, Operation.PROCESSING: _processing}
+_RUNS: dict[Operation, tuple[Callable[[lens.Lens, Tensor], Contender], Callable[[Any, Tensor], Contender]]] = {
+    Operation.FORWARD: (_forward, _plain),
+    Operation.HOOKS: (_hooks, _plain),
+    Operation.CACHE: (_cache, _plain),
+    Operation.BACKWARD: (_backward, _plain_backward),
+    Operation.GENERATION: (_generation, _plain_generation),
+}

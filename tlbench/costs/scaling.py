@@ -1,0 +1,91 @@
+"""How do time and memory grow with the length, the batch and the depth?"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+
+import torch
+from torch import Tensor
+
+from tlbench import lens
+from tlbench.checkpoints import Checkpoint
+from tlbench.costs.memory import peak_of
+from tlbench.costs.operations import forward_pair, hf_model, token_ids
+from tlbench.costs.slowdown import located, settle
+from tlbench.device import synchronized_clock
+from tlbench.exceptions import NotApplicable
+from tlbench.execution.fork import apart
+from tlbench.grid import Attention, Operation, RuntimeCell
+from tlbench.metrics.paired import Contender, take_turns
+from tlbench.records.costs import Cost, Scaling
+from tlbench.reference.lengths import longest
+
+BUDGET_S = 0.5
+LONGEST = 1024
+"""Tokens: longer ones take minutes on a CPU."""
+MOST_SEQUENCES = 16
+FEW_BLOCKS = 8
+
+
+def measure_scaling(cell: RuntimeCell) -> Scaling:
+    """The cost of a forward pass at sizes that double.
+
+    Raises:
+        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
+        CheckpointUnavailable: if it is a hub model that is not on this machine.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, the model no such length, this
+            machine no such device, or the operation is no forward pass.
+        CellFailed: if loading or running raised.
+    """
+    if cell.operation not in (Operation.FORWARD, Operation.CACHE):
+        raise NotApplicable("growth is measured of forward passes, with and without a cache")
+    return apart(_scale, cell, located(cell))
+
+
+def _scale(cell: RuntimeCell, checkpoint: Checkpoint) -> Scaling:
+    settle(cell, checkpoint)
+    tl = lens.load(cell.cell, checkpoint, readback=False)
+    reference = hf_model(cell, checkpoint, Attention.EAGER)
+    reasons: dict[str, str] = {}
+
+    def cost(batch: int, length: int) -> Cost:
+        ids = token_ids(RuntimeCell(**{**vars(cell), "shape": f"{batch}x{length}"}), checkpoint)
+        return _cost(*forward_pair(cell.operation, tl, reference, ids))
+
+    def to_block(block: int, ids: Tensor) -> Cost:
+        def run(_: object) -> Tensor:
+            with torch.inference_mode():
+                return tl.stopped_at(ids, block)
+
+        return _cost(Contender(run))
+
+    gc.disable()
+    lengths = {n: cost(1, n) for n in _doubling(min(longest(checkpoint.folder), LONGEST))}
+    batches = {n: cost(n, cell.length) for n in _doubling(MOST_SEQUENCES)}
+    depths: dict[int, Cost] = {}
+    if cell.operation is Operation.FORWARD:
+        try:
+            depths = {n: to_block(n, token_ids(cell, checkpoint)) for n in depths_of(tl.n_blocks)}
+        except NotApplicable as error:
+            reasons["depth"] = str(error)
+    return Scaling(cell, lengths, batches, depths, reasons)
+
+
+def depths_of(n_blocks: int) -> list[int]:
+    """How many blocks are run: numbers that double, or all where there are few. Never all blocks, which is a full pass."""
+    return list(range(1, n_blocks)) if n_blocks <= FEW_BLOCKS else _doubling(n_blocks - 1)
+
+
+def _doubling(most: int) -> list[int]:
+    return [2**k for k in range(most.bit_length())]
+
+
+def _cost(tl: Contender, reference: Contender | None = None) -> Cost:
+    contenders = [tl, reference] if reference else [tl]
+    rounds = take_turns(contenders, synchronized_clock, BUDGET_S, fewest=3, warm_up=1)
+    seconds = [statistics.median(side) for side in zip(*rounds, strict=True)]
+    peaks = [peak_of(contender) for contender in contenders]
+    if reference is None:
+        return Cost(seconds[0], None, peaks[0], None)
+    return Cost(*seconds, *peaks)

@@ -1,0 +1,108 @@
+"""Which code and which libraries decide a figure: found from the imports, so that no list can fall behind."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import marshal
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from types import CodeType
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tlbench.paths import package_dir
+
+PACKAGE = "tlbench"
+PLAIN_MARSHAL = 2
+"""The last version of marshal's format whose bytes do not depend on which objects a process happens to share."""
+
+
+@lru_cache
+def code_digest(*modules: str) -> str:
+    """A SHA-256 over the code of modules and of all of tlbench that they import, however far down.
+
+    Comments and docstrings decide no figure and are left out, so that rewording them costs no measurement.
+
+    Args:
+        modules: dotted names within tlbench, such as ``tlbench.questions.measure``.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(modules_behind(*modules)):
+        digest.update(name.encode() + b"\0" + _code(name))
+    return digest.hexdigest()
+
+
+@lru_cache
+def modules_behind(*modules: str) -> frozenset[str]:
+    """Modules, and all of tlbench that they import at their top, in functions or for types; packages among them."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        waiting += [PACKAGE, *_imported(name)]
+    return frozenset(found)
+
+
+@lru_cache
+def libraries(*roots: str) -> dict[str, str]:
+    """Name and version of installed packages and of all that they require, however far down; sorted by name."""
+    found: dict[str, str] = {}
+    waiting = list(roots)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found:
+            continue
+        try:
+            installed = distribution(name)
+        except PackageNotFoundError:
+            continue
+        found[name] = installed.version
+        requirements = [Requirement(line) for line in installed.requires or []]
+        waiting += [one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return dict(sorted(found.items()))
+
+
+def _file(name: str) -> Path | None:
+    path = package_dir().parent.joinpath(*name.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+@lru_cache
+def _tree(name: str) -> ast.Module:
+    file = _file(name)
+    if file is None:
+        raise ModuleNotFoundError(f"{PACKAGE} has no module {name}", name=name)
+    return ast.parse(file.read_text())
+
+
+def _imported(name: str) -> Iterator[str]:
+    for node in ast.walk(_tree(name)):
+        if isinstance(node, ast.Import):
+            candidates = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            candidates = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for candidate in candidates:
+            parts = candidate.split(".")
+            if parts[0] == PACKAGE:
+                packages = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+                yield from (package for package in packages if _file(package))
+
+
+def _code(name: str) -> bytes:
+    """A module's bytecode, which has neither comments nor docstrings, without its lines' numbers."""
+    code = compile(_tree(name), PACKAGE, "exec", dont_inherit=True, optimize=2)
+    return marshal.dumps(_without_places(code), PLAIN_MARSHAL)
+
+
+def _without_places(code: CodeType) -> CodeType:
+    constants = tuple(_without_places(one) if isinstance(one, CodeType) else one for one in code.co_consts)
+    return code.replace(co_consts=constants, co_firstlineno=0, co_linetable=b"")

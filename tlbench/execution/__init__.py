@@ -1,0 +1,1 @@
+"""Where a measurement runs, and that it runs once."""

@@ -1,0 +1,1 @@
+"""Errors as numbers: formulas over tensors, statistics and verdicts. Knows nothing of models."""

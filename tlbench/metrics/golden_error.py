@@ -1,0 +1,315 @@
+"""The formulas against the truth: how far two models' logits are from the exact function's.
+
+Every function takes raw logits ``[batch, pos, d_vocab]`` and knows tensors only: ``t`` (TransformerLens), ``h``
+(HuggingFace at the same dtype) and ``g`` (the golden, float64). All arithmetic is float64; errors are taken between
+logits centred at each position, so that e_t = z_t - z_g and e_h = z_h - z_g. They are made some positions at a time: only
+tensors ``[batch, pos]`` are ever whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tlbench.grid import Dtype
+from tlbench.metrics.figures import RATIO_GATE, UNIT_ROUNDOFF, Truth
+from tlbench.metrics.hf_error import centred
+from tlbench.metrics.streaming import Chunked, combined_mean, in_blocks, position_chunks, unfilled
+
+TIE_ULPS = 4
+"""A golden margin of at most so many units in the last place makes a change of the top token a tie."""
+FLOAT64_RESOLUTION = 2.0**-52
+LIKELIEST = 10
+"""Tokens at each position whose logit differences are looked at: those that anyone compares."""
+TAIL = 0.99
+"""The quantile of a logit difference's error that stands for its tail."""
+TAIL_OF_POSITIONS = 11 / 12
+"""A twelfth of the positions exceed it: more than any rounding sends to other experts, less than a tenth."""
+FEWEST_SETTLED = 16
+"""A ratio over fewer positions of a mixture of experts says little."""
+SERIES_BELOW = 1e-2
+"""Below it expm1(x) - x cancels, and its Taylor series to x**6 is exact to float64."""
+
+
+def against_truth(
+    t: Tensor,
+    h: Tensor,
+    g: Tensor,
+    original: Tensor,
+    dtype: Dtype,
+    precision: str = "float64",
+    *,
+    settled: Tensor | None = None,
+) -> Truth:
+    """Every figure of one cell against the truth.
+
+    Args:
+        t: TransformerLens's finite logits.
+        h: HuggingFace's finite logits at the same dtype, with the attention that TransformerLens forces.
+        g: the golden logits of the weights rounded to ``dtype``.
+        original: the golden logits of the weights as they are in the file; where rounding changes none, ``g`` itself may
+            be given, which saves reading it twice.
+        dtype: at which ``t`` and ``h`` were computed.
+        precision: in what the goldens were computed.
+        settled: of a mixture of experts, which positions no rounding at ``dtype`` can send to other experts, nor any before
+            them. ``[batch, pos]``. None of any other model.
+    """
+    parts = [
+        _part(t[:, rows], h[:, rows], g[:, rows], None if original is g else original[:, rows], dtype)
+        for rows in position_chunks(t.shape)
+    ]
+    error_rms, reference_rms, golden_rms, total_rms, weights_rms = _rms_values(parts)
+    scale = _scale(golden_rms, g)
+    resolution = FLOAT64_RESOLUTION * scale
+    largest_explained = 2 * RATIO_GATE[dtype] * max(part.largest_reference for part in parts)
+    flips = torch.cat([part.flips for part in parts])
+    kl = torch.cat([part.kl for part in parts], 1)
+    squares = torch.cat([part.error_squares for part in parts], 1)
+    reference_squares = torch.cat([part.reference_squares for part in parts], 1)
+    differences = torch.cat([part.differences for part in parts], 1)
+    return Truth(
+        identical=all(part.identical for part in parts),
+        error_rms=error_rms,
+        reference_rms=reference_rms,
+        golden_rms=golden_rms,
+        error_ratio=error_rms / max(reference_rms, resolution),
+        error_correlation=combined_correlation([part.product for part in parts]),
+        bits_lost=bits_lost(error_rms, scale, dtype),
+        kl_nats=kl.mean().item(),
+        kl_max_nats=kl.max().item(),
+        top1_flips=int((flips > 0).sum()),
+        top1_ties=int((flips == 0).sum()),
+        top1_unexplained=int((flips > largest_explained).sum()),
+        shift_spread=math.sqrt(squares.max().item()),
+        total_rms=total_rms,
+        weights_rms=weights_rms,
+        golden_precision=precision,
+        typical_ratio=_typical(squares) / max(_typical(reference_squares), resolution),
+        tail_ratio=_tail(squares) / max(_tail(reference_squares), resolution),
+        has_experts=settled is not None,
+        settled_ratio=None if settled is None else _settled_ratio(squares, reference_squares, settled, resolution),
+        settled_share=1.0 if settled is None else settled.double().mean().item(),
+        difference_rms=_root(_mean_square(differences)) if differences.numel() else 0.0,
+        difference_p99=_quantile(differences, TAIL),
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What some positions give.
+
+    Attributes:
+        entries: how many logits.
+        identical: whether t and h are the same, bit for bit.
+        mean_squares: of e_t, e_h, z_g, e_t + z_g - z_original and z_g - z_original.
+        product: of e_t and e_h.
+        largest_reference: max |e_h|.
+        error_squares: the mean of e_t squared at each position. ``[batch, pos]``.
+        reference_squares: and that of e_h squared.
+        kl: as :func:`kl_divergence`. ``[batch, pos]``.
+        flips: as :func:`top1_changes`. ``[n]``.
+        differences: |error| of the logit differences between the golden's likeliest tokens. ``[batch, pos, pair]``.
+    """
+
+    entries: int
+    identical: bool
+    mean_squares: tuple[float, ...]
+    product: Product
+    largest_reference: float
+    error_squares: Tensor
+    reference_squares: Tensor
+    kl: Tensor
+    flips: Tensor
+    differences: Tensor
+
+
+def _part(t: Tensor, h: Tensor, g: Tensor, original: Tensor | None, dtype: Dtype) -> _Part:
+    """The figures of some positions. ``original`` is None where it is ``g`` itself."""
+    kl, flips = kl_divergence(g, t), top1_changes(t, g, dtype)
+    z_g = in_blocks(centred, g)
+    e_t, e_h = in_blocks(_error, t, z_g), in_blocks(_error, h, z_g)
+    z_original = z_g if original is None else in_blocks(centred, original)
+    spare = unfilled(e_t, e_t.shape)
+    squares = [_mean_square(error, spare) for error in (e_t, e_h, z_g)]
+    total = torch.add(e_t, z_g, out=spare).sub_(z_original)
+    differences = logit_differences(total, g)
+    squares.append(_mean_square(total, spare))
+    squares.append(0.0 if original is None else _mean_square(torch.sub(z_g, z_original, out=spare), spare))
+    return _Part(
+        entries=t.numel(),
+        identical=torch.equal(t, h),
+        mean_squares=tuple(squares),
+        product=product_of(e_t, e_h, spare),
+        largest_reference=max(abs(float(end)) for end in e_h.aminmax()),
+        error_squares=in_blocks(_mean_squares, e_t),
+        reference_squares=in_blocks(_mean_squares, e_h),
+        kl=kl,
+        flips=flips,
+        differences=differences,
+    )
+
+
+def logit_differences(error: Tensor, g: Tensor) -> Tensor:
+    """|e_a - e_b| for each two of the golden's :data:`LIKELIEST` tokens at each position. ``[batch, pos, pair]``."""
+    likeliest = g.topk(min(LIKELIEST, g.shape[-1]), dim=-1).indices
+    chosen = error.gather(-1, likeliest)
+    a, b = torch.triu_indices(chosen.shape[-1], chosen.shape[-1], offset=1)
+    return (chosen[..., a] - chosen[..., b]).abs()
+
+
+def _quantile(values: Tensor, q: float) -> float:
+    """The least value that a share ``q`` of all values does not exceed; 0 of none."""
+    if not values.numel():
+        return 0.0
+    return values.flatten().kthvalue(math.ceil(q * values.numel())).values.item()
+
+
+def _scale(golden_rms: float, g: Tensor) -> float:
+    """The size that errors are relative to: of centred logits; of raw ones where they are constant; of 0, 1."""
+    return golden_rms or rms(Chunked(lambda z: z.double(), (g,))) or 1.0
+
+
+def _settled_ratio(squares: Tensor, reference_squares: Tensor, settled: Tensor, resolution: float) -> float | None:
+    """The ratio of rms(e_t) to rms(e_h) over settled positions, or None where they are fewer than :data:`FEWEST_SETTLED`."""
+    if int(settled.sum()) < FEWEST_SETTLED:
+        return None
+    error, reference = (_root(values[settled].mean().item()) for values in (squares, reference_squares))
+    return error / max(reference, resolution)
+
+
+def _error(logits: Tensor, z_g: Tensor) -> Tensor:
+    """Centred logits less the golden's centred ones."""
+    return centred(logits).sub_(z_g)
+
+
+def _mean_squares(error: Tensor) -> Tensor:
+    """The mean square over the vocabulary at each position. ``[batch, pos]``."""
+    return error.square().mean(-1)
+
+
+def _rms_values(parts: Sequence[_Part]) -> list[float]:
+    """The root of each of the mean squares over all parts."""
+    counts = [part.entries for part in parts]
+    return [_root(combined_mean(means, counts)) for means in zip(*(part.mean_squares for part in parts), strict=True)]
+
+
+def _mean_square(error: Tensor, scratch: Tensor | None = None) -> float:
+    """The mean square over every entry; ``scratch``, which may be ``error`` itself, is overwritten by the squares."""
+    return torch.square(error, out=scratch).mean().item()
+
+
+def rms(error: Chunked) -> float:
+    """The root of the mean square over every entry."""
+    found = [(_mean_square(chunk), chunk.numel()) for chunk in error]
+    return _root(combined_mean(*zip(*found, strict=True)))
+
+
+def _root(value: float) -> float:
+    return math.sqrt(value)
+
+
+def _tail(squares: Tensor) -> float:
+    """The root of the mean square over the vocabulary at the position that a twelfth of all exceed."""
+    return math.sqrt(_quantile(squares, TAIL_OF_POSITIONS))
+
+
+def _typical(squares: Tensor) -> float:
+    """The root of the median over positions of the mean square over the vocabulary."""
+    return math.sqrt(squares.median().item())
+
+
+@dataclass(frozen=True)
+class Product:
+    """Of two errors: the sum of their products, the norm of each, and whether they are the same."""
+
+    dot: float
+    norms: tuple[float, float]
+    equal: bool
+
+
+def product_of(e_t: Tensor, e_h: Tensor, scratch: Tensor | None = None) -> Product:
+    """Of two errors of one shape; ``scratch`` is overwritten by their products."""
+    dot = float(torch.mul(e_t, e_h, out=scratch).sum())
+    return Product(dot, (float(e_t.norm()), float(e_h.norm())), torch.equal(e_t, e_h))
+
+
+def correlation(e_t: Tensor, e_h: Tensor) -> float:
+    """The cosine of two errors, which are centred already; 1 where both are 0, and 0 where one is."""
+    return combined_correlation([product_of(e_t, e_h)])
+
+
+def combined_correlation(parts: Sequence[Product]) -> float:
+    """:func:`correlation` of two errors given in parts."""
+    one, other = (math.hypot(*(part.norms[i] for part in parts)) for i in range(2))
+    if one * other == 0:
+        return 1.0 if all(part.equal for part in parts) else 0.0
+    return math.fsum(part.dot for part in parts) / (one * other)
+
+
+def bits_lost(error_rms: float, golden_rms: float, dtype: Dtype) -> float:
+    """log2(1 + rms(e) / (u rms(z_g))): bits that an error costs of those that the dtype has. Never negative.
+
+    ``golden_rms`` is positive: for constant logits it is their own size, since their centred ones are 0.
+    """
+    return math.log2(1 + error_rms / (UNIT_ROUNDOFF[dtype] * golden_rms))
+
+
+def kl_divergence(g: Tensor, t: Tensor) -> Tensor:
+    """KL(softmax(g) || softmax(t)) at each position, in nats. ``[batch, pos]``.
+
+    It is of second order in d = z_t - z_g, and the plain formula loses it among rounding errors of first order. With d
+    less its mean under softmax(g), KL = log(1 + sum p (expm1(d) - d)), every term of which is positive. Where some d of a
+    block of positions is 500 or more, which overflows, that block has the plain formula.
+    """
+    return in_blocks(_kl_divergence, g, t)
+
+
+def _kl_divergence(g: Tensor, t: Tensor) -> Tensor:
+    log_p = torch.log_softmax(g.double(), -1)
+    p = log_p.exp()
+    d = t.double() - g.double()
+    d -= (p * d).sum(-1, keepdim=True)
+    largest = d.abs().max()
+    if largest < SERIES_BELOW:
+        return torch.log1p(p.mul_(_series(d)).sum(-1))
+    if largest < 500:
+        return torch.log1p(p.mul_(_expm1_less_x(d)).sum(-1))
+    return torch.logsumexp(log_p + d, -1)
+
+
+def _expm1_less_x(x: Tensor) -> Tensor:
+    """exp(x) - 1 - x without cancellation: never negative."""
+    return torch.where(x.abs() < SERIES_BELOW, _series(x), torch.expm1(x).sub_(x))
+
+
+def _series(x: Tensor) -> Tensor:
+    """exp(x) - 1 - x by Taylor's series to x**6: x * x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6))))."""
+    series = (x / 6).add_(1)
+    for divisor in (5, 4, 3):
+        series.mul_(x / divisor).add_(1)
+    return series.mul_((x * x).div_(2))
+
+
+def top1_changes(t: Tensor, g: Tensor, dtype: Dtype) -> Tensor:
+    """For each position whose top token is not the golden's, the golden's margin, and 0 where that is a tie. ``[n]``.
+
+    The margin is the golden logit of its own top token less that of ``t``'s. A tie is within :data:`TIE_ULPS` units in
+    the last place of the larger top logit at ``dtype``.
+    """
+    top_g, top_t = g.argmax(-1), t.argmax(-1)
+    changed = top_g != top_t
+    z = g.double()[changed]
+    own, other = top_g[changed].unsqueeze(-1), top_t[changed].unsqueeze(-1)
+    margin = (z.gather(-1, own) - z.gather(-1, other)).squeeze(-1)
+    largest = torch.maximum(z.gather(-1, own).abs(), t.double()[changed].gather(-1, other).abs()).squeeze(-1)
+    return torch.where(is_tie(margin, largest, dtype), torch.zeros_like(margin), margin)
+
+
+def is_tie(margin: Tensor, largest: Tensor, dtype: Dtype) -> Tensor:
+    """Whether logits of size ``largest`` that are ``margin`` apart are within :data:`TIE_ULPS` units in the last place."""
+    ulp = 2 * UNIT_ROUNDOFF[dtype] * torch.exp2(torch.floor(torch.log2(largest)))
+    return margin <= TIE_ULPS * ulp

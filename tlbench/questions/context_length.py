@@ -1,0 +1,67 @@
+"""How does the error grow with the sequence? By length, by position, and where something changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tlbench.grid import Cell
+from tlbench.lens.interface import Lens
+from tlbench.metrics.hf_error import centred
+from tlbench.questions.findings import Findings
+from tlbench.questions.measure import Loaded, forward, load_cell
+from tlbench.records.inside import ContextLength
+from tlbench.reference.lengths import context, edges, huggingface_lengths, long_ids, measure_lengths
+
+PADDED_TOKENS, PADDING = 32, 8
+
+
+def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
+    """The errors of a cell's model at each length, doubling from one token to its longest context.
+
+    Raises:
+        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
+        CheckpointUnavailable: if it is a hub model that is not on this machine.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
+        NoGolden: if there is no exact answer.
+        CellFailed: if loading or running raised.
+    """
+    checkpoint, lens = loaded or load_cell(cell)
+    exact = context(checkpoint, cell.dtype)
+    reference = huggingface_lengths(checkpoint, cell.dtype)
+    ids = long_ids(checkpoint, exact.lengths[-1])
+    longest = lens.longest_context()
+    found_edges = edges(checkpoint.folder)
+    if (table := lens.rotary_table()) is not None:
+        found_edges["rotary_table"] = table
+    within = [length for length in exact.lengths if longest is None or length <= longest]
+    lengths = measure_lengths(replace(exact, lengths=within), ids, lambda some: forward(lens, some))
+    found = Findings()
+    padded = found.ask("left_padding", lambda: _left_padding(lens, ids[:, :PADDED_TOKENS]))
+    stopped = lengths.stopped
+    if not stopped and within != exact.lengths:
+        stopped = f"TransformerLens's longest context is {longest} tokens"
+    return ContextLength(
+        cell=cell,
+        errors=lengths.errors,
+        reference_errors=reference.errors,
+        positions=lengths.positions,
+        reference_positions=reference.positions,
+        edges=found_edges,
+        stopped=stopped,
+        left_padding=padded,
+        reasons=found.reasons,
+    )
+
+
+def _left_padding(lens: Lens, ids: Tensor) -> float:
+    """By how much padding on the left, masked, changes the centred logits of the other tokens. Nats."""
+    padded = torch.cat([torch.zeros_like(ids[:, :PADDING]), ids], -1)
+    mask = torch.ones_like(padded)
+    mask[:, :PADDING] = 0
+    with torch.inference_mode():
+        logits = lens.masked_logits(padded, mask)[:, PADDING:]
+        alone = lens.logits(ids)
+    return (centred(logits) - centred(alone)).abs().max().item()

@@ -1,0 +1,116 @@
+"""At which block and component does error enter? Two forward passes: one from the tokens, one fed block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from tlbench.components import LN_FINAL, LOGITS, ROUTING, Component, site
+from tlbench.exceptions import CellFailed, NotApplicable, TlbenchError
+from tlbench.grid import Cell
+from tlbench.lens.interface import Hook, Lens
+from tlbench.questions.measure import Loaded, load_cell
+from tlbench.records.depth_profile import DepthProfile, RoutingAgreement, SiteError
+from tlbench.reference import huggingface
+from tlbench.reference.activations import Errors, Exact, exact, huggingface_inside
+
+NORMALISED = "hook_normalized"
+HOOKS = {
+    Component.RESID_PRE: "hook_resid_pre",
+    Component.LN1: f"ln1.{NORMALISED}",
+    Component.PATTERN: "attn.hook_pattern",
+    Component.ATTN_OUT: "hook_attn_out",
+    Component.LN2: f"ln2.{NORMALISED}",
+    ROUTING: "mlp.hook_expert_indices",
+    Component.MLP_OUT: "hook_mlp_out",
+    Component.RESID_POST: "hook_resid_post",
+}
+"""The hook points of both wrappers, the same names since TransformerLens 1.0."""
+LN_FINAL_HOOK = f"ln_final.{NORMALISED}"
+
+
+def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
+    """The errors inside a cell's model, by block and component. Errors are taken as activations pass, and none is kept.
+
+    Args:
+        cell: which cell.
+        loaded: what :func:`~tlbench.questions.measure.load_cell` gave for it, where that is there already.
+
+    Raises:
+        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
+        CheckpointUnavailable: if it is a hub model that is not on this machine.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside.
+        NoGolden: if there is no exact answer.
+        CellFailed: if loading or running raised, or an activation has another shape than HuggingFace's.
+    """
+    checkpoint, lens = loaded or load_cell(cell)
+    g = exact(checkpoint, cell.dtype)
+    reference = huggingface_inside(checkpoint, cell.dtype)
+    if lens.n_blocks != g.n_blocks:
+        raise CellFailed(f"TransformerLens has {lens.n_blocks} blocks where the checkpoint has {g.n_blocks}")
+    names = hook_names(g.n_blocks)
+    computed = {name for name in names if g.has(name)}
+    present = {name: hook for name, hook in names.items() if name in computed and lens.has_hook(hook)}
+    ids = huggingface.tokens(checkpoint, "natural")
+    propagated = _errors(lens, ids, g, present, fed=False)
+    local = _errors(lens, ids, g, present, fed=True)
+    fired = propagated.seen & local.seen
+    comparable = propagated.found.keys() & local.found.keys() & reference.local.keys()
+    return DepthProfile(
+        cell=cell,
+        n_blocks=g.n_blocks,
+        sites={
+            name: SiteError(propagated.found[name], local.found[name], reference.propagated[name], reference.local[name])
+            for name in (*names, LOGITS)
+            if name in comparable and not name.endswith(ROUTING)
+        },
+        routing=tuple(
+            RoutingAgreement(propagated.found[name], reference.propagated[name])
+            for name in (site(i, ROUTING) for i in range(g.n_blocks))
+            if name in comparable
+        ),
+        silent=tuple(hook for name, hook in present.items() if name not in fired),
+        missing=tuple(names[name] for name in names if name in computed and name not in present),
+    )
+
+
+def hook_names(n_blocks: int) -> dict[str, str]:
+    """TransformerLens's hook points by the names of the quantities, in the order of computation."""
+    names = {site(i, c): f"blocks.{i}.{hook}" for i in range(n_blocks) for c, hook in HOOKS.items()}
+    return {**names, LN_FINAL: LN_FINAL_HOOK}
+
+
+def _errors(lens: Lens, ids: Tensor, g: Exact, hooks: dict[str, str], *, fed: bool) -> Errors:
+    """The relative error of each quantity; with ``fed``, every block and the final norm read their exact input."""
+    errors = Errors(g, fed=fed)
+    inputs = g.inputs()
+    feeds = {site(i, Component.RESID_PRE): inputs[i] for i in range(g.n_blocks)} if fed else {}
+    if fed:
+        feeds[site(g.n_blocks - 1, Component.RESID_POST)] = inputs[-1]
+    if absent := [name for name in feeds if name not in hooks]:
+        raise NotApplicable(f"this TransformerLens has no hook point for {absent[0]}: its blocks cannot be fed")
+
+    def look(name: str, hook: str) -> Hook:
+        as_defined: Callable[[Tensor], Tensor] = lens.before_gain(hook) if hook.endswith(NORMALISED) else lambda value: value
+        if name.endswith(ROUTING):
+            as_defined = partial(g.expert_mask, name)
+
+        def edit(value: Tensor) -> Tensor | None:
+            errors.see(name, as_defined(value))
+            feed = feeds.get(name)
+            return None if feed is None else feed.to(value.dtype).to(value.device)
+
+        return edit
+
+    try:
+        with torch.inference_mode():
+            logits = lens.run_with_hooks(ids, {hook: look(name, hook) for name, hook in hooks.items()})
+    except TlbenchError:
+        raise
+    except Exception as error:
+        raise CellFailed(f"run_with_hooks raised {type(error).__name__}: {error}") from error
+    errors.see(LOGITS, logits)
+    return errors

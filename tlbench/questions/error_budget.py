@@ -1,0 +1,68 @@
+"""The error budget of a cell: its total error, split by where it comes from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tlbench.exceptions import CellFailed, NonFiniteLogits
+from tlbench.grid import Cell
+from tlbench.lens import Lens
+from tlbench.metrics.golden_error import rms
+from tlbench.metrics.hf_error import centred_difference, count_nonfinite
+from tlbench.questions.measure import Loaded, forward, load_cell
+from tlbench.records.measurement import ErrorBudget
+from tlbench.reference import golden, huggingface
+from tlbench.reference.float64 import low_precision_operations, true_float64
+from tlbench.reference.golden import Weights
+
+
+def measure_budget(cell: Cell, loaded: Loaded | None = None) -> ErrorBudget:
+    """Split a cell's error by switching one source of rounding on at a time.
+
+    TransformerLens's model is run at the cell's dtype and then, with the weights and tables that it holds, in float64:
+    once from the tokens, and once with the unembedding reading what it read at the dtype.
+
+    Args:
+        cell: which cell.
+        loaded: what :func:`~tlbench.questions.measure.load_cell` gave for it, where that is there already. Its model is in
+            float64 afterwards.
+
+    Raises:
+        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
+        CheckpointUnavailable: if it is a hub model that is not on this machine.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
+        NoGolden: if there is no exact answer.
+        CellFailed: if loading or running raised, a logit is not finite, or TransformerLens cannot be run in float64.
+    """
+    checkpoint, model = loaded or load_cell(cell)
+    ids = huggingface.tokens(checkpoint, "natural")
+    g = golden.golden(checkpoint, Weights(cell.dtype), makeshift=False)
+    original = golden.golden(checkpoint, Weights.ORIGINAL, makeshift=False)
+    with model.reading_unembed_input() as read:
+        t = forward(model, ids)
+    if bad := count_nonfinite(t):
+        raise NonFiniteLogits(f"TransformerLens returned {bad} non-finite logits: they have no error budget")
+    model.widen()
+    processed = _exact_forward(model, ids)
+    with model.replacing_unembed_input(read[-1].double()):
+        unrounded = _exact_forward(model, ids)
+    rounded = unrounded.to(t.dtype)
+    return ErrorBudget(
+        cell=cell,
+        total=rms(centred_difference(t, original.logits)),
+        weight_rounding=rms(centred_difference(g.logits, original.logits)),
+        weight_processing=rms(centred_difference(processed, g.logits)),
+        forward_arithmetic=rms(centred_difference(unrounded, processed)),
+        final_rounding=rms(centred_difference(rounded, unrounded)),
+        unexplained=rms(centred_difference(t, rounded)),
+        rotary_tables=g.rotary.square().mean().sqrt().item(),
+    )
+
+
+def _exact_forward(model: Lens, ids: Tensor) -> Tensor:
+    with true_float64(), torch.inference_mode(), low_precision_operations() as seen:
+        logits = forward(model, ids)
+    if seen:
+        raise CellFailed(f"TransformerLens's forward pass is not float64 all the way: {next(iter(seen))}")
+    return logits

@@ -1,0 +1,78 @@
+"""Does the key-value cache tell the truth, and do greedy continuations agree?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tlbench.exceptions import CellFailed, NotApplicable
+from tlbench.grid import Cell, Dtype
+from tlbench.lens.interface import Lens
+from tlbench.metrics.golden_error import is_tie
+from tlbench.metrics.hf_error import centred
+from tlbench.questions.findings import Findings
+from tlbench.questions.measure import Loaded, forward, load_cell
+from tlbench.records.inside import Generation
+from tlbench.reference import huggingface
+from tlbench.reference.activations import GREEDY_START, GREEDY_TOKENS, HuggingFaceInside, huggingface_inside
+
+
+def measure_generation(cell: Cell, loaded: Loaded | None = None) -> Generation:
+    """A full forward pass, one token of it after another from the cache, and a greedy continuation.
+
+    Raises:
+        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
+        CheckpointUnavailable: if it is a hub model that is not on this machine.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside.
+        NoGolden: if there is no exact answer.
+        CellFailed: if loading or running raised.
+    """
+    checkpoint, lens = loaded or load_cell(cell)
+    reference = huggingface_inside(checkpoint, cell.dtype)
+    ids = huggingface.tokens(checkpoint, "natural")
+    full = forward(lens, ids)
+    found = Findings()
+    with torch.inference_mode():
+        steps = found.ask("steps", lambda: _steps(lens, ids, full)) or []
+        diverged, tie = found.ask("greedy", lambda: _greedy(lens, ids, reference, cell.dtype)) or (None, None)
+    return Generation(
+        cell=cell,
+        steps=tuple(steps),
+        reference_steps=tuple(reference.steps),
+        n_tokens=GREEDY_TOKENS,
+        diverged=diverged,
+        tie=tie,
+        reasons=found.reasons,
+    )
+
+
+def _steps(lens: Lens, ids: Tensor, full: Tensor) -> list[float]:
+    z = centred(full)
+    steps = []
+    for i, logits in enumerate(lens.steps(ids)):
+        if logits.shape != z[:, i].shape:
+            raise CellFailed(f"a step with the key-value cache returned logits of shape {list(logits.shape)}")
+        steps.append((centred(logits.cpu()) - z[:, i]).abs().max().item())
+    return steps
+
+
+def _greedy(lens: Lens, ids: Tensor, reference: HuggingFaceInside, dtype: Dtype) -> tuple[int | None, bool | None]:
+    """The first token, of any prompt, that is not HuggingFace's, and whether that is a tie; one that is none comes first."""
+    start = ids[:, :GREEDY_START]
+    tokens = lens.greedy(start, GREEDY_TOKENS)
+    expected = list(reference.greedy.shape)
+    if not isinstance(tokens, Tensor) or list(tokens.shape) != expected:
+        what = list(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise NotApplicable(f"generate returned {what} where token ids of shape {expected} were expected")
+    differs = tokens.cpu() != reference.greedy
+    if not differs.any():
+        return None, None
+    found = []
+    for row in range(len(tokens)):
+        if differs[row].any():
+            first = int(differs[row].nonzero()[0])
+            logits = reference.greedy_logits[row, first - GREEDY_START].double()
+            pair = torch.stack([logits.max(), logits[tokens[row, first]]])
+            found.append((bool(is_tie(pair[0] - pair[1], pair.abs().max(), dtype)), first - GREEDY_START))
+    tie, step = min(found)
+    return step, tie

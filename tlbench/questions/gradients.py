@@ -1,0 +1,79 @@
+"""And backwards? The gradient of a logit difference with respect to every block's input, against the exact one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tlbench.components import Component, site
+from tlbench.exceptions import CellFailed, TlbenchError
+from tlbench.grid import Cell
+from tlbench.lens.interface import Lens
+from tlbench.metrics.golden_error import correlation
+from tlbench.metrics.relative_error import logit_difference, relative_error
+from tlbench.questions.depth import hook_names
+from tlbench.questions.measure import Loaded, load_cell
+from tlbench.records.inside import GradientError, Gradients
+from tlbench.reference import huggingface
+from tlbench.reference.activations import exact, huggingface_inside
+
+
+def measure_gradients(cell: Cell, loaded: Loaded | None = None) -> Gradients:
+    """A forward and a backward pass. The difference is that of :attr:`~tlbench.reference.activations.Exact.tokens`.
+
+    Raises:
+        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
+        CheckpointUnavailable: if it is a hub model that is not on this machine.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside.
+        NoGolden: if there is no exact answer.
+        CellFailed: if loading or running raised, or no gradient reaches a block.
+    """
+    checkpoint, lens = loaded or load_cell(cell)
+    g = exact(checkpoint, cell.dtype)
+    reference = huggingface_inside(checkpoint, cell.dtype).gradients
+    try:
+        found = _gradients(lens, huggingface.tokens(checkpoint, "natural"), g.tokens)
+    except TlbenchError:
+        raise
+    except Exception as error:
+        raise CellFailed(f"the backward pass raised {type(error).__name__}: {error}") from error
+    return Gradients(cell, tuple(_error(t, g.gradient(i), h) for i, (t, h) in enumerate(zip(found, reference, strict=True))))
+
+
+def _gradients(lens: Lens, ids: Tensor, tokens: Tensor) -> list[Tensor]:
+    """By block, ``[batch, pos, d_model]``. Parameters need no gradient, so that only what is asked for is computed."""
+    lens.model.requires_grad_(False)
+    inputs: list[Tensor] = []
+
+    def keep(value: Tensor) -> Tensor:
+        if not value.requires_grad:
+            value.requires_grad_(True)
+        value.retain_grad()
+        inputs.append(value)
+        return value
+
+    names = hook_names(lens.n_blocks)
+    hooks: dict[str, Callable[[Tensor], Tensor | None]] = {
+        names[site(i, Component.RESID_PRE)]: keep for i in range(lens.n_blocks)
+    }
+    with torch.enable_grad():
+        logits = lens.run_with_hooks(ids, hooks)
+        torch.autograd.backward(logit_difference(logits, tokens.to(logits.device)).sum())
+    found = [value.grad for value in inputs]
+    missing = [i for i, gradient in enumerate(found) if gradient is None]
+    if missing or len(found) != lens.n_blocks:
+        raise CellFailed(f"no gradient reaches the input of block {missing[0] if missing else len(found)}")
+    return [gradient.double().cpu() for gradient in found if gradient is not None]
+
+
+def _error(t: Tensor, g: Tensor, h: Tensor) -> GradientError:
+    cosine = correlation(t, g)
+    return GradientError(
+        error=relative_error(t, g),
+        reference_error=relative_error(h, g),
+        correlation=correlation(t - g, h - g),
+        # In this order a cosine that is no number stays one.
+        one_less_cosine=max(1 - cosine, 0.0),
+    )

@@ -1,0 +1,50 @@
+"""The noise floor of a cell: what runs that should agree differ by. No error below it means anything."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tlbench.exceptions import NonFiniteLogits
+from tlbench.grid import Attention, Cell
+from tlbench.metrics.hf_error import centred_difference, count_nonfinite
+from tlbench.questions.measure import Loaded, forward, load_cell
+from tlbench.records.measurement import NoiseFloor
+from tlbench.reference import huggingface
+
+
+def measure_floor(cell: Cell, loaded: Loaded | None = None) -> NoiseFloor:
+    """The noise floor of a cell: one load and four forwards.
+
+    Args:
+        cell: which cell.
+        loaded: what :func:`~tlbench.questions.measure.load_cell` gave for it, where that is there already.
+
+    Raises:
+        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
+        CheckpointUnavailable: if it is a hub model that is not on this machine.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
+        CellFailed: if loading or running raised, or a logit is not finite.
+    """
+    checkpoint, model = loaded or load_cell(cell, list(Attention))
+    ids = huggingface.tokens(checkpoint, "natural")
+    first = forward(model, ids)
+    if bad := count_nonfinite(first):
+        raise NonFiniteLogits(f"TransformerLens returned {bad} non-finite logits: their noise cannot be stated")
+    again = forward(model, ids)
+    alone = torch.cat([forward(model, row.unsqueeze(0)) for row in ids])
+    torch.set_num_threads(1 if checkpoint.model.threads > 1 else 2)
+    threaded = forward(model, ids)
+    torch.set_num_threads(checkpoint.model.threads)
+    eager, default = (huggingface.reference_logits(checkpoint, cell.dtype, kind)["natural"] for kind in Attention)
+    return NoiseFloor(
+        cell=cell,
+        repeat=_largest(first, again),
+        threads=_largest(first, threaded),
+        batch=_largest(first, alone),
+        attention=_largest(eager, default),
+    )
+
+
+def _largest(one: Tensor, other: Tensor) -> float:
+    return max(error.max().item() for error in centred_difference(one, other))

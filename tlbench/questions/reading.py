@@ -1,0 +1,80 @@
+"""What a researcher reads off a model, in nats: a logit difference, the effect of a patch, what each head adds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tlbench.checkpoints import Checkpoint
+from tlbench.components import LOGITS
+from tlbench.exceptions import NotApplicable
+from tlbench.grid import Cell
+from tlbench.lens.interface import Lens
+from tlbench.metrics.relative_error import logit_difference
+from tlbench.questions.depth import hook_names
+from tlbench.questions.findings import Findings
+from tlbench.questions.measure import Loaded, forward, load_cell
+from tlbench.records.inside import Pair, Reading
+from tlbench.reference import huggingface
+from tlbench.reference.activations import Exact, exact, huggingface_inside
+from tlbench.reference.interventions import CHANGES, Edit
+
+
+def measure_reading(cell: Cell, loaded: Loaded | None = None) -> Reading:
+    """The errors of what is read off a cell's model: three forward passes.
+
+    Raises:
+        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
+        CheckpointUnavailable: if it is a hub model that is not on this machine.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside.
+        NoGolden: if there is no exact answer.
+        CellFailed: if loading or running raised.
+    """
+    checkpoint, lens = loaded or load_cell(cell)
+    g = exact(checkpoint, cell.dtype)
+    ids = huggingface.tokens(checkpoint, "natural")
+    plain = forward(lens, ids)
+    found = Findings()
+    with torch.inference_mode():
+        difference = found.ask("logit_difference", lambda: _difference(checkpoint, cell, g, plain))
+        patch = found.ask("patch_effect", lambda: _patch(checkpoint, cell, g, lens, ids, plain))
+        heads = found.ask("head_attribution", lambda: _heads(cell, g, lens, ids))
+    return Reading(
+        cell=cell,
+        logit_difference=difference,
+        patch_effect=patch[0] if patch else None,
+        exact_patch_effect=patch[1] if patch else None,
+        head_attribution=heads[0] if heads else None,
+        largest_head_attribution=heads[1] if heads else None,
+        reasons=found.reasons,
+    )
+
+
+def _difference(checkpoint: Checkpoint, cell: Cell, g: Exact, plain: Tensor) -> Pair:
+    truth = logit_difference(g.tensors[LOGITS], g.tokens)
+    reference = huggingface.reference_logits(checkpoint, cell.dtype)["natural"]
+    errors = [(logit_difference(z, g.tokens) - truth).abs().max().item() for z in (plain, reference)]
+    return Pair(*errors)
+
+
+def _patch(checkpoint: Checkpoint, cell: Cell, g: Exact, lens: Lens, ids: Tensor, plain: Tensor) -> tuple[Pair, float]:
+    """The error of a patch's effect on the first prompt, HuggingFace's own, and the effect."""
+    change = CHANGES[Edit.PATCHED]
+    patched = lens.run_with_hooks(ids, {hook_names(lens.n_blocks)[change.site(lens.n_blocks)]: change.apply})
+    reference = huggingface.reference_logits(checkpoint, cell.dtype)["natural"]
+    own_patched = huggingface_inside(checkpoint, cell.dtype).edited[Edit.PATCHED]
+
+    def effect(after: Tensor, before: Tensor) -> float:
+        return (logit_difference(after, g.tokens) - logit_difference(before, g.tokens))[0].item()
+
+    truth = effect(g.edited(Edit.PATCHED), g.tensors[LOGITS])
+    return Pair(abs(effect(patched, plain) - truth), abs(effect(own_patched, reference) - truth)), truth
+
+
+def _heads(cell: Cell, g: Exact, lens: Lens, ids: Tensor) -> tuple[float, float]:
+    """The largest error of any head's part, and the largest exact part."""
+    truth = g.head_attribution(cell.option)
+    if truth is None:
+        raise NotApplicable("a norm stands between the heads and the residual stream, so no head has a part of its own")
+    attribution = lens.head_attribution(ids, g.tokens).double().cpu()
+    return (attribution - truth).abs().max().item(), truth.abs().max().item()

@@ -1,0 +1,428 @@
+"""The exact quantities inside a network, and how far HuggingFace's own are from them at each dtype.
+
+The exact ones are computed by this project's own environment, as the golden logits are; HuggingFace's errors by the
+environment under test, in a process that never imports TransformerLens. ``python -m tlbench.reference.activations`` is both.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tlbench import arithmetic
+from tlbench.checkpoints import Checkpoint
+from tlbench.components import END, LOGITS, ROUTING, Component, site
+from tlbench.environments import reference_python
+from tlbench.environments.sources import code_digest
+from tlbench.exceptions import CellFailed, NoGolden, NotApplicable, NotGolden
+from tlbench.grid import Attention, Dtype, Option
+from tlbench.metrics.hf_error import centred
+from tlbench.metrics.relative_error import logit_difference, relative_error
+from tlbench.reference import golden, huggingface
+from tlbench.reference import tensor_store as store
+from tlbench.reference.attribution import FOLDED_VALUE_BIASES, HEADS, VALUE_BIASES, head_attribution
+from tlbench.reference.float64 import assert_true_float64, true_float64
+from tlbench.reference.golden import Precision, Weights
+from tlbench.reference.interventions import CHANGES, Edit
+from tlbench.reference.several import compute_each, zoo_with
+from tlbench.reference.sites import editing, feeding, sites, watching
+
+PROPAGATED, LOCAL, EDITED, GRADIENT = "propagated", "local", "edited", "gradient"
+TOKENS, STEPS, GREEDY, GREEDY_LOGITS = "tokens", "steps", "greedy", "greedy_logits"
+GREEDY_START, GREEDY_TOKENS = 16, 32
+"""How many tokens of each prompt a continuation starts from, and how long it is."""
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What a checkpoint's exact function computes on the natural-text prompts, with its weights rounded to a dtype.
+
+    Attributes:
+        tensors: by :func:`~tlbench.components.site`, ``ln_final`` and ``logits``; float64. A block's output is kept
+            as the next one's input. And what the properties below read.
+        n_blocks: how many blocks there are.
+        centres: whether the norms subtract the mean, so that the residual stream is defined up to its mean only.
+    """
+
+    tensors: Mapping[str, Tensor]
+    n_blocks: int
+    centres: bool
+
+    def get(self, block: int, component: Component) -> Tensor | None:
+        """One quantity, if this architecture has it."""
+        if component is Component.RESID_POST and block + 1 < self.n_blocks:
+            return self.tensors.get(site(block + 1, Component.RESID_PRE))
+        return self.tensors.get(site(block, component))
+
+    def by_name(self, name: str) -> Tensor | None:
+        """One quantity by its name."""
+        if name in END:
+            return self.tensors.get(name)
+        block, component = _parse(name)
+        return self.get(block, component)
+
+    def has(self, name: str) -> bool:
+        """Whether this architecture computes it."""
+        return name in self.tensors if name.endswith(ROUTING) else self.by_name(name) is not None
+
+    def expert_mask(self, name: str, indices: Tensor) -> Tensor:
+        """The mask ``[batch, pos, expert]`` of expert indices ``[batch * pos, k]`` or ``[batch, pos, k]``."""
+        exact = self.tensors[name]
+        return torch.zeros_like(exact).scatter(-1, indices.cpu().reshape(*exact.shape[:-1], -1), 1)
+
+    def inputs(self) -> list[Tensor]:
+        """What each block reads, and then the final norm. ``[batch, pos, d_model]``"""
+        names = [site(i, Component.RESID_PRE) for i in range(self.n_blocks)]
+        return [self.tensors[name] for name in (*names, site(self.n_blocks - 1, Component.RESID_POST))]
+
+    def same_routing(self, block: int, experts: Tensor) -> Tensor:
+        """Whether each token goes to the experts that it should. ``[batch, pos]``
+
+        Args:
+            block: of which block.
+            experts: a mask ``[batch, pos, expert]``.
+        """
+        mine = self.tensors[site(block, ROUTING)] > 0
+        return (mine == (experts.cpu() > 0)).all(-1)
+
+    @property
+    def tokens(self) -> Tensor:
+        """The two most likely tokens at the last position of each prompt, whose logits are compared. ``[batch, 2]``"""
+        return self.tensors[TOKENS]
+
+    def edited(self, edit: Edit) -> Tensor:
+        """The logits at the last position under an edit. ``[batch, d_vocab]``"""
+        return self.tensors[_of(EDITED, edit)]
+
+    def gradient(self, block: int) -> Tensor:
+        """The gradient of the logit difference with respect to a block's input. ``[batch, pos, d_model]``"""
+        return self.tensors[_of(GRADIENT, block)]
+
+    def head_attribution(self, option: Option) -> Tensor | None:
+        """What each head adds to the logit difference, ``[batch, block, head]``; None where no head has a part of its own.
+
+        Args:
+            option: what processing moves out of the heads: the value biases, and what ``fold_ln`` has added to them.
+        """
+        if HEADS not in self.tensors:
+            return None
+        flags = option.flags()
+        if not flags["fold_value_biases"]:
+            return self.tensors[HEADS]
+        return self.tensors[HEADS] - self.tensors[FOLDED_VALUE_BIASES if flags["fold_ln"] else VALUE_BIASES]
+
+    def error(self, name: str, value: Tensor, tokens: Tensor | None = None) -> float:
+        """The relative error of a quantity; see :func:`~tlbench.metrics.relative_error.relative_error`.
+
+        Args:
+            name: which one.
+            value: what was computed.
+            tokens: a mask ``[batch, pos]`` of those that count, where not all do.
+
+        Raises:
+            CellFailed: if this architecture has no such quantity, or one of another shape.
+        """
+        exact = self.by_name(name)
+        if exact is not None and value.ndim < exact.ndim and value.numel() == exact.numel():
+            # Some implementations keep all tokens of the batch in one row.
+            value = value.reshape(exact.shape)
+        if exact is None or exact.shape != value.shape:
+            has = "none" if exact is None else f"one of shape {list(exact.shape)}"
+            raise CellFailed(f"TransformerLens has a {name} of shape {list(value.shape)}, and the exact function {has}")
+        up_to_mean = name == LOGITS or (name not in END and self.centres and _parse(name)[1].is_residual)
+        if tokens is not None:
+            value, exact = value.cpu()[tokens], exact[tokens]
+        return relative_error(value, exact, centred=up_to_mean)
+
+
+def _parse(name: str) -> tuple[int, Component]:
+    return _parse_block(name), Component(name.rsplit(".", 1)[1])
+
+
+def _parse_block(name: str) -> int:
+    return int(name.split(".")[1])
+
+
+class Errors:
+    """The errors of quantities that are shown to it as they are computed; none is kept.
+
+    Args:
+        g: the exact quantities.
+        fed: whether each block reads its exact input. In a mixture of experts, a token that goes to other experts than it
+            should is then left out of what comes after: that is no arithmetic, and has a figure of its own.
+
+    Attributes:
+        found: the relative errors by name, and for ``routing`` the share of the tokens whose experts are right. What has no
+            token left that counts has no error.
+        seen: the names of all that was shown.
+    """
+
+    def __init__(self, g: Exact, *, fed: bool) -> None:
+        self._exact = g
+        self._fed = fed
+        self._tokens: Tensor | None = None
+        self.found: dict[str, float] = {}
+        self.seen: set[str] = set()
+
+    def see(self, name: str, value: Tensor) -> None:
+        """Take one quantity's error. A block's come in the order of computation."""
+        self.seen.add(name)
+        if name.endswith(Component.RESID_PRE):
+            self._tokens = None
+        if name.endswith(ROUTING):
+            same = self._exact.same_routing(_parse_block(name), value)
+            self.found[name] = same.double().mean().item()
+            self._tokens = same if self._fed else None
+        else:
+            after_experts = name.endswith((Component.MLP_OUT, Component.RESID_POST))
+            tokens = self._tokens if after_experts else None
+            if tokens is None or tokens.any():
+                self.found[name] = self._exact.error(name, value, tokens)
+
+
+def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
+    """The exact quantities, from the store, computed first where they are missing or damaged.
+
+    Raises:
+        NoGolden: if the model is too large for them here, or cannot be evaluated in true float64.
+        NotApplicable: if tlbench cannot look inside this architecture.
+    """
+    path = _exact_path(checkpoint, dtype)
+
+    def make() -> None:
+        golden.require_memory(checkpoint, Precision.FLOAT64)
+        doing = f"computing what is inside {checkpoint.model.name} exactly"
+        store.run_apart(
+            reference_python(), "tlbench.reference.activations", ["exact", dtype.value, *zoo_with(checkpoint)], doing
+        )
+
+    kept = store.read_or_make(path, "inside.lock", make)
+    if kept is None:
+        raise NoGolden(f"what is inside {checkpoint.model.name} was not stored at {path}")
+    if reason := kept.provenance.get("reason"):
+        raise (NotApplicable if kept.provenance.get("unknown") else NoGolden)(reason)
+    return Exact(kept.tensors, int(kept.provenance["n_blocks"]), kept.provenance["centres"] == "True")
+
+
+@dataclass(frozen=True)
+class HuggingFaceInside:
+    """What HuggingFace has inside at a dtype, with eager attention.
+
+    Attributes:
+        propagated: its relative errors by name, of the model run from the tokens.
+        local: of blocks that are fed their exact input.
+        edited: its logits at the last position under each edit, ``[batch, d_vocab]``.
+        gradients: by block, its gradients of the logit difference. ``[batch, pos, d_model]``
+        steps: by position, the largest difference of its centred logits with the key-value cache from those without. Nats.
+        greedy: the start of the prompts and the tokens that it adds to them greedily. ``[batch, pos]``
+        greedy_logits: from which it took each of those. ``[batch, n, d_vocab]``
+    """
+
+    propagated: Mapping[str, float]
+    local: Mapping[str, float]
+    edited: Mapping[Edit, Tensor]
+    gradients: Sequence[Tensor]
+    steps: Sequence[float]
+    greedy: Tensor
+    greedy_logits: Tensor
+
+
+def huggingface_inside(checkpoint: Checkpoint, dtype: Dtype) -> HuggingFaceInside:
+    """HuggingFace's own errors and values at ``dtype``, from the store, computed first where they are missing.
+
+    Raises:
+        NoGolden: if there is no exact answer.
+        NotApplicable: if tlbench cannot look inside this architecture.
+        CellFailed: if HuggingFace itself cannot run this checkpoint.
+    """
+    exact(checkpoint, dtype)
+    path = _errors_path(checkpoint, dtype)
+
+    def make() -> None:
+        doing = f"computing HuggingFace's errors inside {checkpoint.model.name}"
+        store.run_apart(
+            sys.executable, "tlbench.reference.activations", ["errors", dtype.value, *zoo_with(checkpoint)], doing
+        )
+
+    kept = store.read_or_make(path, "inside-errors.lock", make)
+    if kept is None:
+        raise CellFailed(f"HuggingFace's errors inside {checkpoint.model.name} in {dtype} were not stored at {path}")
+    n_blocks = sum(name.startswith(f"{GRADIENT}/") for name in kept.tensors)
+    return HuggingFaceInside(
+        propagated=_floats(kept.tensors, PROPAGATED),
+        local=_floats(kept.tensors, LOCAL),
+        edited={edit: kept.tensors[_of(EDITED, edit)] for edit in Edit},
+        gradients=[kept.tensors[_of(GRADIENT, i)] for i in range(n_blocks)],
+        steps=kept.tensors[STEPS].tolist(),
+        greedy=kept.tensors[GREEDY],
+        greedy_logits=kept.tensors[GREEDY_LOGITS],
+    )
+
+
+def _floats(tensors: Mapping[str, Tensor], kind: str) -> dict[str, float]:
+    return {name.removeprefix(f"{kind}/"): value.item() for name, value in tensors.items() if name.startswith(f"{kind}/")}
+
+
+def _of(kind: str, name: str | int) -> str:
+    return f"{kind}/{name}"
+
+
+def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
+    """Compute and store the exact quantities in this process. Where there can be none, the reason is stored."""
+    path = _exact_path(checkpoint, dtype)
+    if store.read(path) is not None:
+        return
+    arithmetic.establish()
+    torch.set_num_threads(checkpoint.model.threads)
+    ids = huggingface.tokens(checkpoint, golden.NATURAL)
+    provenance = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, "torch": torch.__version__}
+    provenance["transformers"] = version("transformers")
+    try:
+        model = golden.load_exact(checkpoint.folder, Weights(dtype))
+        found = sites(model)
+        assert_true_float64(model, ids)
+        with true_float64():
+            tensors = _exactly(model, ids)
+    except (NotApplicable, NotGolden) as error:
+        unknown = "yes" if isinstance(error, NotApplicable) else ""
+        store.write(path, {"nothing": torch.zeros(0)}, {**provenance, "reason": str(error), "unknown": unknown})
+        return
+    n_blocks = len(found.blocks)
+    for i in range(n_blocks - 1):
+        del tensors[site(i, Component.RESID_POST)]
+    store.write(path, tensors, {**provenance, "n_blocks": str(n_blocks), "centres": str(found.centres)})
+
+
+def _exactly(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+
+    def seen(name: str, value: Tensor) -> None:
+        tensors[name] = value.detach().double().contiguous().clone()
+
+    _run(model, ids, seen)
+    tokens = tensors[LOGITS][:, -1].topk(2, dim=-1).indices
+    return {
+        **tensors,
+        TOKENS: tokens,
+        **head_attribution(model, ids, tokens),
+        **_edited(model, ids),
+        **_gradients(model, ids, tokens),
+    }
+
+
+def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
+    """Compute and store HuggingFace's own errors and values in this process."""
+    path = _errors_path(checkpoint, dtype)
+    if store.read(path) is not None:
+        return
+    arithmetic.establish()
+    torch.set_num_threads(checkpoint.model.threads)
+    g = exact(checkpoint, dtype)
+    ids = huggingface.tokens(checkpoint, golden.NATURAL)
+    model = huggingface.load_model(checkpoint.folder, dtype, Attention.EAGER)
+    propagated, local = Errors(g, fed=False), Errors(g, fed=True)
+    _run(model, ids, propagated.see)
+    _run(model, ids, local.see, g.inputs())
+    kept = {_of(PROPAGATED, name): value for name, value in propagated.found.items()}
+    kept |= {_of(LOCAL, name): value for name, value in local.found.items()}
+    errors = {name: torch.tensor(value, dtype=torch.float64) for name, value in kept.items()}
+    values = {**_edited(model, ids), **_gradients(model, ids, g.tokens), **_generated(model, ids)}
+    store.write(path, {**errors, **values}, huggingface.versions())
+
+
+def _edited(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    """The logits at the last position under each edit."""
+    found = {}
+    block = len(sites(model).blocks) // 2
+    for edit, change in CHANGES.items():
+        with torch.no_grad(), editing(model, block, change.component, change.apply):
+            found[_of(EDITED, edit)] = model(ids, use_cache=False).logits[:, -1].double().clone()
+    return found
+
+
+def _generated(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    """What the key-value cache gives, over the prompts and over a greedy continuation of their start."""
+    with torch.no_grad():
+        full = centred(model(ids, use_cache=False).logits)
+        cache = None
+        steps = []
+        for i in range(ids.shape[1]):
+            output = model(ids[:, i : i + 1], past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            steps.append((centred(output.logits[:, -1]) - full[:, i]).abs().max())
+        tokens = ids[:, :GREEDY_START]
+        output = model(tokens, use_cache=True)
+        seen = [output.logits[:, -1].float()]
+        while len(seen) < GREEDY_TOKENS:
+            tokens = torch.cat([tokens, seen[-1].argmax(-1, keepdim=True)], -1)
+            output = model(tokens[:, -1:], past_key_values=output.past_key_values, use_cache=True)
+            seen.append(output.logits[:, -1].float())
+        tokens = torch.cat([tokens, seen[-1].argmax(-1, keepdim=True)], -1)
+    return {STEPS: torch.stack(steps), GREEDY: tokens, GREEDY_LOGITS: torch.stack(seen, 1)}
+
+
+def _gradients(model: Any, ids: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    """The gradient of the logit difference, summed over the prompts, with respect to each block's input."""
+    inputs: list[Tensor] = []
+    model.requires_grad_(False)
+
+    def seen(name: str, value: Tensor) -> None:
+        if name.endswith(Component.RESID_PRE):
+            if not value.requires_grad:
+                value.requires_grad_(True)
+            value.retain_grad()
+            inputs.append(value)
+
+    with torch.enable_grad(), watching(model, seen):
+        logits = model(ids, use_cache=False).logits
+        torch.autograd.backward(logit_difference(logits, tokens).sum())
+    found = {}
+    for i, value in enumerate(inputs):
+        assert value.grad is not None
+        found[_of(GRADIENT, i)] = value.grad.double().contiguous()
+    return found
+
+
+def _run(model: Any, ids: Tensor, seen: Callable[[str, Tensor], None], inputs: Sequence[Tensor] | None = None) -> None:
+    """Show what a forward pass computes; with ``inputs``, every block and the final norm read those.
+
+    A block's input is seen before it is replaced, as TransformerLens's hooks see it.
+    """
+    with torch.no_grad(), watching(model, seen), feeding(model, inputs) if inputs else nullcontext():
+        # transformers 4 keeps the pattern to itself unless it is asked for.
+        seen(LOGITS, model(ids, use_cache=False, output_attentions=True).logits)
+
+
+def _exact_path(checkpoint: Checkpoint, dtype: Dtype) -> Path:
+    key = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, "code": code_digest("tlbench.reference.activations")}
+    key |= arithmetic.key()
+    return store.path_of("inside", checkpoint.model.name, key)
+
+
+def _errors_path(checkpoint: Checkpoint, dtype: Dtype) -> Path:
+    key = {
+        "checkpoint": checkpoint.sha256,
+        "dtype": dtype.value,
+        "code": code_digest("tlbench.reference.activations"),
+        **huggingface.versions(),
+    }
+    return store.path_of("inside-errors", checkpoint.model.name, {**key, "threads": checkpoint.model.threads})
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``exact|errors DTYPE MODEL...``: compute what is missing. Only the first model's failure is this process's own."""
+    kind, dtype, *names = arguments
+    compute = {"exact": compute_exact, "errors": compute_errors}[kind]
+    return compute_each(names, lambda checkpoint: compute(checkpoint, Dtype(dtype)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What is neither a test nor documentation: performance figures, long checks, scripts that print tables of docs."""

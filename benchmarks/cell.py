@@ -1,6 +1,7 @@
 """The grid that every question is asked of, and the one measurement of each cell that all tracks read."""
 
 import math
+import os
 from pathlib import Path
 
 from asv_runner.benchmarks.mark import SkipNotImplemented
@@ -8,10 +9,10 @@ from asv_runner.benchmarks.mark import SkipNotImplemented
 from tlbench import Attention, Cell, Dtype, NotApplicable, Option, ReferenceCell, Wrapper
 from tlbench.catalogue import load
 from tlbench.exceptions import CellFailed, NonFiniteLogits, NotMeasured
-from tlbench.execution.memo import ACCURACY, REFERENCE, shared
-from tlbench.execution.server import answer_there
-from tlbench.paths import outcomes_dir
+from tlbench.execution.client import Server
+from tlbench.questions.answers import MEASURING, PRELOAD_AND_RECORD, shared
 from tlbench.questions.findings import NOT_APPLICABLE
+from tlbench.questions.registry import ACCURACY, REFERENCE
 
 
 class SharedRun:
@@ -85,7 +86,12 @@ def figure(value, reason):
 
 def answer(question, cell):
     """The answer that the whole run shares."""
-    return or_skip(shared, question, cell, Path.cwd(), outcomes_dir(), answer_there)
+    return or_skip(shared, question, cell, server())
+
+
+def server():
+    """The server that measures: it runs in asv's folder of this run, and ends with asv."""
+    return Server(MEASURING, Path.cwd(), owner=os.getppid(), preload=PRELOAD_AND_RECORD)
 
 
 def or_skip(function, *arguments):

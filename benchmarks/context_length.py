@@ -1,7 +1,7 @@
 """How does the error grow with the sequence, from one token to the model's longest context?"""
 
 from benchmarks.cell import GridOfCells, figure
-from tlbench.execution.memo import CONTEXT_LENGTH
+from tlbench.questions.registry import CONTEXT_LENGTH
 
 
 class ContextLength(GridOfCells):

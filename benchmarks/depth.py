@@ -5,7 +5,7 @@ The quantities are those that no processing option changes. *Propagated* is the 
 """
 
 from benchmarks.cell import GridOfCells, figure
-from tlbench.execution.memo import DEPTH
+from tlbench.questions.registry import DEPTH
 
 
 class Depth(GridOfCells):

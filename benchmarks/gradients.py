@@ -1,7 +1,7 @@
 """And backwards? Gradients of a logit difference, and what else is read off a model: attributions and patches."""
 
 from benchmarks.cell import GridOfCells, figure
-from tlbench.execution.memo import GRADIENTS, READING
+from tlbench.questions.registry import GRADIENTS, READING
 
 
 class Gradients(GridOfCells):

@@ -1,8 +1,8 @@
 """Do hooks, caches and generation tell the truth? Most of it needs no reference: it is 0, or the error."""
 
 from benchmarks.cell import GridOfCells, figure
-from tlbench.execution.memo import GENERATION, HOOKS
 from tlbench.questions.findings import NOT_APPLICABLE
+from tlbench.questions.registry import GENERATION, HOOKS
 
 
 class Hooks(GridOfCells):

@@ -1,7 +1,7 @@
 """What do runs differ by that should agree? No error below this floor means anything."""
 
 from benchmarks.cell import GridOfCells
-from tlbench.execution.memo import NOISE_FLOOR
+from tlbench.questions.registry import NOISE_FLOOR
 
 
 class NoiseFloor(GridOfCells):

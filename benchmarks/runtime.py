@@ -11,7 +11,7 @@ from benchmarks.cell import GridOfCells, SharedRun, answer, figure, or_skip
 from tlbench import Dtype, Option, Wrapper
 from tlbench.arithmetic import Lane, wanted
 from tlbench.catalogue import load
-from tlbench.execution.memo import IMPORT, MEMORY, SCALING, SLOWDOWN
+from tlbench.costs.registry import IMPORT, MEMORY, SCALING, SLOWDOWN
 from tlbench.grid import Device, Import, Operation, RuntimeCell
 
 SHAPES = ["1x64", "8x128"]

@@ -7,7 +7,7 @@ from asv_runner.benchmarks.mark import SkipNotImplemented
 
 from benchmarks.accuracy import Logit, Processing
 from benchmarks.truth import TransformerLens
-from tests.test_memo import FIGURES
+from tests.test_answers import FIGURES
 from tlbench.exceptions import NonFiniteLogits
 
 BAD = replace(FIGURES, accuracy=None, truth=None, no_accuracy="3 non-finite logits", no_truth="3 non-finite logits")

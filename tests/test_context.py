@@ -15,6 +15,7 @@ from tlbench.exceptions import CellFailed, NoGolden
 from tlbench.grid import Cell, Dtype
 from tlbench.lens import Lens
 from tlbench.records.inside import ContextLength
+from tlbench.records.serial import plain, restored
 from tlbench.reference import golden
 from tlbench.reference import lengths as contexts
 from tlbench.reference.blocked import EAGER, can_be_blocked, in_blocks
@@ -224,7 +225,7 @@ def test_the_growth_and_the_ratio_are_over_the_lengths():
     assert found.growth.exponent == pytest.approx(0.5, rel=1e-12)
     assert found.largest_ratio == pytest.approx(2.0, rel=1e-12)
     assert found.longest == 8
-    assert ContextLength.from_json(found.to_json()) == found
+    assert restored(ContextLength, plain(found)) == found
 
 
 def test_errors_by_octave_and_at_an_edge_are_of_its_positions():
@@ -238,4 +239,4 @@ def test_errors_by_octave_and_at_an_edge_are_of_its_positions():
     assert found.ratio_at("table_end") == found.ratio_at("window")
     assert found.ratio_at("rotary_table") is None
     assert found.ratio_at("nothing") is None
-    assert ContextLength.from_json(found.to_json()) == found
+    assert restored(ContextLength, plain(found)) == found

@@ -24,10 +24,10 @@ from tlbench.metrics import growth
 from tlbench.metrics.figures import UNIT_ROUNDOFF
 from tlbench.metrics.relative_error import relative_error
 from tlbench.records.depth_profile import DepthProfile, RoutingAgreement, SiteError
+from tlbench.records.serial import plain, restored
 from tlbench.reference import activations as inside
 from tlbench.reference import golden, huggingface
 from tlbench.reference import sites as places
-from tlbench.reference import tensor_store as store
 from tlbench.reference.activations import Errors, Exact
 from tlbench.reference.float64 import true_float64
 from tlbench.reference.golden import Weights
@@ -277,7 +277,7 @@ def test_through_json_a_profile_loses_no_bit(errors, dtype):
         silent=("blocks.0.hook_in",),
         missing=("a", "b"),
     )
-    again = DepthProfile.from_json(json.loads(json.dumps(found.to_json())))
+    again = restored(DepthProfile, json.loads(json.dumps(plain(found))))
     assert again == found
     assert again.first_wrong() == found.first_wrong()
 
@@ -474,11 +474,11 @@ def kept(own_cache, monkeypatch):
     point = checkpoint("zoo-gpt2")
     calls = []
 
-    def compute(python, module, arguments, doing):
-        calls.append(arguments[:2])
-        inside.compute_exact(point, Dtype(arguments[1]))
+    def compute_elsewhere(python, function, kind, dtype, names, doing):
+        calls.append([kind, dtype])
+        inside.compute_exact(point, Dtype(dtype))
 
-    monkeypatch.setattr(store, "run_apart", compute)
+    monkeypatch.setattr(inside, "compute_elsewhere", compute_elsewhere)
     return point, calls
 
 

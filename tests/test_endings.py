@@ -1,18 +1,19 @@
 """How cells ended is kept beside asv's results, and what is kept of other cells stays."""
 
 import json
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
-from tests.test_memo import CELL, FIGURES
-from tlbench.exceptions import BadInput, TlbenchError
-from tlbench.execution.memo import ACCURACY, Kind, Outcome, shared
+from tests.test_answers import CELL, FIGURES
+from tlbench.exceptions import BadInput
 from tlbench.grid import Cell
 from tlbench.metrics.verdict import JudgedBy
+from tlbench.questions.answers import _write
+from tlbench.questions.registry import ACCURACY
 from tlbench.records import endings
 from tlbench.records.endings import Ending
+from tlbench.records.outcome import Kind, Outcome
 
 OTHER = Cell("zoo-llama", "float16", "all_options", "HookedTransformer")
 
@@ -22,11 +23,7 @@ def left(tmp_path):
     """Have a run leave an outcome, and keep what runs have left; what is kept then."""
 
     def leave(cell, outcome):
-        (tmp_path / "run").mkdir(exist_ok=True)
-        for path in (tmp_path / "run").iterdir():
-            path.unlink()
-        with suppress(TlbenchError):
-            shared(ACCURACY, cell, tmp_path / "run", tmp_path / "log", lambda question, cell: outcome)
+        _write(ACCURACY, cell, outcome, tmp_path / "run", tmp_path / "log")
         endings.keep(tmp_path / "log", tmp_path / "abc-env.json")
         stored = tmp_path / f"abc-env{endings.SUFFIX}"
         return endings.read(stored) if stored.exists() else None

@@ -1,7 +1,5 @@
 """Large models: one in memory at a time, mapped from its files, and no second copy of its weights on this side."""
 
-import gc
-import json
 import re
 import sys
 import weakref
@@ -16,14 +14,14 @@ from tlbench import Cell, catalogue, lens
 from tlbench.catalogue import Model, Source
 from tlbench.checkpoints import ensure
 from tlbench.exceptions import BadInput, CellFailed, NoGolden, NotApplicable
-from tlbench.execution import memo, worker
-from tlbench.execution.client import Answers
-from tlbench.execution.memo import ACCURACY, NOISE_FLOOR, QUESTIONS, Kind, Outcome
 from tlbench.grid import Attention, Dtype
 from tlbench.lens import weights
 from tlbench.metrics.figures import ErrorStatistics, Shift
-from tlbench.questions import measure
+from tlbench.questions import answers, loading
+from tlbench.questions.answers import Answers
+from tlbench.questions.registry import ACCURACY, NOISE_FLOOR, QUESTIONS
 from tlbench.records.measurement import Accuracy, Measurement
+from tlbench.records.outcome import Kind, Outcome
 from tlbench.reference import golden, huggingface, soundness
 from tlbench.report import verify
 from tools.perf import mistral
@@ -33,38 +31,6 @@ TINY = mistral.Shape("tiny", n_layers=2, d_model=32, d_mlp=64, n_heads=4, n_kv_h
 
 
 # One at a time -------------------------------------------------------------------------------------------------------
-
-
-class Loaded:
-    """Stands for a model: like TransformerLens's, it is part of a cycle, so that only the collector frees it."""
-
-    def __init__(self):
-        self.itself = self
-
-
-def test_the_worker_has_freed_one_model_before_it_loads_the_next(monkeypatch, own_cache):
-    before, alive = [], []
-
-    def load_cell(cell, references):
-        alive.append(sum(reference() is not None for reference in before))
-        loaded = Loaded()
-        before.append(weakref.ref(loaded))
-        return loaded
-
-    monkeypatch.setattr(memo, "kept_path", lambda question, cell: own_cache / cell.model)
-    monkeypatch.setattr(measure, "load_cell", load_cell)
-    monkeypatch.setattr(measure, "measure", lambda cell, loaded: raising(NotApplicable("looked at")))
-    requests = [json.dumps({"cell": [name, *CELL_WORDS], "questions": ["accuracy"]}) for name in ("one", "two", "three")]
-    gc.disable()
-    try:
-        answers = list(worker.serve(requests))
-    finally:
-        gc.enable()
-    assert [answer["outcome"]["reason"] for answer in answers] == ["looked at"] * 3
-    assert alive == [0, 0, 0]
-
-
-CELL_WORDS = ["float16", "unprocessed", "TransformerBridge"]
 
 
 def raising(error):
@@ -78,7 +44,7 @@ def events(monkeypatch):
 
     def of(source):
         checkpoint = SimpleNamespace(model=Model("large", source), folder=Path("nowhere"))
-        monkeypatch.setattr(measure, "_checkpoint", lambda name: checkpoint)
+        monkeypatch.setattr(loading, "checkpoint_of", lambda name: checkpoint)
         monkeypatch.setattr(huggingface, "reference_logits", lambda checkpoint, dtype, kind: happened.append(kind))
         monkeypatch.setattr(lens, "load", lambda cell, checkpoint: happened.append("model"))
         monkeypatch.setattr(soundness, "reference_fault", lambda checkpoint: happened.append("is it right?") or "")
@@ -91,7 +57,7 @@ def events(monkeypatch):
 
 def test_what_another_process_loads_the_model_for_is_done_before_it_is_loaded_here(events):
     happened = events(Source.LOCAL)
-    both = worker._Subject(CELL, [ACCURACY, NOISE_FLOOR])
+    both = answers._Subject(CELL, [ACCURACY, NOISE_FLOOR])
     assert both.loaded
     assert happened == [*Attention, "is it right?", "golden", "model"]
 
@@ -99,13 +65,13 @@ def test_what_another_process_loads_the_model_for_is_done_before_it_is_loaded_he
 def test_without_a_golden_what_it_is_judged_by_instead_is_computed_before_the_model_is_loaded(events, monkeypatch):
     happened = events(Source.LOCAL)
     monkeypatch.setattr(golden, "golden", lambda *_: raising(NoGolden("too large")))
-    measure.load_cell(CELL, [Attention.EAGER])
+    loading.load_cell(CELL, [Attention.EAGER])
     assert happened == [Attention.EAGER, "is it right?", "variants", "model"]
 
 
 def test_the_zoo_s_small_models_are_loaded_at_once_since_their_cells_may_not_exist(events):
     happened = events(Source.ZOO)
-    measure.load_cell(CELL, list(Attention))
+    loading.load_cell(CELL, list(Attention))
     assert happened == ["model"]
 
 
@@ -114,7 +80,7 @@ def test_a_reference_that_cannot_be_computed_does_not_hide_that_the_cell_cannot_
     monkeypatch.setattr(huggingface, "reference_logits", lambda *_: raising(CellFailed("HuggingFace cannot")))
     monkeypatch.setattr(lens, "load", lambda *_: raising(NotApplicable("no such wrapper")))
     with pytest.raises(NotApplicable, match="no such wrapper"):
-        measure.load_cell(CELL, [Attention.EAGER])
+        loading.load_cell(CELL, [Attention.EAGER])
 
 
 def test_every_question_that_reads_huggingface_s_logits_says_so():
@@ -172,11 +138,11 @@ def test_a_model_too_large_for_an_exact_answer_is_told_with_its_error_against_hu
     error = ErrorStatistics(max=0.125, mean=0.0, median=0.0, std=0.0)
     accuracy = Accuracy(origin=error, probability=error, logit=error, shift=Shift(0.0, 0.0))
     measured = Measurement(CELL, 0, 0, 0, (300, 300), accuracy=accuracy, no_truth="a golden needs 67 GiB")
-    answers = Answers(CELL, {ACCURACY.name: Outcome(Kind.MEASURED, measured)})
+    found = Answers(CELL, {ACCURACY.name: Outcome(Kind.MEASURED, measured)})
     missing = Answers(CELL, {ACCURACY.name: Outcome(Kind.NOT_APPLICABLE, reason="it was removed in 4.0")})
-    line = verify.conclusion([verify.judgement(missing), verify.judgement(answers)])
+    line = verify.conclusion([verify.judgement(missing), verify.judgement(found)])
     assert line.startswith("Nothing is known to be wrong, but not everything could be judged. 1 of 1 are unjudged: a golden")
-    assert verify.exit_status([verify.judgement(missing), verify.judgement(answers)]) == 3
+    assert verify.exit_status([verify.judgement(missing), verify.judgement(found)]) == 3
     assert "0.125 nats" in line
     assert verify.conclusion([verify.judgement(missing)]) == "Nothing could be measured."
 
@@ -241,7 +207,7 @@ def test_memory_of_one_s_own_and_of_files_are_told_apart(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"y" * 60_000_000)
     _, _, watch = mistral.watched([sys.executable, "-c", ALLOCATING.format(path=str(path))])
-    peak = watch.peaks["TransformerLens alone"]
+    peak = watch.peaks["one model alone"]
     assert 100e6 < peak.anonymous < 215e6
     assert 60e6 < peak.file_backed < 90e6
     assert watch.together >= peak.anonymous

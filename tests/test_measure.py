@@ -14,8 +14,9 @@ from tlbench.lens import Lens
 from tlbench.metrics.closeness import Spread
 from tlbench.metrics.verdict import JudgedBy, Verdict
 from tlbench.questions import measure as measuring
-from tlbench.questions.measure import measure
+from tlbench.questions.accuracy import measure
 from tlbench.records.measurement import Measurement
+from tlbench.records.serial import plain, restored
 from tlbench.reference import golden, huggingface, soundness
 from tlbench.reference.golden import Golden, Precision
 
@@ -205,7 +206,7 @@ def test_a_measurement_that_was_not_judged_by_a_golden_survives_json(world, monk
     world.fault = "wrong"
     found = world.measure(world.h + 1e-6)
     assert found.closeness is not None
-    assert Measurement.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert restored(Measurement, json.loads(json.dumps(plain(found)))) == found
 
 
 def test_a_token_that_a_mixture_of_experts_sends_elsewhere_is_no_alarm_and_in_another_model_it_is(world):

@@ -11,16 +11,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tlbench import BadInput, CellFailed, NotApplicable, device
+from tlbench import BadInput, NotApplicable, device
 from tlbench.costs import slowdown
 from tlbench.costs.memory import Allocated, allocated
+from tlbench.costs.registry import IMPORT, MEMORY, SCALING, SLOWDOWN
 from tlbench.costs.scaling import depths_of
 from tlbench.costs.slowdown import NAMES, located, measure_slowdown
 from tlbench.costs.stack import with_room
-from tlbench.execution import memo, server
-from tlbench.execution.fork import apart
-from tlbench.execution.memo import ACCURACY, IMPORT, MEMORY, ROUNDS, SCALING, SLOWDOWN
-from tlbench.grid import Cell, Import, RuntimeCell
+from tlbench.execution.client import Server, beside
+from tlbench.grid import Cell, RuntimeCell
 from tlbench.metrics.paired import (
     FALSE_ALARMS,
     INTERPRETERS,
@@ -35,7 +34,10 @@ from tlbench.metrics.paired import (
     take_turns,
     two_sided,
 )
-from tlbench.records.costs import Cost, Memory, Rounds, Scaling, Slowdown
+from tlbench.questions import answers
+from tlbench.questions.registry import ACCURACY
+from tlbench.records.costs import Cost, Memory, Scaling, Slowdown
+from tlbench.records.serial import plain, restored
 from tlbench.report.slowdowns import ChangedRow, CostRow
 
 CELL = RuntimeCell("zoo-gpt2", "float32", "all_options", "TransformerBridge", "2x64", "cpu", "forward")
@@ -170,17 +172,18 @@ def test_interpreters_that_agree_by_luck_have_the_interval_of_their_processes():
 def test_a_slowdown_is_of_every_interpreter_by_turns(monkeypatch):
     started, asked = [], []
 
-    def answer(question, cell, name):
-        asked.append(name)
-        rounds = Rounds(cell, ((len(asked), 2.0, 4.0),) * 3)
-        return memo.Outcome(memo.Kind.MEASURED, rounds)
+    def call(server, function, fields, before):
+        assert (function, fields, before) == (slowdown.time_rounds, plain(CELL), slowdown.hash_checkpoint)
+        asked.append(server.name)
+        return [[len(asked), 2.0, 4.0]] * 3
 
     monkeypatch.setattr(slowdown, "located", lambda cell: None)
-    monkeypatch.setattr(server, "start", started.append)
-    monkeypatch.setattr(server, "answer_there", answer)
+    monkeypatch.setattr(Server, "start", lambda server: started.append(server.name))
+    monkeypatch.setattr(Server, "call", call)
     found = measure_slowdown(CELL)
-    assert sorted(started) == sorted(NAMES)
-    assert asked == NAMES * PROCESSES
+    names = [beside(name).name for name in NAMES]
+    assert sorted(started) == sorted(names)
+    assert asked == names * PROCESSES
     assert found.eager.medians == tuple((first / 2, (first + INTERPRETERS) / 2) for first in range(1, INTERPRETERS + 1))
     assert found.default.medians[0] == (1 / 4, 9 / 4)
     assert (found.eager_seconds, found.default_seconds, found.rounds) == (2.0, 4.0, (3,) * 16)
@@ -188,9 +191,12 @@ def test_a_slowdown_is_of_every_interpreter_by_turns(monkeypatch):
 
 def test_what_one_interpreter_cannot_measure_is_the_cell_s_outcome(monkeypatch):
     monkeypatch.setattr(slowdown, "located", lambda cell: None)
-    monkeypatch.setattr(server, "start", lambda name: None)
-    outcome = memo.Outcome(memo.Kind.NOT_APPLICABLE, reason="no such wrapper")
-    monkeypatch.setattr(server, "answer_there", lambda *asked: outcome)
+    monkeypatch.setattr(Server, "start", lambda server: None)
+
+    def call(*_, before):
+        raise NotApplicable("no such wrapper")
+
+    monkeypatch.setattr(Server, "call", call)
     with pytest.raises(NotApplicable, match="no such wrapper"):
         measure_slowdown(CELL)
 
@@ -309,6 +315,10 @@ def test_what_takes_turns_has_room_too():
     assert max(found) < 3 * statistics.median(found)
 
 
+def raise_not_applicable():
+    raise NotApplicable("nothing like it")
+
+
 def test_with_room_returns_what_the_function_returns_and_raises_what_it_raises():
     assert with_room(lambda: 5) == 5
     with pytest.raises(NotApplicable, match="nothing like it"):
@@ -360,8 +370,7 @@ SLOW = Slowdown(CELL, Paired(((1.0,), (2.0, 2.5))), Paired(((3.0,), (4.0,))), 0.
 RECORDS = [
     (SLOWDOWN, SLOW),
     (SLOWDOWN, replace(SLOW, default=None, default_seconds=None)),
-    (ROUNDS, Rounds(CELL, ((0.1, 0.2), (0.3, 0.4)))),
-    (IMPORT, replace(SLOW, cell=Import())),
+    (IMPORT, replace(SLOW, cell=None)),
     (MEMORY, Memory(CELL, 10, 20, 30, 0.5)),
     (SCALING, Scaling(CELL, {1: Cost(0.1, 0.2, 3, 4)}, {}, {2: Cost(0.1, None, 3, None)}, {"depth": "why"})),
 ]
@@ -369,13 +378,13 @@ RECORDS = [
 
 @pytest.mark.parametrize(("question", "record"), RECORDS)
 def test_a_record_survives_json(question, record):
-    assert question.record.from_json(json.loads(json.dumps(record.to_json()))) == record
+    assert restored(question.record, json.loads(json.dumps(plain(record)))) == record
 
 
 def test_times_are_measured_anew_by_every_run_and_errors_are_kept(monkeypatch):
-    monkeypatch.setattr(memo, "setting", lambda: {})
-    assert memo.kept_path(SLOWDOWN, CELL) is None
-    assert memo.kept_path(ACCURACY, Cell("zoo-gpt2", "float32", "fold_ln", "TransformerBridge")) is not None
+    monkeypatch.setattr(answers, "setting", lambda: {})
+    assert answers.kept_path(SLOWDOWN, CELL) is None
+    assert answers.kept_path(ACCURACY, Cell("zoo-gpt2", "float32", "fold_ln", "TransformerBridge")) is not None
 
 
 @pytest.mark.parametrize("field", ["dtype", "option", "wrapper", "shape", "device", "operation"])
@@ -387,26 +396,6 @@ def test_a_word_that_does_not_exist_is_told(field):
 def test_a_shape_is_sequences_by_tokens():
     assert (CELL.batch, CELL.length) == (2, 64)
     assert CELL.cell == Cell("zoo-gpt2", "float32", "all_options", "TransformerBridge")
-
-
-def raise_not_applicable():
-    raise NotApplicable("nothing like it")
-
-
-def die():
-    import os
-
-    os._exit(7)
-
-
-def test_what_a_process_raises_is_raised_here_and_one_that_dies_is_a_failure():
-    assert apart(math.hypot, 3, 4) == 5
-    with pytest.raises(NotApplicable, match="nothing like it"):
-        apart(raise_not_applicable)
-    with pytest.raises(CellFailed, match="raised ValueError"):
-        apart(math.sqrt, -1)
-    with pytest.raises(CellFailed, match="died"):
-        apart(die)
 
 
 def test_on_a_gpu_the_clock_waits_for_it(monkeypatch):

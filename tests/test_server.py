@@ -1,10 +1,10 @@
-"""The measuring server answers, tells of what died, and outlives neither its asker's patience nor the run."""
+"""A fork server answers, reports what died, and outlives neither its client's patience nor its owner."""
 
-import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,79 +12,159 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tlbench import Cell, catalogue
-from tlbench.checkpoints import ensure
-from tlbench.exceptions import BadInput, CellFailed, NotApplicable, WrongTransformerLens
+from tlbench.exceptions import CellFailed, NoGolden
 from tlbench.execution import server
-from tlbench.execution.memo import ACCURACY, Kind, Outcome
-from tlbench.execution.server import answer_there
+from tlbench.execution.client import Server, beside
 
-CELL = Cell("zoo-gpt2", "float32", "fold_ln", "TransformerBridge")
+HERE = __name__
+MARKER = "TLBENCH_TEST_MARKER"
+seen_before = []
+
+
+def add(a, b):
+    return a + b
+
+
+def count(n):
+    yield from range(n)
+
+
+def lack_a_golden():
+    raise NoGolden("too large")
+
+
+def divide(a, b):
+    return a / b
+
+
+def kill_this_process():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exit_with(status):
+    os._exit(status)
+
+
+def sleep(seconds):
+    time.sleep(seconds)
+
+
+def describe():
+    return {"pid": os.getpid(), "parent": os.getppid(), "marker": os.environ.get(MARKER), "before": list(seen_before)}
+
+
+def note(*arguments):
+    seen_before.append(list(arguments))
+
+
+def answer_at_once():
+    return ["no fork"]
+
+
+def note_then_fail(*arguments):
+    note(*arguments)
+    raise CellFailed("left to the fork")
 
 
 @pytest.fixture
-def run_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    (tmp_path / server.socket_of(server.MEASURING)).unlink(missing_ok=True)
+def one(tmp_path):
+    """A server whose files lie in a folder with a long name."""
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    return Server("test", folder)
 
 
-def ask(answer, monkeypatch, hang_up_after_s=None, owner=None):
-    """One request to the part of the server that forks, with ``answer`` in place of measuring."""
-    monkeypatch.setattr(server, "_answer", answer)
+def test_values_come_back_from_forks_of_one_server(one):
+    assert one.call(add, 1, 2) == 3
+    assert list(one.stream(count, 3)) == [0, 1, 2]
+    first, second = one.call(describe), one.call(describe)
+    assert first["parent"] == second["parent"] != os.getpid()
+    assert first["pid"] != second["pid"]
+
+
+def test_what_a_function_raises_is_raised_here(one):
+    with pytest.raises(NoGolden, match="too large"):
+        one.call(lack_a_golden)
+    with pytest.raises(CellFailed, match="ZeroDivisionError: division by zero"):
+        one.call(divide, 1, 0)
+
+
+def test_a_fork_that_is_killed_or_exits_is_a_failure_that_says_so(one):
+    with pytest.raises(CellFailed, match="SIGKILL: it may have run out of memory"):
+        one.call(kill_this_process)
+    with pytest.raises(CellFailed, match="status 7"):
+        one.call(exit_with, 7)
+    assert one.call(add, 1, 2) == 3, "the server goes on"
+
+
+def test_a_request_brings_the_client_s_settings(one, monkeypatch):
+    monkeypatch.setenv(MARKER, "first")
+    assert one.call(describe)["marker"] == "first"
+    monkeypatch.setenv(MARKER, "second")
+    assert one.call(describe)["marker"] == "second"
+    monkeypatch.delenv(MARKER)
+    assert one.call(describe)["marker"] is None
+
+
+def test_what_comes_before_the_fork_is_there_in_it_and_its_failure_is_left_to_it(one):
+    (found,) = one.stream(describe, before=note)
+    assert found["before"] == [[]]
+    (found,) = one.stream(describe, before=note_then_fail)
+    assert found["before"] == [[], []]
+
+
+def test_what_can_be_answered_before_the_fork_needs_none(one):
+    assert list(one.stream(lack_a_golden, before=answer_at_once)) == ["no fork"]
+
+
+def handled(request, hang_up_after_s=None, owner=None):
+    """One request to a server in this process; how long it took, and what came back."""
     ours, its = socket.socketpair()
-    ours.sendall(json.dumps({"question": "accuracy", "cell": []}).encode() + b"\n")
+    ours.sendall(request + b"\n")
     if hang_up_after_s is not None:
         threading.Timer(hang_up_after_s, lambda: (ours.shutdown(socket.SHUT_RDWR), ours.close())).start()
-    with its:
-        server._answer_in_fork(its, server.MEASURING, owner or os.getpid())
-    return (
-        None if hang_up_after_s is not None else Outcome.from_json(json.loads(ours.makefile().readline()), ACCURACY.record)
-    )
-
-
-def test_an_answer_comes_back_from_the_fork(monkeypatch):
-    outcome = ask(lambda request: Outcome(Kind.NOT_APPLICABLE, reason=f"asked {request['question']}"), monkeypatch)
-    assert (outcome.kind, outcome.reason) == (Kind.NOT_APPLICABLE, "asked accuracy")
-
-
-def test_a_measurement_that_is_killed_is_a_failure_with_its_signal(monkeypatch):
-    outcome = ask(lambda request: os.kill(os.getpid(), signal.SIGKILL), monkeypatch)
-    assert outcome.kind is Kind.FAILED
-    assert "SIGKILL: it may have run out of memory" in outcome.reason
-
-
-def test_a_measurement_that_raises_is_a_failure(monkeypatch):
-    outcome = ask(lambda request: 1 / 0, monkeypatch)
-    assert outcome.kind is Kind.FAILED
-    assert "status 1" in outcome.reason
-
-
-def test_a_measurement_whose_asker_has_gone_is_ended(monkeypatch):
     started = time.monotonic()
-    ask(lambda request: time.sleep(60), monkeypatch, hang_up_after_s=0.2)
-    assert time.monotonic() - started < 10
+    with its:
+        try:
+            server.handle(its, "test", owner or os.getpid())
+        except OSError:
+            assert hang_up_after_s is not None
+    taken = time.monotonic() - started
+    return taken, "" if hang_up_after_s is not None else ours.makefile().read()
 
 
-def test_a_measurement_whose_owner_has_gone_is_ended(monkeypatch):
+SLEEP = f'{{"function": "{HERE}:sleep", "arguments": [60], "before": "", "variables": {{}}}}'.encode()
+
+
+def test_a_fork_whose_client_has_gone_is_killed():
+    taken, _ = handled(SLEEP, hang_up_after_s=0.2)
+    assert taken < 10
+
+
+def test_a_fork_whose_owner_has_gone_is_killed():
     """asv was killed, and what reads for it still waits."""
     gone = subprocess.Popen(["true"])
     gone.wait()
-    started = time.monotonic()
-    outcome = ask(lambda request: time.sleep(60), monkeypatch, owner=gone.pid)
-    assert time.monotonic() - started < 10
-    assert "SIGKILL" in outcome.reason
+    taken, answer = handled(SLEEP, owner=gone.pid)
+    assert taken < 10
+    assert "SIGKILL" in answer
 
 
-def test_one_server_serves_many_askers_and_ends_with_the_run_s_folder(run_folder):
-    """No TransformerLens is installed here, and that is what it answers."""
+def test_one_server_serves_many_clients_and_ends_with_its_socket(one):
     for _ in range(2):
-        outcome = answer_there(ACCURACY, CELL)
-        assert outcome.kind is Kind.FAILED
-        assert "does not import" in outcome.reason
-    wait_until(lambda: len(servers(run_folder)) == 1)  # the forks that answered are gone
-    (run_folder / server.socket_of(server.MEASURING)).unlink()
-    wait_until(lambda: not servers(run_folder))
+        assert Server("test", one.folder).call(add, 1, 1) == 2
+    wait_until(lambda: len(servers(one.folder)) == 1)  # the forks that answered are gone
+    next(one.folder.glob("*.socket")).unlink()
+    wait_until(lambda: not servers(one.folder))
+
+
+def test_a_server_ends_with_its_owner(one):
+    owner = subprocess.Popen(["sleep", "60"])
+    Server("test", one.folder, owner=owner.pid).start()
+    assert len(servers(one.folder)) == 1
+    owner.kill()
+    owner.wait()
+    wait_until(lambda: not servers(one.folder))
 
 
 def wait_until(condition):
@@ -105,83 +185,21 @@ def serves(process, folder):
         return False
 
 
-def test_a_server_that_cannot_start_is_told(run_folder, monkeypatch):
-    monkeypatch.setattr("sys.executable", "/bin/false")
-    with pytest.raises(CellFailed, match="did not start: it said nothing"):
-        answer_there(ACCURACY, CELL)
+def test_a_server_that_cannot_start_is_reported(tmp_path):
+    with pytest.raises(CellFailed, match="did not start: it printed nothing"):
+        Server("test", tmp_path, Path("/bin/false")).call(add, 1, 2)
 
 
-def answered(monkeypatch, request, answer=lambda request: Outcome(Kind.FAILED, reason="the fork was asked")):
-    """The outcome of one request, with ``answer`` in the fork in place of measuring."""
-    ours, its = socket.socketpair()
-    monkeypatch.setattr(server, "_answer", answer)
-    ours.sendall(json.dumps(request).encode() + b"\n")
-    with its:
-        server._answer_in_fork(its, server.MEASURING, os.getpid())
-    return Outcome.from_json(json.loads(ours.makefile().readline()), ACCURACY.record)
+def test_a_server_beside_this_process_is_one_and_in_a_fork_it_lies_beside_that_fork_s_server(one):
+    assert beside("references").folder == beside("references").folder
+    assert one.call(beside_folder) == str(one.folder)
 
 
-def test_a_checkpoint_is_hashed_before_the_fork_and_what_is_wrong_with_it_is_left_to_the_answer(monkeypatch):
-    located = []
-
-    def locate(request):
-        located.append((request["cell"][0], os.getpid()))
-        raise BadInput("altered")
-
-    monkeypatch.setattr(server, "_verify_what_is_read", locate)
-    request = {"question": "accuracy", "cell": ["zoo-gpt2"]}
-    outcome = answered(monkeypatch, request, lambda _: Outcome(Kind.FAILED, reason=f"{len(located)} located"))
-    assert located == [("zoo-gpt2", os.getpid())]
-    assert outcome.reason == "1 located"
+def beside_folder():
+    found = beside("references")
+    assert found.owner == os.getppid()
+    return str(found.folder)
 
 
-def test_the_kept_files_of_a_cell_are_hashed_before_the_fork(monkeypatch, tmp_path):
-    models = catalogue.load()
-    ensure(models.get("zoo-gpt2"), models)
-    kept = {"reference": tmp_path / "reference", "golden": tmp_path / "golden"}
-    for path in kept.values():
-        path.write_bytes(b"logits")
-    hashed = []
-    monkeypatch.setattr("tlbench.reference.huggingface.store_path", lambda *_: kept["reference"])
-    monkeypatch.setattr("tlbench.reference.golden.store_path", lambda *_: kept["golden"])
-    monkeypatch.setattr("tlbench.questions.measure.sha256_of_unchanged", hashed.append)
-    monkeypatch.setattr(server, "kept_path", lambda *_: None)
-    server._verify_what_is_read(REQUESTS[0])
-    assert hashed == [kept["reference"], kept["golden"], kept["golden"]]
-    hashed.clear()
-    kept["golden"].unlink()
-    server._verify_what_is_read(REQUESTS[0])
-    assert hashed == [kept["reference"]]
-    monkeypatch.setattr(server, "kept_path", lambda *_: tmp_path)
-    server._verify_what_is_read(REQUESTS[0])
-    assert hashed == [kept["reference"]], "a figure that is kept needs neither"
-
-
-REQUESTS = [
-    {"question": "accuracy", "cell": list(vars(CELL).values())},
-    {"question": "slowdown", "cell": [*vars(CELL).values(), "1x64", "cpu", "forward"]},
-]
-
-
-@pytest.mark.parametrize("request_", REQUESTS)
-def test_that_there_is_no_such_wrapper_is_told_without_a_fork(monkeypatch, request_):
-    def require(wrapper):
-        raise NotApplicable(f"no {wrapper} here")
-
-    monkeypatch.setattr(server, "setting", lambda: {})
-    monkeypatch.setattr("tlbench.lens.require", require)
-    outcome = answered(monkeypatch, request_)
-    assert (outcome.kind, outcome.reason) == (Kind.NOT_APPLICABLE, "no TransformerBridge here")
-
-
-@pytest.mark.parametrize("wrong", [WrongTransformerLens("another commit"), CellFailed("does not import")])
-def test_nothing_is_said_of_a_transformer_lens_that_is_not_the_one_asked_for(monkeypatch, wrong):
-    def setting():
-        raise wrong
-
-    def require(wrapper):
-        raise NotApplicable("no such wrapper")
-
-    monkeypatch.setattr(server, "setting", setting)
-    monkeypatch.setattr("tlbench.lens.require", require)
-    assert answered(monkeypatch, REQUESTS[0]).reason == "the fork was asked"
+def test_each_interpreter_has_a_server_of_its_own():
+    assert beside("references").name != beside("references", python=Path(sys.executable).with_name("another")).name

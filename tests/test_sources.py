@@ -6,8 +6,8 @@ from importlib.metadata import version
 import pytest
 
 from tlbench.environments import sources
-from tlbench.execution.memo import QUESTIONS
 from tlbench.paths import package_dir
+from tlbench.questions.registry import QUESTIONS
 
 FUTURE = "from __future__ import annotations"
 
@@ -35,27 +35,29 @@ def edited(folder, module, old, new):
     assert old in text
     path.write_text(text.replace(old, new))
     forget()
-    return sources.code_digest("tlbench.questions.measure")
+    return sources.code_digest("tlbench.questions.accuracy")
 
 
-@pytest.mark.parametrize("module", ["checkpoints/store.py", "device.py", "catalogue.py", "closeness.py", "lens/hooked.py"])
+@pytest.mark.parametrize(
+    "module", ["checkpoints/store.py", "device.py", "catalogue.py", "metrics/closeness.py", "lens/hooked.py"]
+)
 def test_code_that_a_measurement_imports_is_part_of_its_key(copied, module):
-    before = sources.code_digest("tlbench.questions.measure")
+    before = sources.code_digest("tlbench.questions.accuracy")
     assert edited(copied, module, FUTURE, f"{FUTURE}\nMORE = 1") != before
 
 
-@pytest.mark.parametrize("module", ["report/table.py", "cli/read.py", "advise.py", "server.py"])
+@pytest.mark.parametrize("module", ["report/table.py", "cli/read.py", "report/advice.py", "questions/answers.py"])
 def test_code_that_it_does_not_import_is_not(copied, module):
-    before = sources.code_digest("tlbench.questions.measure")
+    before = sources.code_digest("tlbench.questions.accuracy")
     assert edited(copied, module, FUTURE, f"{FUTURE}\nMORE = 1") == before
 
 
 def test_comments_docstrings_and_line_breaks_are_not_code_and_a_constant_is(copied):
-    before = sources.code_digest("tlbench.questions.measure")
-    with_prose = edited(copied, "figures.py", "from __future__", "# why\n\n\nfrom __future__")
+    before = sources.code_digest("tlbench.questions.accuracy")
+    with_prose = edited(copied, "metrics/figures.py", "from __future__", "# why\n\n\nfrom __future__")
     assert with_prose == before
-    assert edited(copied, "verdict.py", "One word for a cell", "A single word for a cell") == before
-    assert edited(copied, "figures.py", "Dtype.FLOAT32: 2.0, Dtype", "Dtype.FLOAT32: 2.5, Dtype") != before
+    assert edited(copied, "metrics/verdict.py", "One word for a cell", "A single word for a cell") == before
+    assert edited(copied, "metrics/figures.py", "Dtype.FLOAT32: 2.0, Dtype", "Dtype.FLOAT32: 2.5, Dtype") != before
 
 
 def test_every_question_has_a_key_and_looks_only_as_far_as_it_imports():

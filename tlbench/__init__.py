@@ -1,7 +1,7 @@
 """Measure how far TransformerLens's numbers are from HuggingFace's.
 
 >>> from tlbench import Cell
->>> from tlbench.questions.measure import measure
+>>> from tlbench.questions.accuracy import measure
 >>> measure(Cell("zoo-gpt2", "float16", "all_options", "TransformerBridge")).require_accuracy().logit.max
 
 The library runs in the environment of the TransformerLens under test and knows nothing of asv; the direction of

@@ -176,7 +176,7 @@ def lens_sites(name, release):
     """Names of what TransformerLens computes of a model, and functions that compute it."""
     import torch
 
-    from tlbench.questions.measure import forward, load_cell
+    from tlbench.questions.loading import forward, load_cell
     from tlbench.reference import huggingface
 
     def logits(cell):

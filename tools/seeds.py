@@ -20,8 +20,9 @@ from tlbench.catalogue import CATALOGUE_VARIABLE
 from tlbench.checkpoints import ensure
 from tlbench.cli.common import progress_bar
 from tlbench.environments import lens_environment
-from tlbench.execution.client import Interview
-from tlbench.execution.memo import ACCURACY, Kind
+from tlbench.questions.answers import interview
+from tlbench.questions.registry import ACCURACY
+from tlbench.records.outcome import Kind
 
 
 def main():
@@ -70,7 +71,7 @@ def cells_of_seed(python, families, seed):
         for model in drawn.models:
             ensure(model, drawn)
         cells = [Cell(f, d, o, Wrapper.TRANSFORMER_BRIDGE) for f in families for d in Dtype for o in Option]
-        for answers in Interview(python, (ACCURACY,), settings).ask(cells):
+        for answers in interview(python, (ACCURACY,), cells, settings):
             yield answers.cell, answers.outcomes[ACCURACY.name]
     finally:
         for name, value in before.items():

@@ -10,7 +10,7 @@ from tests.e2e.conftest import source_of
 from tlbench import catalogue
 from tlbench.checkpoints import ensure
 from tlbench.environments import lens_environment
-from tlbench.execution.client import Interview
+from tlbench.questions.answers import interview
 
 RELEASE = "4.3.0"
 BRIDGE = "transformer_lens/model_bridge/__init__.py"
@@ -66,7 +66,12 @@ def ask_planted(tree, questions, cases):
     for model in {cell.model for _, cell in cases}:
         ensure(models.get(model), models)
     settings = {"TLBENCH_PLANTED": str(chosen), "TLBENCH_REMEASURE": "1"}
-    asked = Interview(lens_environment(str(folder)).python, questions, settings)
     waiting = iter(cases)
-    answers = asked.ask([cell for _, cell in cases], lambda _: chosen.write_text(next(waiting)[0]))
+    answers = interview(
+        lens_environment(str(folder)).python,
+        questions,
+        [cell for _, cell in cases],
+        settings,
+        starting=lambda _: chosen.write_text(next(waiting)[0]),
+    )
     return [{name: outcome.require() for name, outcome in one.outcomes.items()} for one in answers]

@@ -4,9 +4,9 @@ import pytest
 
 from tests.e2e.planting import ask_planted, planted_tree
 from tlbench import Cell
-from tlbench.execution.memo import GENERATION, GRADIENTS, HOOKS, READING
 from tlbench.grid import Option
 from tlbench.metrics.figures import RATIO_GATE, UNIT_ROUNDOFF
+from tlbench.questions.registry import GENERATION, GRADIENTS, HOOKS, READING
 
 QUESTIONS = (HOOKS, READING, GENERATION, GRADIENTS)
 MODELS = ("zoo-gpt2", "zoo-llama-gqa")

@@ -11,9 +11,9 @@ from tests.e2e.conftest import ROOT
 from tlbench import Cell, catalogue
 from tlbench.checkpoints import ensure
 from tlbench.environments import lens_environment
-from tlbench.execution.client import Interview
-from tlbench.execution.memo import ACCURACY
 from tlbench.metrics.verdict import Verdict
+from tlbench.questions.answers import interview
+from tlbench.questions.registry import ACCURACY
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 CATALOGUE = '[[model]]\nname = "from-hub"\nsource = "hub"\nrepo = "gpt2"\n'
@@ -40,8 +40,8 @@ def settings(tmp_path_factory):
 def test_a_hub_model_is_measured_from_huggingface_s_cache(settings, release, wrapper, monkeypatch):
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    asked = Interview(lens_environment(release).python, (ACCURACY,), settings)
-    (answers,) = asked.ask([Cell("from-hub", "float32", "all_options", wrapper)])
+    cell = Cell("from-hub", "float32", "all_options", wrapper)
+    (answers,) = interview(lens_environment(release).python, (ACCURACY,), [cell], settings)
     measured = answers.outcomes[ACCURACY.name].require()
     assert measured.verdict is Verdict.BENIGN
     assert measured.changed_weights > 0

@@ -13,9 +13,9 @@ from tests.e2e.planting import RELEASE, planted_tree
 from tlbench import Cell, catalogue
 from tlbench.checkpoints import ensure
 from tlbench.environments import lens_environment
-from tlbench.execution.client import Interview
-from tlbench.execution.memo import ACCURACY
 from tlbench.metrics.verdict import Verdict
+from tlbench.questions.answers import interview
+from tlbench.questions.registry import ACCURACY
 
 FAULTS = {
     "head scale": ("zoo-gpt2", "zoo-llama-gqa", "zoo-gpt-neox", "zoo-gemma2", "zoo-bloom"),
@@ -49,7 +49,7 @@ def test_each_fault_is_found_on_each_architecture_and_the_healthy_model_is_not_a
     folder, chosen = tree
     models = catalogue.load()
     python = lens_environment(str(folder)).python
-    asked = Interview(python, (ACCURACY,), {"TLBENCH_PLANTED": str(chosen), "TLBENCH_REMEASURE": "1"})
+    settings = {"TLBENCH_PLANTED": str(chosen), "TLBENCH_REMEASURE": "1"}
     cases = [
         (fault, model) for fault, names in {**FAULTS, "": sorted(set(sum(FAULTS.values(), ())))}.items() for model in names
     ]
@@ -58,7 +58,8 @@ def test_each_fault_is_found_on_each_architecture_and_the_healthy_model_is_not_a
     waiting = iter(cases)
     cells = [Cell(model, "float32", "unprocessed", "TransformerBridge") for _, model in cases]
     found = {}
-    for case, answers in zip(cases, asked.ask(cells, lambda _: chosen.write_text(next(waiting)[0])), strict=True):
+    asked = interview(python, (ACCURACY,), cells, settings, lambda _: chosen.write_text(next(waiting)[0]))
+    for case, answers in zip(cases, asked, strict=True):
         found[case] = answers.outcomes[ACCURACY.name].require().verdict
     healthy = {case: verdict for case, verdict in found.items() if not case[0]}
     assert not {case: verdict for case, verdict in healthy.items() if verdict.is_alarm}

@@ -10,8 +10,8 @@ import pytest
 from tests.e2e.conftest import ROOT
 from tests.e2e.planting import RELEASE, ask_planted, planted_tree
 from tlbench import Cell
-from tlbench.execution.memo import DEPTH
 from tlbench.metrics.figures import RATIO_GATE, UNIT_ROUNDOFF
+from tlbench.questions.registry import DEPTH
 
 PLANTED_BLOCK = 2
 DTYPES = ("float32", "bfloat16")

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from tlbench.cli.common import FormatName, app, fail, progress_bar, wide_console
-from tlbench.execution.client import Answers, Interview, Questions
 from tlbench.grid import Cell, Dtype, Option, Space, Wrapper, parse
+from tlbench.questions.answers import Answers, Questions, ask, measuring, versions
 
 ModelName = Annotated[str, typer.Argument(help="A name of the catalogue or the hub, or a folder with a checkpoint.")]
 Tl = Annotated[str, typer.Option("--tl", help="A release, a commit, or a source tree; default: the one installed here.")]
@@ -42,7 +42,7 @@ def verify(
     Exit status 0: every configuration that exists is right; 1: one is wrong; 3: none is known to be, but some are unjudged;
     2: bad use.
     """
-    from tlbench.execution.memo import ACCURACY, NOISE_FLOOR
+    from tlbench.questions.registry import ACCURACY, NOISE_FLOOR
     from tlbench.report import judgements as report
     from tlbench.report import verify as verifying
 
@@ -76,7 +76,7 @@ def budget(
     format: FormatName = "rich",
 ) -> None:
     """Where a cell's error comes from: rounding the weights, processing them, the forward pass, the last rounding."""
-    from tlbench.execution.memo import ERROR_BUDGET
+    from tlbench.questions.registry import ERROR_BUDGET
     from tlbench.report import budgets as report
     from tlbench.report.table import Format
 
@@ -102,7 +102,7 @@ def where(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
 ) -> None:
     """Which block and component is the first that is wrong? Exit status 0: none; 1: one is, or a cell failed; 2: bad use."""
-    from tlbench.execution.memo import DEPTH
+    from tlbench.questions.registry import DEPTH
     from tlbench.report import profiles as report
 
     grid = _Grid(dtype or [Dtype.FLOAT32], option or [Option.UNPROCESSED], wrapper)
@@ -163,9 +163,11 @@ def _ask(
             verifying.prepare_golden(checkpoint)
             cells = grid.cells(checkpoint.model.name)
             progress.update(task, total=len(cells))
-            asked = Interview(environment.python, questions, {devices.DEVICE_VARIABLE: device})
-            for answers in asked.ask(cells, lambda cell: say(f"{cell.dtype} {cell.option} {cell.wrapper}")):
-                found.append(answers)
-                progress.advance(task)
+            with measuring(environment.python, {devices.DEVICE_VARIABLE: device}) as server:
+                found_versions = server.call(versions)
+                for cell in cells:
+                    say(f"{cell.dtype} {cell.option} {cell.wrapper}")
+                    found.append(Answers(cell, ask(server, questions, cell)))
+                    progress.advance(task)
             say("done")
-    return found, environment.name, asked.versions
+    return found, environment.name, found_versions

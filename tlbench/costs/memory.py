@@ -7,11 +7,9 @@ from collections.abc import Callable
 import torch
 
 from tlbench import device
-from tlbench.checkpoints import Checkpoint
 from tlbench.costs.operations import prepare
 from tlbench.costs.slowdown import located, settle
 from tlbench.exceptions import NotApplicable
-from tlbench.execution.fork import apart
 from tlbench.grid import Operation, RuntimeCell
 from tlbench.metrics.paired import Contender
 from tlbench.records.costs import Memory
@@ -32,10 +30,7 @@ def measure_memory(cell: RuntimeCell) -> Memory:
     """
     if cell.operation in (Operation.LOADING, Operation.PROCESSING):
         raise NotApplicable("what loading needs is a process's peak: see runtime.ProcessLoading and ProcessProcessing")
-    return apart(_count, cell, located(cell))
-
-
-def _count(cell: RuntimeCell, checkpoint: Checkpoint) -> Memory:
+    checkpoint = located(cell)
     settle(cell, checkpoint)
     pair = prepare(cell, checkpoint)
     assert pair.default is not None

@@ -10,9 +10,9 @@ from tlbench.costs.operations import own_contender, token_ids
 from tlbench.costs.slowdown import located, settle
 from tlbench.costs.stack import with_room
 from tlbench.exceptions import CheckpointUnavailable, NotApplicable
-from tlbench.execution.memo import setting
 from tlbench.grid import Operation, Option, RuntimeCell
 from tlbench.metrics.paired import Contender
+from tlbench.questions.answers import setting
 
 
 class Model:

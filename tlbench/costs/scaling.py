@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from tlbench import lens
-from tlbench.checkpoints import Checkpoint
 from tlbench.costs.memory import peak_of
 from tlbench.costs.operations import forward_pair, hf_model, token_ids
 from tlbench.costs.slowdown import located, settle
 from tlbench.device import synchronized_clock
 from tlbench.exceptions import NotApplicable
-from tlbench.execution.fork import apart
 from tlbench.grid import Attention, Operation, RuntimeCell
 from tlbench.metrics.paired import Contender, take_turns
 from tlbench.records.costs import Cost, Scaling
@@ -40,10 +38,7 @@ def measure_scaling(cell: RuntimeCell) -> Scaling:
     """
     if cell.operation not in (Operation.FORWARD, Operation.CACHE):
         raise NotApplicable("growth is measured of forward passes, with and without a cache")
-    return apart(_scale, cell, located(cell))
-
-
-def _scale(cell: RuntimeCell, checkpoint: Checkpoint) -> Scaling:
+    checkpoint = located(cell)
     settle(cell, checkpoint)
     tl = lens.load(cell.cell, checkpoint, readback=False)
     reference = hf_model(cell, checkpoint, Attention.EAGER)

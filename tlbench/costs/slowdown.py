@@ -15,12 +15,12 @@ from functools import partial
 from tlbench.checkpoints import Checkpoint, locate
 from tlbench.device import DEVICE_VARIABLE, require, synchronized_clock
 from tlbench.exceptions import BadInput, CellFailed, NotApplicable
-from tlbench.execution import server
-from tlbench.execution.fork import apart
-from tlbench.execution.memo import ROUNDS
-from tlbench.grid import Device, Import, Operation, RuntimeCell
+from tlbench.execution.client import Server, beside
+from tlbench.grid import Import, Operation, RuntimeCell
 from tlbench.metrics.paired import INTERPRETERS, PROCESSES, Contender, paired, take_turns
-from tlbench.records.costs import Rounds, Slowdown
+from tlbench.questions.answers import PRELOAD
+from tlbench.records.costs import Slowdown
+from tlbench.records.serial import plain, restored
 
 BUDGET_S = 0.4
 """What the rounds of one process take together, where five take less."""
@@ -29,15 +29,15 @@ NAMES = [f"timing-{number}" for number in range(1, INTERPRETERS + 1)]
 IMPORTS = ("import transformer_lens", "import torch, transformers.models.auto.modeling_auto, transformers.generation.utils")
 """TransformerLens's import, and that of what it stands on and a user of HuggingFace imports too."""
 
-Times = Sequence[Sequence[tuple[float, ...]]]
+Times = Sequence[Sequence[Sequence[float]]]
 """Of one interpreter: ``[process][round][contender]``."""
 
 
 def measure_slowdown(cell: RuntimeCell) -> Slowdown:
     """Time a cell on both sides, in processes forked from several interpreters by turns.
 
-    The interpreters are servers of the current folder; they are started if they are not there, and end with this process's
-    parent.
+    The interpreters are fork servers. They are started if they do not run, and live as long as the server that this process
+    was forked from, or as this process.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
@@ -46,23 +46,30 @@ def measure_slowdown(cell: RuntimeCell) -> Slowdown:
             length, or this machine no such device.
         CellFailed: if loading or running raised, or an interpreter cannot be started.
     """
-    located(cell)  # what cannot be measured at all is told before the interpreters start
+    located(cell)  # what cannot be measured at all is said before the interpreters start
+    servers = [beside(name, preload=PRELOAD) for name in NAMES]
     with ThreadPoolExecutor() as starting:
-        list(starting.map(server.start, NAMES))
-    interpreters: list[list[tuple[tuple[float, ...], ...]]] = [[] for _ in NAMES]
+        list(starting.map(Server.start, servers))
+    interpreters: list[list[list[list[float]]]] = [[] for _ in NAMES]
     for _ in range(PROCESSES):
-        for name, own in zip(NAMES, interpreters, strict=True):
-            own.append(server.answer_there(ROUNDS, cell, name).require().times)
+        for server, own in zip(servers, interpreters, strict=True):
+            own.append(server.call(time_rounds, plain(cell), before=hash_checkpoint))
     return _slowdown(cell, interpreters)
 
 
-def measure_rounds(cell: RuntimeCell) -> Rounds:
-    """Time a cell in this process, in which nothing else may have been measured.
+def time_rounds(fields: dict[str, str]) -> list[tuple[float, ...]]:
+    """Time a cell in this process, in which nothing else may have been measured: ``[round][candidate]``, in seconds.
 
     Raises:
         BadInput, CheckpointUnavailable, NotApplicable, CellFailed: as :func:`measure_slowdown`, but for what it starts.
     """
-    return Rounds(cell, tuple(_time(cell, located(cell))))
+    cell = restored(RuntimeCell, fields)
+    return _time(cell, located(cell))
+
+
+def hash_checkpoint(fields: dict[str, str]) -> None:
+    """In a server, so that no fork hashes the checkpoint again."""
+    located(restored(RuntimeCell, fields))
 
 
 def measure_import(cell: Import) -> Slowdown:
@@ -73,7 +80,7 @@ def measure_import(cell: Import) -> Slowdown:
     """
     contenders = [Contender(partial(_import, code)) for code in IMPORTS]
     rounds = take_turns(contenders, time.perf_counter, budget=0, fewest=INTERPRETERS, warm_up=1)
-    return _slowdown(cell, [[[pair]] for pair in rounds])  # each import is an interpreter of its own
+    return _slowdown(None, [[[pair]] for pair in rounds])  # each import is an interpreter of its own
 
 
 def located(cell: RuntimeCell) -> Checkpoint:
@@ -85,18 +92,17 @@ def located(cell: RuntimeCell) -> Checkpoint:
     """
     from tlbench import catalogue as catalogues
 
-    if cell.device is not Device.CPU:
-        try:
-            apart(require, cell.device.value)
-        except BadInput as error:
-            raise NotApplicable(str(error)) from None
+    try:
+        require(cell.device.value)
+    except BadInput as error:
+        raise NotApplicable(str(error)) from None
     catalogue = catalogues.load()
     return locate(catalogue.get(cell.model), catalogue)
 
 
 def settle(cell: RuntimeCell, checkpoint: Checkpoint) -> None:
     """Fix what two runs could differ in, and put everything on the cell's device. For a process of one cell."""
-    from tlbench.questions.measure import make_deterministic
+    from tlbench.questions.loading import make_deterministic
 
     os.environ[DEVICE_VARIABLE] = cell.device.value
     make_deterministic(checkpoint.model.threads)
@@ -114,7 +120,7 @@ def _time(cell: RuntimeCell, checkpoint: Checkpoint) -> list[tuple[float, ...]]:
     return take_turns(contenders, synchronized_clock, BUDGET_S, *((3, 1) if loads else ()))
 
 
-def _slowdown(cell: RuntimeCell | Import, interpreters: Sequence[Times]) -> Slowdown:
+def _slowdown(cell: RuntimeCell | None, interpreters: Sequence[Times]) -> Slowdown:
     processes = [rounds for own in interpreters for rounds in own]
     seconds = [statistics.median(side) for side in zip(*(times for rounds in processes for times in rounds), strict=True)]
     has_default = len(seconds) > 2

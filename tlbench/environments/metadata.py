@@ -55,7 +55,7 @@ def facts() -> Facts:
         "cuda": (torch.version.cuda or "") if torch.cuda.is_available() else "",
         "gpu driver": _driver() if torch.cuda.is_available() else "",
     }
-    found |= {name: _version(name) for name in PACKAGES}
+    found |= {name: version_of(name) for name in PACKAGES}
     return found | {name: os.environ.get(name, "") for name in VARIABLES}
 
 
@@ -128,7 +128,8 @@ def _driver() -> str:
     return found[1] if found else ""
 
 
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """The version of an installed package, or ""."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -28,7 +28,7 @@ def code_digest(*modules: str) -> str:
     Comments and docstrings decide no figure and are left out, so that rewording them costs no measurement.
 
     Args:
-        modules: dotted names within tlbench, such as ``tlbench.questions.measure``.
+        modules: dotted names within tlbench, such as ``tlbench.questions.accuracy``.
     """
     digest = hashlib.sha256()
     for name in sorted(modules_behind(*modules)):

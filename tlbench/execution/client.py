@@ -1,116 +1,201 @@
-"""Ask questions about cells in another environment, and hear each answer as it comes."""
+"""The client of the fork servers (:mod:`tlbench.execution.server`): call a function in another environment of Python."""
 
 from __future__ import annotations
 
+import atexit
+import hashlib
 import json
 import os
-import signal
+import shutil
+import socket
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from tlbench import arithmetic
-from tlbench.exceptions import BadInput
-from tlbench.execution.memo import Kind, Outcome, Question
-from tlbench.grid import Cell
+from tlbench import arithmetic, exceptions
+from tlbench.exceptions import CellFailed
+from tlbench.execution import server
+from tlbench.files import locked
 from tlbench.paths import package_dir
+from tlbench.spans import Category, span
 
-Questions = Sequence[Question[Cell, Any]]
+START_TIMEOUT_S = 600.0
+POLL_S = 0.005
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""No server asks a hub, and none draws progress bars."""
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What was answered of one cell, by the question's name."""
-
-    cell: Cell
-    outcomes: Mapping[str, Outcome[Any]]
-
-
-@dataclass
-class Interview:
-    """A series of cells, asked one after another in a process of an environment's own.
+class Server:
+    """A fork server, started when it is first called.
 
     Attributes:
-        python: the environment's interpreter.
-        questions: what each cell is asked.
-        settings: environment variables of the process.
-        versions: what the environment runs, known once the first answer is there.
+        name: of the server, for its files and for messages. Those that have one folder and one name are one server.
+        folder: where its socket, its lock and its log lie. The server ends when the folder is deleted.
+        python: the interpreter that it runs in.
+        owner: the process that it ends with; by default this one.
+        preload: ``module:name`` of a function that it calls before it listens.
+        variables: environment variables that it is started with.
     """
 
-    python: Path
-    questions: Questions
-    settings: Mapping[str, str] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
+    name: str
+    folder: Path
+    python: Path = Path(sys.executable)
+    owner: int = field(default_factory=os.getpid)
+    preload: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
 
-    def ask(self, cells: Sequence[Cell], starting: Callable[[Cell], None] = lambda _: None) -> Iterator[Answers]:
-        """Each cell's answers, in order. A process that dies fails the cell it was at, and another goes on.
+    def call(self, function: Callable[..., Any], *arguments: Any, before: Callable[..., Any] | None = None) -> Any:
+        """What a function of some module returns in a fork of the server. Arguments and result are JSON.
+
+        Args:
+            function, arguments, before: as :meth:`stream`.
 
         Raises:
-            BadInput: if the environment cannot run tlbench at all.
+            TlbenchError: what the function raises.
+            CellFailed: if it raises anything else, if the fork dies, or if the server cannot be started.
         """
-        waiting = list(cells)
-        while waiting:
-            with tempfile.TemporaryFile("w+") as errors, self._process(errors) as process:
-                assert process.stdin is not None
-                assert process.stdout is not None
-                self._greet(process.stdout, errors)
-                while waiting:
-                    cell = waiting[0]
-                    starting(cell)
-                    outcomes = self._ask_one(process, cell)
-                    waiting.pop(0)
-                    if len(outcomes) < len(self.questions):
-                        process.wait()
-                        yield Answers(cell, {**self._died(process.returncode), **outcomes})
-                        break
-                    yield Answers(cell, outcomes)
+        (value,) = self.stream(function, *arguments, before=before)
+        return value
 
-    def _process(self, errors: IO[str]) -> subprocess.Popen[str]:
-        environment = arithmetic.environment(arithmetic.wanted(), {**os.environ, **self.settings})
-        environment |= {"PYTHONPATH": str(package_dir().parent), "TRANSFORMERS_VERBOSITY": "error"}
-        environment |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-        return subprocess.Popen(
-            [str(self.python), "-m", "tlbench.execution.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=environment,
-        )
+    def stream(
+        self, function: Callable[..., Any], *arguments: Any, before: Callable[..., Any] | None = None
+    ) -> Iterator[Any]:
+        """What a generator yields in a fork of the server, as it comes.
 
-    def _greet(self, answers: IO[str], errors: IO[str]) -> None:
-        line = answers.readline()
-        if not line:
-            errors.seek(0)
-            last = errors.read().strip().splitlines()[-1:] or ["no message"]
-            raise BadInput(f"{self.python} cannot run tlbench: {last[0]}")
-        self.versions = json.loads(line)["versions"]
+        Args:
+            function: a function of some module.
+            arguments: its arguments, as JSON has them.
+            before: called with the same arguments in the server itself; see :mod:`tlbench.execution.server`.
 
-    def _ask_one(self, process: subprocess.Popen[str], cell: Cell) -> dict[str, Outcome[Any]]:
-        assert process.stdin is not None
-        assert process.stdout is not None
+        Raises:
+            TlbenchError: as :meth:`call`.
+        """
         request = {
-            "cell": [cell.model, cell.dtype, cell.option, cell.wrapper],
-            "questions": [q.name for q in self.questions],
+            "function": _address(function),
+            "arguments": arguments,
+            "before": _address(before) if before else "",
+            "variables": server.settings({**os.environ, **self.variables}.items()),
         }
-        outcomes: dict[str, Outcome[Any]] = {}
-        try:
-            process.stdin.write(json.dumps(request) + "\n")
-            process.stdin.flush()
-        except BrokenPipeError:
-            return outcomes
-        for question in self.questions:
-            line = process.stdout.readline()
-            if not line:
-                break
-            outcomes[question.name] = Outcome.from_json(json.loads(line)["outcome"], question.record)
-        return outcomes
+        with span(Category.WAIT), self._connected() as connection:
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            for line in connection.makefile():
+                reply = json.loads(line)
+                if "end" in reply:
+                    _raise(reply["end"])
+                    return
+                yield reply["value"]
+        raise CellFailed(f"the {self.name} server ended without an answer: {self._last_line()}")
 
-    def _died(self, status: int) -> dict[str, Outcome[Any]]:
-        by = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-        hint = ": it may have run out of memory" if status == -signal.SIGKILL else ""
-        reason = f"the measuring process ended with {by}{hint}"
-        return {question.name: Outcome(Kind.FAILED, reason=reason) for question in self.questions}
+    def start(self) -> None:
+        """Start the server if it does not run, and wait until it has imported everything.
+
+        Raises:
+            CellFailed: if it cannot be started.
+        """
+        self._connected().close()
+
+    @property
+    def _full_name(self) -> str:
+        """torch takes the arithmetic from the environment when it is imported: another one needs another server."""
+        return f"{self.name}-{arithmetic.wanted()}"
+
+    def _connected(self) -> socket.socket:
+        with locked(self.folder / f"{self._full_name}.lock"):
+            return self._try_to_connect() or self._start()
+
+    def _try_to_connect(self) -> socket.socket | None:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            with _short(self.folder) as folder:
+                connection.connect(f"{folder}/{server.socket_name(self._full_name)}")
+        except OSError:
+            connection.close()
+            return None
+        return connection
+
+    def _start(self) -> socket.socket:
+        (self.folder / server.socket_name(self._full_name)).unlink(missing_ok=True)
+        environment = arithmetic.environment(arithmetic.wanted(), {**os.environ, **self.variables, **QUIET})
+        environment |= {"PYTHONPATH": str(package_dir().parent)}
+        command = [str(self.python), "-m", "tlbench.execution.server", self._full_name, str(self.owner), self.preload]
+        with (self.folder / server.log_name(self._full_name)).open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and process.poll() is None:
+            if connection := self._try_to_connect():
+                return connection
+            time.sleep(POLL_S)
+        process.kill()
+        raise CellFailed(f"the {self.name} server of {self.python} did not start: {self._last_line()}")
+
+    def _last_line(self) -> str:
+        return server.last_line(self.folder / server.log_name(self._full_name))
+
+
+def beside(name: str, *, python: Path | None = None, preload: str = "") -> Server:
+    """A server that lives as long as this process does or, in a fork of a server, as long as that one.
+
+    Args:
+        name: of the server; servers of two interpreters never are one.
+        python: the interpreter; by default this one.
+        preload: as :class:`Server`'s.
+    """
+    interpreter = python or Path(sys.executable)
+    digest = hashlib.sha256(str(interpreter).encode()).hexdigest()[:8]
+    folder, owner = os.environ.get(server.FOLDER_VARIABLE), os.environ.get(server.PID_VARIABLE)
+    if folder and owner and Path(folder).is_dir():
+        return Server(f"{name}-{digest}", Path(folder), interpreter, int(owner), preload)
+    return Server(f"{name}-{digest}", _own_folder(os.getpid()), interpreter, preload=preload)
+
+
+@lru_cache(maxsize=1)
+def _own_folder(pid: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="tlbench-"))
+
+    def delete() -> None:
+        if os.getpid() == pid:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(delete)
+    return folder
+
+
+@contextmanager
+def _short(folder: Path) -> Iterator[str]:
+    """A name of a folder that is short enough for a socket's address, which holds 108 bytes."""
+    descriptor = os.open(folder, os.O_PATH)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def _address(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+def _raise(end: server.End) -> None:
+    if end is not None:
+        kind: type[Exception] = getattr(exceptions, end["error"], CellFailed)
+        raise kind(end["message"])

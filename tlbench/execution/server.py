@@ -1,210 +1,159 @@
-"""Measuring in a process apart, which has imported everything once and forks for each measurement.
+"""A fork server: imports the heavy libraries once, then forks per call.
 
-asv runs every track of every cell, and nearly all of them only read a figure that is there (``asv_plugins/reader.py``). What
-reads imports neither torch nor transformers nor TransformerLens; the first that needs a measurement starts this server, and
-it and the later ones ask it. What is timed asks for further servers by name (``tlbench/costs/slowdown.py``).
-The measuring server ends with asv's own process, those with the measuring server, and all when the run's folder is deleted.
+``python -m tlbench.execution.server NAME OWNER [PRELOAD]`` listens on ``NAME.socket`` in the current folder. A request is
+one line of JSON::
+
+    {"function": "module:name", "arguments": [...], "before": "module:name" or "", "variables": {...}}
+
+The function runs in a fork. Each value that it yields, or the one that it returns, comes back as a line ``{"value": ...}``;
+the last line is ``{"end": null}``, or ``{"end": {"error": CLASS, "message": TEXT}}`` if it raised or died. ``before`` runs
+in the server itself, with the same arguments: what it caches is there in every fork, and if it returns values, no fork is
+made. ``variables`` are the client's settings (environment variables that begin with ``TLBENCH_``).
+
+The server ends when the process OWNER or its socket is gone. No thread is started and no tensor computed before the fork: a
+fork after torch has run threads may deadlock, and one after CUDA was touched cannot use it.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from inspect import isgenerator
 from pathlib import Path
 from typing import Any
 
-from tlbench import arithmetic
-from tlbench.environments.metadata import record
-from tlbench.exceptions import CellFailed, NotApplicable
-from tlbench.execution.memo import QUESTIONS, Kind, Outcome, Question, R, S, attempt, is_there, kept_path, setting
-from tlbench.files import locked
-from tlbench.grid import Cell, RuntimeCell
-from tlbench.paths import outcomes_dir, package_dir
-from tlbench.spans import Category, span
+from tlbench.exceptions import TlbenchError
 
-MEASURING = "measuring"
-"""The name of the server that measures."""
-START_TIMEOUT_S = 600.0
-POLL_S = 0.001
+FOLDER_VARIABLE, PID_VARIABLE = "TLBENCH_SERVER_FOLDER", "TLBENCH_SERVER_PID"
+"""What a fork finds in its environment: the server's folder and process, to start further servers beside it."""
+SETTINGS = "TLBENCH_"
+OWN_SETTINGS = (FOLDER_VARIABLE, PID_VARIABLE)
 IDLE_CHECK_S = 1.0
+POLL_S = 0.001
+
+Request = dict[str, Any]
+End = dict[str, str] | None
 
 
-def answer_there(question: Question[S, R], cell: S, name: str = MEASURING) -> Outcome[R]:
-    """Have a server of this run's folder, the current one, measure a cell; it is started if there is none of that name.
-
-    Raises:
-        CellFailed: if the server cannot be started or ends.
-    """
-    with span(Category.WAIT), _connected(name) as connection:
-        request = {"question": question.name, "cell": list(vars(cell).values())}
-        connection.sendall(json.dumps(request).encode() + b"\n")
-        reply = connection.makefile().readline()
-    if not reply:
-        raise CellFailed(f"the {name} process ended without an answer: {_last_line(name)}")
-    return Outcome.from_json(json.loads(reply), question.record)
+def socket_name(name: str) -> str:
+    """The file that a server listens on, in its folder."""
+    return f"{name}.socket"
 
 
-def start(name: str) -> None:
-    """Start a server, if there is none of that name, and wait until it has imported everything.
-
-    Raises:
-        CellFailed: if it cannot be started.
-    """
-    _connected(name).close()
+def log_name(name: str) -> str:
+    """The file that a server and its forks print to."""
+    return f"{name}.log"
 
 
-def socket_of(name: str) -> Path:
-    """Where a server listens, in the current folder: a full path might be longer than the system allows."""
-    return Path(f"{name}.socket")
+def resolve(address: str) -> Callable[..., Any]:
+    """The function that ``module:name`` stands for."""
+    module, name = address.split(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
 
 
-def _log_of(name: str) -> Path:
-    return Path(f"{name}.log")
+def settings(environment: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The environment variables that a request carries."""
+    return {name: value for name, value in environment if name.startswith(SETTINGS) and name not in OWN_SETTINGS}
 
 
-def _connected(name: str) -> socket.socket:
-    with locked(Path(f"{name}.lock")):
-        connection = _try_to_connect(name)
-        if connection is None:
-            connection = _start(name)
-    return connection
-
-
-def _try_to_connect(name: str) -> socket.socket | None:
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(str(socket_of(name)))
-    except OSError:
-        connection.close()
-        return None
-    return connection
-
-
-def _start(name: str) -> socket.socket:
-    socket_of(name).unlink(missing_ok=True)
-    environment = {**arithmetic.environment(arithmetic.wanted(), os.environ), "PYTHONPATH": str(package_dir().parent)}
-    with _log_of(name).open("ab") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "tlbench.execution.server", str(os.getppid()), name],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and server.poll() is None:
-        if connection := _try_to_connect(name):
-            return connection
-        time.sleep(POLL_S)
-    server.kill()
-    raise CellFailed(f"the {name} process did not start: {_last_line(name)}")
-
-
-def _last_line(name: str) -> str:
-    with suppress(OSError):
-        lines = _log_of(name).read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
-    return "its log is gone"
-
-
-def serve(owner: int, name: str) -> None:
+def serve(name: str, owner: int, preload: str = "") -> None:
     """Answer one request after another, until the process ``owner`` or the socket is gone."""
-    from tlbench.execution.preload import preload
-
-    preload()
-    if name == MEASURING and (outcomes := outcomes_dir()) is not None:
-        with span(Category.KEEP):
-            record(outcomes)
+    os.environ[FOLDER_VARIABLE], os.environ[PID_VARIABLE] = str(Path.cwd()), str(os.getpid())
+    if preload:
+        resolve(preload)()
     listening = socket.socket(socket.AF_UNIX)
-    listening.bind(str(socket_of(name)))
+    listening.bind(socket_name(name))
     listening.listen()
-    while _exists(owner) and socket_of(name).exists():
+    while _exists(owner) and Path(socket_name(name)).exists():
         ready, _, _ = select.select([listening], [], [], IDLE_CHECK_S)
         if ready:
             connection, _ = listening.accept()
-            with connection:
-                _answer_in_fork(connection, name, owner)
+            with connection, suppress(OSError):  # whoever asked may have gone
+                handle(connection, name, owner)
 
 
-def _answer_in_fork(connection: socket.socket, name: str, owner: int) -> None:
+def handle(connection: socket.socket, name: str, owner: int) -> None:
+    """Answer one request."""
     line = connection.makefile().readline()
     if not line:
         return
-    request = json.loads(line)
-    if (absent := _absent_wrapper(request)) is not None:
-        with suppress(OSError):
-            _reply(connection, absent)
+    request: Request = json.loads(line)
+    _take_over(request["variables"])
+    answered = None
+    if request["before"]:
+        with suppress(Exception):  # what is wrong is met again, and told, by the fork
+            answered = resolve(request["before"])(*request["arguments"])
+    if answered is not None:
+        for value in answered:
+            _reply(connection, {"value": value})
+        _reply(connection, {"end": None})
         return
-    with suppress(Exception):
-        # What is hashed here need not be hashed in the forks; what is wrong is met again, and told, by the one that asks.
-        _verify_what_is_read(request)
     pid = os.fork()
     if pid == 0:
-        status = 1
-        os.setpgid(0, 0)
-        try:
-            _reply(connection, _answer(request))
-            status = 0
-        finally:
-            os._exit(status)
+        _run_and_exit(connection, request)
     status = _wait(pid, connection, owner)
     if status:
         by = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-        hint = ": it may have run out of memory" if status == -signal.SIGKILL else f": {_last_line(name)}"
-        failure: Outcome[Any] = Outcome(Kind.FAILED, reason=f"the {name} process ended with {by}{hint}")
-        with suppress(OSError):
-            _reply(connection, failure)
+        hint = "it may have run out of memory" if status == -signal.SIGKILL else last_line(Path(log_name(name)))
+        _reply(connection, {"end": {"error": "CellFailed", "message": f"the {name} process ended with {by}: {hint}"}})
 
 
-def _absent_wrapper(request: dict[str, Any]) -> Outcome[Any] | None:
-    """That this TransformerLens has no such wrapper needs no fork to tell, and comes before all else that may be wrong.
-
-    What stands in the way of telling it is left to the fork.
-    """
-    with suppress(Exception):
-        from tlbench.lens import require
-
-        setting()  # nothing is said of another TransformerLens than the one asked for
-        cell = QUESTIONS[request["question"]].cell(*request["cell"])
-        try:
-            if isinstance(cell, Cell | RuntimeCell):
-                require(cell.wrapper)
-        except NotApplicable as reason:
-            return Outcome(Kind.NOT_APPLICABLE, reason=str(reason))
-    return None
+def last_line(log: Path) -> str:
+    """The last line of a log, for an error message."""
+    with suppress(OSError):
+        lines = log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it printed nothing"
+    return "its log is gone"
 
 
-def _verify_what_is_read(request: dict[str, Any]) -> None:
-    from tlbench import catalogue as catalogues
-    from tlbench.checkpoints import locate
-    from tlbench.questions.measure import hash_kept
+def _run_and_exit(connection: socket.socket, request: Request) -> None:
+    """In a fork: run the function, reply, end."""
+    status = 1
+    os.setpgid(0, 0)
+    try:
+        for value in _values(request):
+            _reply(connection, {"value": value})
+        end: End = None
+    except TlbenchError as error:
+        end = {"error": type(error).__name__, "message": str(error)}
+    except Exception as error:
+        end = {"error": "CellFailed", "message": f"{type(error).__name__}: {error}".replace("\n", " ")}
+    try:
+        _reply(connection, {"end": end})
+        status = 0
+    finally:
+        os._exit(status)
 
-    catalogue = catalogues.load()
-    locate(catalogue.get(request["cell"][0]), catalogue)
-    question = QUESTIONS[request["question"]]
-    if question.cell is Cell and question.references and not is_there(kept_path(question, cell := Cell(*request["cell"]))):
-        hash_kept(cell, question.references)
+
+def _values(request: Request) -> Iterator[Any]:
+    result = resolve(request["function"])(*request["arguments"])
+    if isgenerator(result):
+        yield from result
+    else:
+        yield result
 
 
-def _answer(request: dict[str, Any]) -> Outcome[Any]:
-    question = QUESTIONS[request["question"]]
-    return attempt(question, question.cell(*request["cell"]))
+def _take_over(variables: dict[str, str]) -> None:
+    for name in settings(os.environ.items()).keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update(variables)
 
 
-def _reply(connection: socket.socket, outcome: Outcome[Any]) -> None:
-    connection.sendall(json.dumps(outcome.to_json()).encode() + b"\n")
+def _reply(connection: socket.socket, value: dict[str, Any]) -> None:
+    connection.sendall(json.dumps(value).encode() + b"\n")
 
 
 def _wait(pid: int, connection: socket.socket, owner: int) -> int:
-    """The exit status of a child; one whose asker has gone (asv ends what takes too long), or the owner, is killed."""
+    """The exit status of a fork; it is killed when its client (asv ends what takes too long) or the owner has gone."""
     checked = time.monotonic()
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -215,7 +164,7 @@ def _wait(pid: int, connection: socket.socket, owner: int) -> int:
         if is_time:
             checked = time.monotonic()
         if readable or (is_time and not _exists(owner)):
-            # Nothing more is ever sent: what can be read is the end. What the child has forked ends with it.
+            # A client sends nothing more: what can be read is the end. What the fork has forked ends with it.
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
             os.kill(pid, signal.SIGKILL)
@@ -232,4 +181,4 @@ def _exists(pid: int) -> bool:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), sys.argv[2])
+    serve(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -11,7 +11,7 @@ from tlbench.grid import Cell
 from tlbench.lens.interface import Lens
 from tlbench.metrics.hf_error import centred
 from tlbench.questions.findings import Findings
-from tlbench.questions.measure import Loaded, forward, load_cell
+from tlbench.questions.loading import Loaded, forward, load_cell
 from tlbench.records.inside import ContextLength
 from tlbench.reference.lengths import context, edges, huggingface_lengths, long_ids, measure_lengths
 

@@ -12,7 +12,7 @@ from tlbench.components import LN_FINAL, LOGITS, ROUTING, Component, site
 from tlbench.exceptions import CellFailed, NotApplicable, TlbenchError
 from tlbench.grid import Cell
 from tlbench.lens.interface import Hook, Lens
-from tlbench.questions.measure import Loaded, load_cell
+from tlbench.questions.loading import Loaded, load_cell
 from tlbench.records.depth_profile import DepthProfile, RoutingAgreement, SiteError
 from tlbench.reference import huggingface
 from tlbench.reference.activations import Errors, Exact, exact, huggingface_inside
@@ -37,7 +37,7 @@ def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
 
     Args:
         cell: which cell.
-        loaded: what :func:`~tlbench.questions.measure.load_cell` gave for it, where that is there already.
+        loaded: what :func:`~tlbench.questions.loading.load_cell` gave for it, where that is there already.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.

@@ -10,7 +10,7 @@ from tlbench.grid import Cell
 from tlbench.lens import Lens
 from tlbench.metrics.golden_error import rms
 from tlbench.metrics.hf_error import centred_difference, count_nonfinite
-from tlbench.questions.measure import Loaded, forward, load_cell
+from tlbench.questions.loading import Loaded, forward, load_cell
 from tlbench.records.measurement import ErrorBudget
 from tlbench.reference import golden, huggingface
 from tlbench.reference.float64 import low_precision_operations, true_float64
@@ -25,7 +25,7 @@ def measure_budget(cell: Cell, loaded: Loaded | None = None) -> ErrorBudget:
 
     Args:
         cell: which cell.
-        loaded: what :func:`~tlbench.questions.measure.load_cell` gave for it, where that is there already. Its model is in
+        loaded: what :func:`~tlbench.questions.loading.load_cell` gave for it, where that is there already. Its model is in
             float64 afterwards.
 
     Raises:

@@ -11,7 +11,7 @@ from tlbench.lens.interface import Lens
 from tlbench.metrics.golden_error import is_tie
 from tlbench.metrics.hf_error import centred
 from tlbench.questions.findings import Findings
-from tlbench.questions.measure import Loaded, forward, load_cell
+from tlbench.questions.loading import Loaded, forward, load_cell
 from tlbench.records.inside import Generation
 from tlbench.reference import huggingface
 from tlbench.reference.activations import GREEDY_START, GREEDY_TOKENS, HuggingFaceInside, huggingface_inside

@@ -14,7 +14,7 @@ from tlbench.lens.interface import Lens
 from tlbench.metrics.golden_error import correlation
 from tlbench.metrics.relative_error import logit_difference, relative_error
 from tlbench.questions.depth import hook_names
-from tlbench.questions.measure import Loaded, load_cell
+from tlbench.questions.loading import Loaded, load_cell
 from tlbench.records.inside import GradientError, Gradients
 from tlbench.reference import huggingface
 from tlbench.reference.activations import exact, huggingface_inside

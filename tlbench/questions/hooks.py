@@ -22,7 +22,7 @@ from tlbench.metrics.relative_error import relative_error
 from tlbench.metrics.worst import worst
 from tlbench.questions.depth import hook_names
 from tlbench.questions.findings import Findings
-from tlbench.questions.measure import Loaded, load_cell
+from tlbench.questions.loading import Loaded, load_cell
 from tlbench.records.inside import HookTruth, Pair
 from tlbench.reference import huggingface
 from tlbench.reference.activations import Exact, exact, huggingface_inside
@@ -37,7 +37,7 @@ def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
 
     Args:
         cell: which cell.
-        loaded: what :func:`~tlbench.questions.measure.load_cell` gave for it, where that is there already.
+        loaded: what :func:`~tlbench.questions.loading.load_cell` gave for it, where that is there already.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.

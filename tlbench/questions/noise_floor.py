@@ -8,7 +8,7 @@ from torch import Tensor
 from tlbench.exceptions import NonFiniteLogits
 from tlbench.grid import Attention, Cell
 from tlbench.metrics.hf_error import centred_difference, count_nonfinite
-from tlbench.questions.measure import Loaded, forward, load_cell
+from tlbench.questions.loading import Loaded, forward, load_cell
 from tlbench.records.measurement import NoiseFloor
 from tlbench.reference import huggingface
 
@@ -18,7 +18,7 @@ def measure_floor(cell: Cell, loaded: Loaded | None = None) -> NoiseFloor:
 
     Args:
         cell: which cell.
-        loaded: what :func:`~tlbench.questions.measure.load_cell` gave for it, where that is there already.
+        loaded: what :func:`~tlbench.questions.loading.load_cell` gave for it, where that is there already.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.

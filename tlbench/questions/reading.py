@@ -13,7 +13,7 @@ from tlbench.lens.interface import Lens
 from tlbench.metrics.relative_error import logit_difference
 from tlbench.questions.depth import hook_names
 from tlbench.questions.findings import Findings
-from tlbench.questions.measure import Loaded, forward, load_cell
+from tlbench.questions.loading import Loaded, forward, load_cell
 from tlbench.records.inside import Pair, Reading
 from tlbench.reference import huggingface
 from tlbench.reference.activations import Exact, exact, huggingface_inside

@@ -1,12 +1,11 @@
-"""What is kept of a measurement of costs: frozen values that turn into JSON and back without loss. Imports no torch."""
+"""What is kept of a measurement of costs: frozen values. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from tlbench.grid import Import, RuntimeCell
+from tlbench.grid import RuntimeCell
 from tlbench.metrics.growth import Growth, fit
 from tlbench.metrics.paired import Paired
 
@@ -15,33 +14,11 @@ TOP_POINTS = 4
 
 
 @dataclass(frozen=True)
-class Rounds:
-    """What one process timed.
-
-    Attributes:
-        cell: what was run.
-        times: of each round, the seconds of each contender, TransformerLens first.
-    """
-
-    cell: RuntimeCell
-    times: tuple[tuple[float, ...], ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; floats keep every bit."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Rounds:
-        """The rounds that :meth:`to_json` wrote."""
-        return cls(RuntimeCell(**data["cell"]), tuple(map(tuple, data["times"])))
-
-
-@dataclass(frozen=True)
 class Slowdown:
     """TransformerLens's time over HuggingFace's, in rounds of one process and over processes of several interpreters.
 
     Attributes:
-        cell: what was run.
+        cell: what was run; None of the import of TransformerLens.
         eager: the ratio to HuggingFace with ``eager`` attention, which is what TransformerLens computes.
         default: the ratio to HuggingFace with its default attention; None where attention plays no part.
         seconds: TransformerLens's median time.
@@ -50,24 +27,13 @@ class Slowdown:
         rounds: of each process, how many.
     """
 
-    cell: RuntimeCell | Import
+    cell: RuntimeCell | None
     eager: Paired
     default: Paired | None
     seconds: float
     eager_seconds: float
     default_seconds: float | None
     rounds: tuple[int, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; floats keep every bit."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Slowdown:
-        """The slowdown that :meth:`to_json` wrote."""
-        cell = RuntimeCell(**data["cell"]) if data["cell"] else Import()
-        ratios = {name: data[name] and Paired(tuple(map(tuple, data[name]["medians"]))) for name in ("eager", "default")}
-        return cls(**{**data, "cell": cell, **ratios, "rounds": tuple(data["rounds"])})
 
 
 @dataclass(frozen=True)
@@ -93,15 +59,6 @@ class Memory:
     def ratio(self) -> float:
         """TransformerLens's over HuggingFace's, with ``eager`` attention."""
         return self.peak_bytes / self.eager_bytes
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Memory:
-        """The memory that :meth:`to_json` wrote."""
-        return cls(**{**data, "cell": RuntimeCell(**data["cell"])})
 
 
 @dataclass(frozen=True)
@@ -152,15 +109,3 @@ class Scaling:
     def _top(self, axis: str) -> dict[int, Cost]:
         costs: Mapping[int, Cost] = getattr(self, axis)
         return dict(sorted(costs.items())[-TOP_POINTS:])
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; floats keep every bit."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Scaling:
-        """The scaling that :meth:`to_json` wrote."""
-        axes = {
-            axis: {int(size): Cost(**cost) for size, cost in data[axis].items()} for axis in ("length", "batch", "depth")
-        }
-        return cls(RuntimeCell(**data["cell"]), **axes, reasons=data["reasons"])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from tlbench.components import BLOCK_COMPONENTS, LN_FINAL, LOGITS, Component, site
 from tlbench.grid import Cell
@@ -158,18 +157,6 @@ class DepthProfile:
             error = self.sites.get(name)
             if error:
                 yield name, error, self.ratio(error)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; floats keep every bit."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> DepthProfile:
-        """The profile that :meth:`to_json` wrote."""
-        sites = {name: SiteError(**error) for name, error in data["sites"].items()}
-        named = {key: tuple(data[key]) for key in ("silent", "missing")}
-        routing = tuple(RoutingAgreement(**one) for one in data["routing"])
-        return cls(Cell(**data["cell"]), data["n_blocks"], sites, routing, **named)
 
 
 def _wrong(name: str, error: SiteError, ratio: float) -> Wrong:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tlbench.exceptions import BadInput
-from tlbench.execution.memo import QUESTIONS, Kind, Outcome
 from tlbench.files import written_whole
 from tlbench.metrics.verdict import JudgedBy
-from tlbench.records.measurement import Measurement
+from tlbench.records.measurement import ACCURACY, Measurement
+from tlbench.records.outcome import Kind, Outcome
+from tlbench.records.serial import restored
 
 SUFFIX = ".endings.jsonl"
 """Of the file beside a file of results. asv takes every ``.json`` there for results."""
@@ -59,7 +60,7 @@ def left_by_run(folder: Path) -> Iterator[tuple[Asked, Ending | None]]:
     for path in sorted(folder.glob("*.json")):
         data = json.loads(path.read_text())
         if "question" in data:  # the folder also holds the metadata of the environment
-            outcome = Outcome.from_json(data, QUESTIONS[data["question"]].record)
+            outcome: Outcome[Any] = restored(Outcome[Measurement if data["question"] == ACCURACY else dict], data)
             yield (data["question"], data["cell"]), of_outcome(outcome)
 
 

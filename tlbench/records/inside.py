@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from tlbench.grid import Cell
 from tlbench.metrics.figures import UNIT_ROUNDOFF, root_mean_square
@@ -78,17 +77,6 @@ class HookTruth:
         roundoff = UNIT_ROUNDOFF[self.cell.dtype]
         return worst(times(pair.error, pair.reference_error, roundoff) for pair in self.edits.values())
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; floats keep every bit."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> HookTruth:
-        """What :meth:`to_json` wrote."""
-        edits = {name: Pair(**pair) for name, pair in data["edits"].items()}
-        names = {key: tuple(data[key]) for key in ("refused", "silent", "repeated")}
-        return cls(**{**data, **names, "cell": Cell(**data["cell"]), "edits": edits})
-
 
 @dataclass(frozen=True)
 class Reading:
@@ -111,16 +99,6 @@ class Reading:
     head_attribution: float | None
     largest_head_attribution: float | None
     reasons: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; floats keep every bit."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Reading:
-        """What :meth:`to_json` wrote."""
-        pairs = {name: Pair(**data[name]) if data[name] else None for name in ("logit_difference", "patch_effect")}
-        return cls(**{**data, **pairs, "cell": Cell(**data["cell"])})
 
 
 @dataclass(frozen=True)
@@ -162,15 +140,6 @@ class Gradients:
         """The largest error over HuggingFace's own, or over one rounding where that is larger."""
         roundoff = UNIT_ROUNDOFF[self.cell.dtype]
         return worst(times(one.error, one.reference_error, roundoff) for one in self.blocks) or 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; floats keep every bit."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Gradients:
-        """What :meth:`to_json` wrote."""
-        return cls(Cell(**data["cell"]), tuple(GradientError(**one) for one in data["blocks"]))
 
 
 @dataclass(frozen=True)
@@ -217,16 +186,6 @@ class Generation:
         if "greedy" in self.reasons:
             return None
         return 0 if self.diverged is None or self.tie else self.n_tokens - self.diverged
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; floats keep every bit."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Generation:
-        """What :meth:`to_json` wrote."""
-        steps = {name: tuple(data[name]) for name in ("steps", "reference_steps")}
-        return cls(**{**data, **steps, "cell": Cell(**data["cell"])})
 
 
 @dataclass(frozen=True)
@@ -294,14 +253,3 @@ class ContextLength:
             return None
         reference = root_mean_square([self.reference_positions[p] for p in beyond])
         return root_mean_square([self.positions[p] for p in beyond]) / reference if reference else None
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; floats keep every bit."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> ContextLength:
-        """What :meth:`to_json` wrote: JSON has no integers as keys."""
-        names = ("errors", "reference_errors", "positions", "reference_positions")
-        by_number = {name: {int(key): value for key, value in data[name].items()} for name in names}
-        return cls(**{**data, **by_number, "cell": Cell(**data["cell"])})

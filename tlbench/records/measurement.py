@@ -1,16 +1,18 @@
-"""What is kept of a measurement: frozen values that turn into JSON and back without loss."""
+"""What is kept of an error's measurement: frozen values."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from tlbench.exceptions import NoGolden, NonFiniteLogits
 from tlbench.grid import Cell, ReferenceCell, Space
 from tlbench.metrics.figures import Closeness, ErrorStatistics, Shift, Truth
 from tlbench.metrics.verdict import Evidence, JudgedBy, Verdict, judge, judged_by
+
+ACCURACY = "accuracy"
+"""The name of the question that :class:`Measurement` answers."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,6 @@ class Accuracy:
         """The statistics of one space."""
         statistics: ErrorStatistics = getattr(self, space.value)
         return statistics
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Accuracy:
-        """What ``asdict`` made."""
-        spaces = {space.value: ErrorStatistics(**data[space.value]) for space in Space}
-        return cls(**spaces, shift=Shift(**data["shift"]))
 
 
 @dataclass(frozen=True)
@@ -146,24 +142,6 @@ class Measurement:
             raise NoGolden(self.no_truth)
         return self.truth
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; floats keep every bit."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Measurement:
-        """The measurement that :meth:`to_json` wrote."""
-        return cls(
-            **{
-                **data,
-                "cell": Cell(**data["cell"]),
-                "vocabulary": tuple(data["vocabulary"]),
-                "accuracy": Accuracy.from_json(data["accuracy"]) if data["accuracy"] else None,
-                "truth": Truth(**data["truth"]) if data["truth"] else None,
-                "closeness": Closeness(**data["closeness"]) if data["closeness"] else None,
-            }
-        )
-
 
 @dataclass(frozen=True)
 class ReferenceMeasurement:
@@ -202,16 +180,6 @@ class ReferenceMeasurement:
             raise (NonFiniteLogits if self.nonfinite else NoGolden)(self.no_truth)
         return self.truth
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; floats keep every bit."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> ReferenceMeasurement:
-        """The measurement that :meth:`to_json` wrote."""
-        truth = Truth(**data["truth"]) if data["truth"] else None
-        return cls(ReferenceCell(**data["cell"]), data["nonfinite"], truth, data["no_truth"])
-
 
 @dataclass(frozen=True)
 class NoiseFloor:
@@ -235,15 +203,6 @@ class NoiseFloor:
     def largest(self) -> float:
         """The largest of TransformerLens's own three."""
         return max(self.repeat, self.threads, self.batch)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; floats keep every bit."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> NoiseFloor:
-        """The floor that :meth:`to_json` wrote."""
-        return cls(**{**data, "cell": Cell(**data["cell"])})
 
 
 @dataclass(frozen=True)
@@ -280,12 +239,3 @@ class ErrorBudget:
         """What the total would be if the parts were independent."""
         weights = (self.weight_rounding, self.weight_processing)
         return math.hypot(*weights, self.forward_arithmetic, self.final_rounding, self.unexplained)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; floats keep every bit."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> ErrorBudget:
-        """The budget that :meth:`to_json` wrote."""
-        return cls(**{**data, "cell": Cell(**data["cell"])})

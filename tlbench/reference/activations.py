@@ -1,7 +1,7 @@
 """The exact quantities inside a network, and how far HuggingFace's own are from them at each dtype.
 
 The exact ones are computed by this project's own environment, as the golden logits are; HuggingFace's errors by the
-environment under test, in a process that never imports TransformerLens. ``python -m tlbench.reference.activations`` is both.
+environment under test, in a process that never imports TransformerLens.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tlbench.reference.attribution import FOLDED_VALUE_BIASES, HEADS, VALUE_BIAS
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
 from tlbench.reference.interventions import CHANGES, Edit
-from tlbench.reference.several import compute_each, zoo_with
+from tlbench.reference.several import compute_each, compute_elsewhere, zoo_with
 from tlbench.reference.sites import editing, feeding, sites, watching
 
 PROPAGATED, LOCAL, EDITED, GRADIENT = "propagated", "local", "edited", "gradient"
@@ -200,9 +200,7 @@ def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
     def make() -> None:
         golden.require_memory(checkpoint, Precision.FLOAT64)
         doing = f"computing what is inside {checkpoint.model.name} exactly"
-        store.run_apart(
-            reference_python(), "tlbench.reference.activations", ["exact", dtype.value, *zoo_with(checkpoint)], doing
-        )
+        compute_elsewhere(reference_python(), compute_missing, "exact", dtype.value, zoo_with(checkpoint), doing=doing)
 
     kept = store.read_or_make(path, "inside.lock", make)
     if kept is None:
@@ -248,9 +246,7 @@ def huggingface_inside(checkpoint: Checkpoint, dtype: Dtype) -> HuggingFaceInsid
 
     def make() -> None:
         doing = f"computing HuggingFace's errors inside {checkpoint.model.name}"
-        store.run_apart(
-            sys.executable, "tlbench.reference.activations", ["errors", dtype.value, *zoo_with(checkpoint)], doing
-        )
+        compute_elsewhere(Path(sys.executable), compute_missing, "errors", dtype.value, zoo_with(checkpoint), doing=doing)
 
     kept = store.read_or_make(path, "inside-errors.lock", make)
     if kept is None:
@@ -417,12 +413,11 @@ def _errors_path(checkpoint: Checkpoint, dtype: Dtype) -> Path:
     return store.path_of("inside-errors", checkpoint.model.name, {**key, "threads": checkpoint.model.threads})
 
 
-def main(arguments: Sequence[str]) -> int:
-    """``exact|errors DTYPE MODEL...``: compute what is missing. Only the first model's failure is this process's own."""
-    kind, dtype, *names = arguments
+def compute_missing(kind: str, dtype: str, names: Sequence[str]) -> None:
+    """Compute what is ``exact``, or HuggingFace's ``errors``, of several models, where it is missing.
+
+    Raises:
+        CellFailed: if it cannot be computed of the first.
+    """
     compute = {"exact": compute_exact, "errors": compute_errors}[kind]
-    return compute_each(names, lambda checkpoint: compute(checkpoint, Dtype(dtype)))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    compute_each(names, lambda checkpoint: compute(checkpoint, Dtype(dtype)))

@@ -2,7 +2,7 @@
 
 There is one for each dtype that the weights may be rounded to (arithmetic error alone is measured against it) and one
 for the weights as they are in the file (what a user gets in total). They are computed by this project's own environment,
-whichever TransformerLens and transformers are under test; ``python -m tlbench.reference.golden`` is the process that does.
+whichever TransformerLens and transformers are under test.
 
 Where HuggingFace rounds on purpose (norms in float32 at any dtype, Falcon's ALiBi bias in bfloat16) the golden does not: it
 is the exact function, and HuggingFace's rounding is HuggingFace's error.
@@ -34,7 +34,7 @@ from tlbench.reference import huggingface, routing
 from tlbench.reference import tensor_store as store
 from tlbench.reference.blocked import in_blocks
 from tlbench.reference.float64 import assert_true_float64, true_float64
-from tlbench.reference.several import compute_each, zoo_with
+from tlbench.reference.several import compute_each, compute_elsewhere, zoo_with
 
 MEMORY_VARIABLE = "TLBENCH_GOLDEN_MEMORY"
 """At most so many bytes may a golden's model take; by default all that is free."""
@@ -120,7 +120,7 @@ def _golden(checkpoint: Checkpoint, weights: Weights, precision: Precision) -> G
     def make() -> None:
         require_memory(checkpoint, precision)
         doing = f"computing the golden logits of {checkpoint.model.name}"
-        store.run_apart(reference_python(), "tlbench.reference.golden", [precision.value, *zoo_with(checkpoint)], doing)
+        compute_elsewhere(reference_python(), compute_missing, precision.value, zoo_with(checkpoint), doing=doing)
 
     kept = store.read_or_make(path, "golden.lock", make)
     if kept is None:
@@ -334,11 +334,10 @@ def _provenance(checkpoint: Checkpoint, weights: Weights) -> dict[str, str]:
     }
 
 
-def main(arguments: Sequence[str]) -> int:
-    """``PRECISION MODEL...``: compute what is missing. Only the first model's failure is this process's own."""
-    precision, *names = arguments
-    return compute_each(names, lambda checkpoint: compute(checkpoint, Precision(precision)))
+def compute_missing(precision: str, names: Sequence[str]) -> None:
+    """Compute the goldens of several models where they are missing.
 
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    Raises:
+        CellFailed: if there is none of the first.
+    """
+    compute_each(names, lambda checkpoint: compute(checkpoint, Precision(precision)))

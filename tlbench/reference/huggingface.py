@@ -1,7 +1,6 @@
 """HuggingFace's own logits and those of its variants, computed in a process that never imports TransformerLens.
 
-They are computed once for each (checkpoint, prompts, dtype, libraries, arithmetic, attention, threads) and kept;
-``python -m tlbench.reference.huggingface`` is the process that computes them.
+They are computed once for each (checkpoint, prompts, dtype, libraries, arithmetic, attention, threads) and kept.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tlbench.exceptions import CellFailed
 from tlbench.grid import Attention, Dtype
 from tlbench.metrics.closeness import Spread, spread
 from tlbench.reference import tensor_store as store
-from tlbench.reference.several import compute_each, zoo_with
+from tlbench.reference.several import compute_each, compute_elsewhere, zoo_with
 from tlbench.reference.variants import DEFAULT_ATTENTION, variants
 
 PROMPT_SETS = ("natural", "origin")
@@ -163,21 +162,20 @@ def versions() -> dict[str, str]:
 
 def _compute_in_own_process(checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: str = LOGITS) -> None:
     dtypes = list(Dtype) if checkpoint.model.source is Source.ZOO else [dtype]
-    arguments = [what, attention.value, ",".join(dtypes), *zoo_with(checkpoint)]
+    arguments = (what, attention.value, [dtype.value for dtype in dtypes], zoo_with(checkpoint))
     doing = f"computing HuggingFace's logits of {checkpoint.model.name}"
-    store.run_apart(sys.executable, "tlbench.reference.huggingface", arguments, doing)
+    compute_elsewhere(Path(sys.executable), compute_missing, *arguments, doing=doing)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """``logits|variants ATTENTION DTYPE[,DTYPE...] MODEL...``: compute what is missing; a failure stops no other."""
-    what, attention, dtypes, *names = arguments
+def compute_missing(what: str, attention: str, dtypes: Sequence[str], names: Sequence[str]) -> None:
+    """Compute ``logits`` or ``variants`` of several models in several dtypes, where they are missing.
+
+    Raises:
+        CellFailed: if HuggingFace cannot run the first.
+    """
 
     def compute_every(checkpoint: Checkpoint) -> None:
-        for dtype in dtypes.split(","):
+        for dtype in dtypes:
             compute(checkpoint, Dtype(dtype), Attention(attention), what)
 
-    return compute_each(names, compute_every)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    compute_each(names, compute_every)

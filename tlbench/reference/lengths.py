@@ -1,7 +1,7 @@
 """The exact logits over a long context, at chosen positions, and how far HuggingFace's own are from them at each length.
 
 A causal model's logits at a position depend on what comes before it only, so one exact forward pass over the longest context
-serves every length. ``python -m tlbench.reference.lengths`` is the process that computes either.
+serves every length.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tlbench.reference import tensor_store as store
 from tlbench.reference.blocked import can_be_blocked, in_blocks
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
-from tlbench.reference.several import compute_each, zoo_with
+from tlbench.reference.several import compute_each, compute_elsewhere, zoo_with
 
 LONGEST_WITHOUT_LIMIT = 256
 """For an architecture that names no longest context (ALiBi)."""
@@ -171,9 +171,7 @@ def context(checkpoint: Checkpoint, dtype: Dtype) -> Context:
         golden.require_memory(checkpoint, Precision.FLOAT64)
         require_memory(checkpoint.folder, length, blocked=True)
         doing = f"computing {checkpoint.model.name} over {length} tokens exactly"
-        store.run_apart(
-            reference_python(), "tlbench.reference.lengths", ["exact", dtype.value, *zoo_with(checkpoint)], doing
-        )
+        compute_elsewhere(reference_python(), compute_missing, "exact", dtype.value, zoo_with(checkpoint), doing=doing)
 
     kept = store.read_or_make(path, "context.lock", make)
     if kept is None:
@@ -207,7 +205,7 @@ def huggingface_lengths(checkpoint: Checkpoint, dtype: Dtype) -> Lengths:
 
     def make() -> None:
         doing = f"computing HuggingFace's errors by length of {checkpoint.model.name}"
-        store.run_apart(sys.executable, "tlbench.reference.lengths", ["errors", dtype.value, *zoo_with(checkpoint)], doing)
+        compute_elsewhere(Path(sys.executable), compute_missing, "errors", dtype.value, zoo_with(checkpoint), doing=doing)
 
     kept = store.read_or_make(path, "context-errors.lock", make)
     if kept is None:
@@ -300,12 +298,11 @@ def _setting(checkpoint: Checkpoint) -> dict[str, str]:
     return {**huggingface.versions(), "threads": str(checkpoint.model.threads)}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """``exact|errors DTYPE MODEL...``: compute what is missing. Only the first model's failure is this process's own."""
-    kind, dtype, *names = arguments
+def compute_missing(kind: str, dtype: str, names: Sequence[str]) -> None:
+    """Compute what is ``exact``, or HuggingFace's ``errors``, of several models, where it is missing.
+
+    Raises:
+        CellFailed: if it cannot be computed of the first.
+    """
     compute = {"exact": compute_exact, "errors": compute_errors}[kind]
-    return compute_each(names, lambda checkpoint: compute(checkpoint, Dtype(dtype)))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    compute_each(names, lambda checkpoint: compute(checkpoint, Dtype(dtype)))

@@ -1,14 +1,15 @@
-"""One process computes what several models need, since importing transformers costs more than a whole zoo's forwards."""
+"""References are computed in another process, one that no TransformerLens was imported into, for several models at once."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tlbench import catalogue as catalogues
 from tlbench.catalogue import Source
 from tlbench.checkpoints import Checkpoint, locate
-from tlbench.exceptions import TlbenchError
+from tlbench.exceptions import CellFailed, TlbenchError
+from tlbench.execution.client import beside
 
 
 def zoo_with(checkpoint: Checkpoint) -> list[str]:
@@ -19,20 +20,38 @@ def zoo_with(checkpoint: Checkpoint) -> list[str]:
     return names
 
 
-def compute_each(names: Sequence[str], compute: Callable[[Checkpoint], None]) -> int:
-    """Compute something of each model. Only the first model's failure is told, on standard error, and makes the status 1."""
+def compute_elsewhere(python: Path, compute: Callable[..., None], *arguments: object, doing: str) -> None:
+    """Call a function of this package in a fork of a server that computes references.
+
+    Args:
+        python: the interpreter of that server.
+        compute: the function.
+        arguments: its arguments, as JSON has them.
+        doing: what the function does, for the message.
+
+    Raises:
+        CellFailed: if it fails.
+    """
+    try:
+        beside("references", python=python, preload="tlbench.reference.preload:preload").call(compute, *arguments)
+    except TlbenchError as error:
+        raise CellFailed(f"{doing} failed: {error}") from error
+
+
+def compute_each(names: Sequence[str], compute: Callable[[Checkpoint], None]) -> None:
+    """Compute something for each model. A failure stops no other model.
+
+    Raises:
+        CellFailed: if the first model failed. The others were not asked for.
+    """
     catalogue = catalogues.load()
-    status = 0
+    failures = {}
     for name in names:
         try:
             compute(locate(catalogue.get(name), catalogue))
         except TlbenchError as error:
-            failure = str(error)
+            failures[name] = str(error)
         except Exception as error:
-            failure = f"{name}: {type(error).__name__}: {error}".replace("\n", " ")
-        else:
-            continue
-        if name == names[0]:
-            print(failure, file=sys.stderr)
-            status = 1
-    return status
+            failures[name] = f"{name}: {type(error).__name__}: {error}".replace("\n", " ")
+    if failure := failures.get(names[0]):
+        raise CellFailed(failure)

@@ -6,19 +6,16 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from tlbench import arithmetic
-from tlbench.exceptions import CellFailed
 from tlbench.files import canonical_json, locked, sha256_of, sha256_of_unchanged, write_json, written_whole
-from tlbench.paths import cache_dir, package_dir
+from tlbench.paths import cache_dir
 from tlbench.spans import Category, span
 
 
@@ -116,22 +113,6 @@ def read_or_make(path: Path, lock: str, make: Callable[[], None]) -> Kept | None
 def is_damaged(path: Path) -> bool:
     """Whether a file lies there that :func:`read` refuses."""
     return path.exists() and _provenance_path(path).exists() and read(path) is None
-
-
-def run_apart(python: Path | str, module: str, arguments: Sequence[str], doing: str) -> None:
-    """Run a module of tlbench in a process of its own, which no TransformerLens has been imported into.
-
-    Raises:
-        CellFailed: if it fails, with the last line it wrote.
-    """
-    environment = arithmetic.environment(arithmetic.wanted(), os.environ)
-    environment |= {"PYTHONPATH": str(package_dir().parent), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [str(python), "-m", module, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise CellFailed(f"{doing} failed: {last[0]}")
 
 
 def _provenance_path(path: Path) -> Path:

@@ -28,7 +28,7 @@ from tlbench.report.slowdowns import (
 from tlbench.report.stored import StoredResults
 
 CONFIG = Path(__file__).resolve().parents[2] / "releases" / "asv.conf.json"
-REPEATS = Path(__file__).resolve().parent / "repeats"
+REPEATS = Path(__file__).resolve().parents[2] / "docs" / "repeats"
 Found = dict[str, list[CostRow]]
 """By release."""
 OTHERS_MACHINE = "epyc-2-cores"

@@ -19,17 +19,17 @@ from tabulate import tabulate
 
 from tlbench import Cell, Dtype, Option, Wrapper, catalogue
 from tlbench.checkpoints import ensure
-from tlbench.execution.client import Interview
-from tlbench.execution.memo import ACCURACY, CONTEXT_LENGTH, DEPTH
 from tlbench.metrics.figures import UNIT_ROUNDOFF
 from tlbench.metrics.growth import Growth, fit
+from tlbench.questions.answers import interview
+from tlbench.questions.registry import ACCURACY, CONTEXT_LENGTH, DEPTH
 from tlbench.records.depth_profile import DepthProfile
 from tlbench.records.inside import ContextLength
 from tlbench.records.measurement import Measurement
 from tlbench.reference.golden import parameter_count
 from tlbench.report.verify import environment_for, prepare_golden
 
-PICTURE = Path(__file__).parent / "images" / "growth.png"
+PICTURE = Path(__file__).resolve().parents[2] / "docs" / "images" / "growth.png"
 DTYPES = tuple(Dtype)
 COLOURS = {Dtype.FLOAT32: "#0072b2", Dtype.FLOAT16: "#009e73", Dtype.BFLOAT16: "#d55e00"}
 LARGEST = "smollm2-135m"
@@ -82,7 +82,8 @@ def measured(release: str, names: Sequence[str]) -> Iterator[Found]:
         checkpoint = ensure(models.get(name), models)
         prepare_golden(checkpoint)
         cells = [Cell(name, dtype, Option.UNPROCESSED, Wrapper.TRANSFORMER_BRIDGE) for dtype in DTYPES]
-        for answers in Interview(environment.python, (DEPTH, CONTEXT_LENGTH, ACCURACY)).ask(cells, lambda c: say(str(c))):
+        questions = (DEPTH, CONTEXT_LENGTH, ACCURACY)
+        for answers in interview(environment.python, questions, cells, starting=lambda cell: say(str(cell))):
             records = [answers.outcomes[question.name].record for question in (DEPTH, CONTEXT_LENGTH, ACCURACY)]
             if None in records:
                 say(f"{answers.cell}: {[outcome.reason for outcome in answers.outcomes.values()]}")

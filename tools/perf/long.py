@@ -16,10 +16,10 @@ from tlbench.checkpoints.prompts import FILE_NAME, Prompts, to_json
 from tlbench.environments import lens_environment, reference_python
 from tlbench.files import locked
 from tlbench.paths import cache_dir
-from tlbench.reference import golden
-from tlbench.reference import tensor_store as store
+from tlbench.reference import golden, huggingface
 from tlbench.reference.golden import Weights
 from tlbench.reference.lengths import long_ids
+from tlbench.reference.several import compute_elsewhere
 from tools.perf.bench import at_most
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,8 @@ CELL = """
 import json, resource, sys, threading, time
 sys.path.insert(0, {root!r})
 import torch
-import tlbench.questions.measure as measuring
+import tlbench.questions.accuracy as measuring
+from tlbench.records.serial import plain
 from tlbench import Cell
 resource.setrlimit(resource.RLIMIT_DATA, ({limit}, {limit}))
 def held():
@@ -74,7 +75,7 @@ measuring.forward = watched_forward
 out_of_memory, found = False, None
 started = time.monotonic()
 try:
-    found = measuring.measure(cell, loaded).to_json()
+    found = plain(measuring.measure(cell, loaded))
 except (RuntimeError, MemoryError) as error:
     if "memory" not in str(error):
         raise
@@ -114,9 +115,11 @@ def make_checkpoints():
 def make_references(tokens, python):
     """HuggingFace's logits and the exact ones of a float32 cell, where they are missing: minutes, and gigabytes on disk."""
     name = name_of(tokens)
-    store.run_apart(reference_python(), "tools.perf.long", [name], f"computing the golden logits of {name}")
-    words = ["eager", "float32", name]
-    store.run_apart(python, "tlbench.reference.huggingface", words, f"computing HuggingFace's logits of {name}")
+    doing = f"computing the golden logits of {name}"
+    compute_elsewhere(reference_python(), compute_golden, name, doing=doing)
+    request = ("logits", "eager", ["float32"], [name])
+    doing = f"computing HuggingFace's logits of {name}"
+    compute_elsewhere(python, huggingface.compute_missing, *request, doing=doing)
 
 
 def measured(tokens, python):
@@ -162,11 +165,7 @@ def figures():
             yield replace(figure, ok=figure.ok and not out_of_memory)
 
 
-def main(name):
+def compute_golden(name):
     """Compute the goldens that a float32 cell needs, and no other, in this process."""
     models = catalogue.load()
     golden.compute(locate(models.get(name), models), wanted=(Weights.FLOAT32, Weights.ORIGINAL))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

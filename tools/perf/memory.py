@@ -14,8 +14,8 @@ import json, sys
 sys.path.insert(0, {root!r})
 import torch
 from tlbench.grid import Cell
-from tlbench.questions.measure import load_cell
-from tlbench.execution.memo import QUESTIONS
+from tlbench.questions.loading import load_cell
+from tlbench.questions.registry import QUESTIONS
 from tlbench.reference import huggingface
 cell = Cell({model!r}, "float32", "all_options", "TransformerBridge")
 loaded = checkpoint, lens = load_cell(cell)

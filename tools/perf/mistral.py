@@ -38,10 +38,9 @@ SPARE_DISK_BYTES = 2 * GIB
 HOOKED_NAME = "mistralai/Mistral-7B-v0.1"
 SAMPLING_S = 0.05
 ROLES = {
-    "tlbench.execution.worker": "TransformerLens's worker",
-    "tlbench.reference.huggingface": "HuggingFace's reference",
-    "tlbench.reference.golden": "the exact answer",
-    "-c": "TransformerLens alone",
+    "measuring": "TransformerLens's server",
+    "references": "HuggingFace's references and goldens",
+    "-c": "one model alone",
 }
 
 
@@ -241,7 +240,8 @@ def resident(pid):
 
 def role(words):
     """What a process of tlbench does, by its command line."""
-    return next((name for module, name in ROLES.items() if module in words[1:4]), "tlbench itself")
+    roles = (name for start, name in ROLES.items() if any(word.startswith(start) for word in words[1:4]))
+    return next(roles, "tlbench itself")
 
 
 def watched(words, **environment):
@@ -302,10 +302,16 @@ def in_gib(peak):
 
 AS_IF_LARGE = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 """glibc gives a large tensor pages of its own and takes them back when it is freed. Here that holds of small ones, too."""
+RUN_REFERENCE = """
+import sys
+from tlbench.reference.huggingface import compute_missing
+dtype, name = sys.argv[1:]
+compute_missing("logits", "eager", [dtype], [name])
+"""
 LOAD_AND_RUN = """
 import sys, torch
 from tlbench.grid import Cell
-from tlbench.questions.measure import forward, load_cell
+from tlbench.questions.loading import forward, load_cell
 from tlbench.reference import huggingface
 checkpoint, model = load_cell(Cell(*sys.argv[1:]))
 forward(model, huggingface.tokens(checkpoint, "origin"))
@@ -346,12 +352,11 @@ def lens_peak(folder, python, dtype, option, wrapper):
 def reference_peak(folder, dtype):
     with prepared(str(folder)) as (checkpoint, _):
         forget_references(checkpoint.model.name)
-        words = ["-m", "tlbench.reference.huggingface", "eager", dtype, checkpoint.model.name]
-        _, status, watch = watched([str(BIN / "python"), *words], **AS_IF_LARGE)
+        _, status, watch = watched([str(BIN / "python"), "-c", RUN_REFERENCE, dtype, checkpoint.model.name], **AS_IF_LARGE)
         forget_references(checkpoint.model.name)
     if status:
         raise SystemExit(f"HuggingFace's reference of {checkpoint.model.name} in {dtype} ended with status {status}")
-    return watch.peaks[ROLES["tlbench.reference.huggingface"]]
+    return watch.peaks[ROLES["-c"]]
 
 
 def forget_references(model):

@@ -84,7 +84,7 @@ BARE = """
 import json, os, sys, time
 sys.path.insert(0, {root!r})
 os.environ["HF_HUB_OFFLINE"] = "1"
-from tlbench.execution.preload import preload
+from tlbench.questions.preload import preload
 preload()
 import torch
 from transformer_lens.model_bridge import TransformerBridge

@@ -64,10 +64,10 @@ FORK_SERVER = """
 import os, sys, time
 sys.path.insert(0, {root!r})
 os.environ["HF_HUB_OFFLINE"] = "1"
-from tlbench.execution.preload import preload
+from tlbench.questions.preload import preload
 preload()
 from tlbench import Cell
-from tlbench.questions.measure import measure
+from tlbench.questions.accuracy import measure
 for model in {models!r}:
     pid = os.fork()
     if pid == 0:

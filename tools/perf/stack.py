@@ -15,9 +15,10 @@ SIDES = ("TransformerLens", "HuggingFace, eager")
 BY_DEPTH = """
 import gc, json, statistics, sys, time
 sys.path.insert(0, {root!r})
-from tlbench.execution.fork import apart
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from tlbench.grid import RuntimeCell
-from tlbench.execution.preload import preload
+from tlbench.questions.preload import preload
 from tlbench.metrics import paired
 from tlbench.costs.slowdown import located, settle
 cell = RuntimeCell({model!r}, "float32", "all_options", "HookedTransformer", "1x64", "cpu", "forward")
@@ -31,6 +32,9 @@ def medians(take_turns, depth):
     gc.collect(); gc.freeze(); gc.disable()
     rounds = called_at(depth, lambda: take_turns(contenders, time.perf_counter, 0.4, 5, 2))
     return [1e3 * statistics.median(side) for side in zip(*rounds)]
+def apart(function, *arguments):
+    with ProcessPoolExecutor(1, get_context("fork")) as processes:
+        return processes.submit(function, *arguments).result()
 preload()
 kinds = {{"plain": paired._take_turns, "roomy": paired.take_turns}}
 print(json.dumps({{name: [apart(medians, kind, depth) for depth in {depths!r}] for name, kind in kinds.items()}}))

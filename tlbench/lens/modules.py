@@ -1,0 +1,10 @@
+"""What TransformerLens is made of, for a server to import before it forks. Not every version has each."""
+
+MODULES = (
+    "transformer_lens",
+    "transformer_lens.loading_from_pretrained",
+    "transformer_lens.model_bridge",
+    "transformer_lens.model_bridge.sources.transformers_driver",
+    "transformer_lens.utilities.bridge_components",
+    "transformer_lens.weight_processing",
+)

@@ -1,0 +1,315 @@
+"""Ask questions of cells in a server's environment: each cell is measured once, and everyone reads its outcome.
+
+The process that measures writes the outcome itself, into the server's folder, which lives as long as a run does; failures
+are written, too, so they are met once a run. Between runs a record is kept under a hash of everything that decides it (a
+cell is deterministic), so an interrupted run loses nothing. Failures are not kept: they may pass (memory, disk).
+Set ``TLBENCH_REMEASURE=1`` to measure again.
+
+This module imports neither torch nor TransformerLens at its top: asv's process, which only reads, imports it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from tlbench import arithmetic, device
+from tlbench.environments.metadata import version_of
+from tlbench.environments.sources import code_digest, libraries
+from tlbench.exceptions import BadInput, CellFailed, NotApplicable, NotMeasured, TlbenchError
+from tlbench.execution.client import Server
+from tlbench.files import canonical_json, locked, write_json
+from tlbench.grid import Cell, Import, RuntimeCell
+from tlbench.paths import cache_dir, outcomes_dir
+from tlbench.questions.question import Question, R, S, find
+from tlbench.records.measurement import Measurement, ReferenceMeasurement
+from tlbench.records.outcome import Kind, Outcome
+from tlbench.records.serial import plain, restored
+from tlbench.spans import Category, span
+
+MEASURING = "measuring"
+"""The name of the server that measures."""
+PRELOAD, PRELOAD_AND_RECORD = "tlbench.questions.preload:preload", "tlbench.questions.preload:preload_and_record"
+REMEASURE_VARIABLE = "TLBENCH_REMEASURE"
+TRANSFORMER_LENS = "transformer-lens"
+VERSIONS = (TRANSFORMER_LENS, "torch", "transformers", "numpy", "tokenizers")
+
+Questions = Sequence[Question[Cell, Any]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The outcomes of one cell, by the question's name."""
+
+    cell: Cell
+    outcomes: Mapping[str, Outcome[Any]]
+
+
+def shared(question: Question[S, R], cell: S, server: Server) -> R:
+    """The record of a cell, measured now if nobody else has done so in this run.
+
+    Raises:
+        NotApplicable: if the cell does not exist in this TransformerLens.
+        NotMeasured: if it does, and its hub model or golden cannot be had here.
+        CellFailed: if measuring it raised, died, or was stopped.
+    """
+    path = server.folder / file_name(question, cell)
+    with span(Category.ANSWER):
+        if not path.exists():
+            with locked(path.with_suffix(".lock")):
+                if not path.exists():
+                    ask(server, (question,), cell)
+        return read(path, question).require()
+
+
+def interview(
+    python: Path,
+    questions: Questions,
+    cells: Sequence[Cell],
+    settings: Mapping[str, str] | None = None,
+    starting: Callable[[Cell], None] = lambda _: None,
+) -> Iterator[Answers]:
+    """Each cell's answers, in order, from a server of an environment's own that ends with the last of them.
+
+    Args:
+        python: the environment's interpreter.
+        questions: what each cell is asked. Its model is loaded once for all of them.
+        cells: which cells.
+        settings: environment variables of the server.
+        starting: called before each cell.
+
+    Raises:
+        BadInput: if the environment cannot run tlbench.
+    """
+    with measuring(python, settings or {}) as server:
+        for cell in cells:
+            starting(cell)
+            yield Answers(cell, ask(server, questions, cell))
+
+
+@contextmanager
+def measuring(python: Path, settings: Mapping[str, str]) -> Iterator[Server]:
+    """A server of an environment that lives as long as the block.
+
+    Raises:
+        BadInput: if the environment cannot run tlbench.
+    """
+    with tempfile.TemporaryDirectory(prefix="tlbench-", ignore_cleanup_errors=True) as folder:
+        server = Server(MEASURING, Path(folder), python, preload=PRELOAD, variables=settings)
+        try:
+            server.start()
+        except CellFailed as error:
+            raise BadInput(f"{python} cannot run tlbench: {error}") from error
+        yield server
+
+
+def ask(server: Server, questions: Sequence[Question[S, Any]], cell: S) -> dict[str, Outcome[Any]]:
+    """The outcome of each question. A measurement that dies or is stopped is a failure of what it has not answered.
+
+    Outcomes are also kept where a run of asv keeps them, for those who ask later why a cell failed.
+    """
+    paths = {question: server.folder / file_name(question, cell) for question in questions}
+    log = outcomes_dir()
+    request = ([question.address for question in questions], plain(cell), str(server.folder), str(log or ""))
+    reason = ""
+    try:
+        for _ in server.stream(answer, *request, before=answer_without_fork):
+            pass
+    except TlbenchError as error:
+        reason = str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # asv's time limit
+        reason = "it was stopped while it was measured: it took longer than asv's time limit"
+        raise
+    finally:
+        for question, path in paths.items():
+            if reason and not path.exists():
+                _write(question, cell, Outcome(Kind.FAILED, reason=reason), server.folder, log)
+    return {question.name: read(path, question) for question, path in paths.items()}
+
+
+def read(path: Path, question: Question[Any, R]) -> Outcome[R]:
+    """The outcome that was written to a path."""
+    outcome: Outcome[R] = restored(Outcome[question.record], json.loads(path.read_text()))  # type: ignore[name-defined]
+    return outcome
+
+
+def file_name(question: Question[Any, Any], cell: Any) -> str:
+    """The name of an outcome in a folder of outcomes."""
+    return f"{question.name}-{str(cell).replace(' ', '-')}.json"
+
+
+def answer(addresses: Sequence[str], fields: dict[str, str], folder: str, log: str) -> Iterator[str]:
+    """In a fork of a server: answer questions of one cell and write each outcome; the names of those answered.
+
+    Args:
+        addresses: of the questions; see :attr:`Question.address`.
+        fields: of the cell.
+        folder: where outcomes are written.
+        log: a second folder for them, or "".
+    """
+    questions = [find(address) for address in addresses]
+    cell = restored(questions[0].cell, fields)
+    subject = _Subject(cell, questions)
+    for question in questions:
+        _write(question, cell, attempt(question, cell, subject.measure), Path(folder), Path(log) if log else None)
+        yield question.name
+
+
+def answer_without_fork(addresses: Sequence[str], fields: dict[str, str], folder: str, log: str) -> list[str] | None:
+    """In a server, before it forks: answer at once if this TransformerLens has no such wrapper; else None.
+
+    What the fork will read is hashed here, if it is there, so that no fork hashes it again.
+    """
+    questions = [find(address) for address in addresses]
+    cell = restored(questions[0].cell, fields)
+    if (absent := _absent_wrapper(cell)) is not None:
+        for question in questions:
+            _write(question, cell, absent, Path(folder), Path(log) if log else None)
+        return [question.name for question in questions]
+    if not isinstance(cell, Import):
+        _hash_what_is_read(questions, cell)
+    return None
+
+
+def versions() -> dict[str, str]:
+    """The versions that an environment runs."""
+    return {name: version_of(name) for name in VERSIONS}
+
+
+def attempt(question: Question[S, R], cell: S, measure: Callable[[Question[S, R]], R]) -> Outcome[R]:
+    """Measure a cell, or take the record that was kept; whatever goes wrong becomes a reason."""
+    try:
+        with span(Category.KEEP):
+            path = kept_path(question, cell)
+            if path and is_there(path):
+                return Outcome(Kind.MEASURED, restored(question.record, json.loads(path.read_text())))
+            with span(Category.ARITHMETIC):  # what is anything else within has a span of its own
+                record = measure(question)
+            if path and is_final(record):
+                write_json(path, plain(record))
+            return Outcome(Kind.MEASURED, record)
+    except NotApplicable as error:
+        return Outcome(Kind.NOT_APPLICABLE, reason=str(error))
+    except NotMeasured as error:
+        return Outcome(Kind.NOT_MEASURED, reason=str(error))
+    except TlbenchError as error:
+        return Outcome(Kind.FAILED, reason=str(error))
+    except Exception as error:
+        return Outcome(Kind.FAILED, reason=f"{type(error).__name__}: {error}")
+
+
+def is_final(record: Any) -> bool:
+    """Whether another run would find the same, so that a record may be kept."""
+    return record.is_final if isinstance(record, Measurement | ReferenceMeasurement) else True
+
+
+def is_there(path: Path | None) -> bool:
+    """Whether a record was kept at a path by an earlier run, and may be used."""
+    return path is not None and path.exists() and not os.environ.get(REMEASURE_VARIABLE)
+
+
+def kept_path(question: Question[S, R], cell: S) -> Path | None:
+    """Where a cell's record is kept: a name made of everything that decides it; None where it is not.
+
+    Raises:
+        WrongTransformerLens: if the imported TransformerLens is not the commit asked for, so that no record may be kept.
+        CellFailed: if TransformerLens does not import.
+    """
+    proved = setting()
+    if not question.is_kept or isinstance(cell, Import):
+        return None
+    key = {"question": question.name, "cell": str(cell), **proved, "checkpoint": _pinned(cell.model)}
+    key["code"] = code_digest(question.module)
+    name = hashlib.sha256(canonical_json(key).encode()).hexdigest()
+    return cache_dir() / "cells" / name[:2] / f"{name}.json"
+
+
+@lru_cache
+def setting() -> dict[str, Any]:
+    """What decides every cell alike: the code under test, all libraries behind it, the arithmetic and the device."""
+    from tlbench.environments.provenance import prove
+    from tlbench.lens import import_transformer_lens
+
+    import_transformer_lens()
+    versions = libraries(TRANSFORMER_LENS, "torch", "transformers")
+    return {
+        "transformer_lens": prove().package_digest,
+        # Whatever its commit, TransformerLens calls itself 0.0.0 or its release; its files are what counts.
+        "libraries": {name: number for name, number in versions.items() if name != TRANSFORMER_LENS},
+        "arithmetic": asdict(arithmetic.establish()),
+        "device": device.current(),
+    }
+
+
+class _Subject:
+    """A cell whose model is loaded when the first question needs it, after the references that it reads."""
+
+    def __init__(self, cell: Any, questions: Sequence[Question[Any, Any]]) -> None:
+        self.cell = cell
+        self.references = list(dict.fromkeys(kind for question in questions for kind in question.references))
+
+    @cached_property
+    def loaded(self) -> Any:
+        from tlbench.questions.loading import load_cell
+
+        return load_cell(self.cell, self.references)
+
+    def measure(self, question: Question[Any, R]) -> R:
+        measurer = question.measurer_function()
+        return measurer(self.cell, self.loaded) if isinstance(self.cell, Cell) else measurer(self.cell)
+
+
+def _absent_wrapper(cell: Any) -> Outcome[Any] | None:
+    """That this TransformerLens has no such wrapper comes before all else that may be wrong.
+
+    What stands in the way of telling is left to the fork.
+    """
+    with suppress(Exception):
+        from tlbench.lens import require
+
+        setting()  # nothing is said of another TransformerLens than the one asked for
+        try:
+            if isinstance(cell, Cell | RuntimeCell):
+                require(cell.wrapper)
+        except NotApplicable as reason:
+            return Outcome(Kind.NOT_APPLICABLE, reason=str(reason))
+    return None
+
+
+def _hash_what_is_read(questions: Sequence[Question[Any, Any]], cell: Any) -> None:
+    from tlbench import catalogue as catalogues
+    from tlbench.checkpoints import locate
+    from tlbench.questions.loading import hash_kept
+
+    catalogue = catalogues.load()
+    locate(catalogue.get(cell.model), catalogue)
+    for question in questions:
+        if isinstance(cell, Cell) and question.references and not is_there(kept_path(question, cell)):
+            hash_kept(cell, question.references)
+
+
+def _write(question: Question[Any, Any], cell: Any, outcome: Outcome[Any], folder: Path, log: Path | None) -> None:
+    found = {**plain(outcome), "question": question.name, "cell": str(cell)}
+    for place in (log, folder):  # whoever waits looks into the folder: it comes last
+        if place is not None:
+            write_json(place / file_name(question, cell), found)
+
+
+def _pinned(name: str) -> dict[str, Any]:
+    from tlbench import catalogue as catalogues
+    from tlbench.checkpoints.store import read_pins
+
+    catalogue = catalogues.load()
+    model = catalogue.get(name)
+    entry = {field: value for field, value in asdict(model).items() if field != "path"}  # the files say what lies there
+    return {**entry, "files": read_pins(catalogue).get(name)}

@@ -1,0 +1,40 @@
+"""The questions about errors. Those about costs are in :mod:`tlbench.costs.registry`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tlbench.grid import Attention, Cell, ReferenceCell
+from tlbench.questions.question import Question
+from tlbench.records import measurement
+from tlbench.records.depth_profile import DepthProfile
+from tlbench.records.inside import ContextLength, Generation, Gradients, HookTruth, Reading
+from tlbench.records.measurement import ErrorBudget, Measurement, NoiseFloor, ReferenceMeasurement
+
+_HERE = "tlbench.questions"
+_EAGER = (Attention.EAGER,)
+
+ACCURACY = Question[Cell, Measurement](measurement.ACCURACY, Cell, f"{_HERE}.accuracy:measure", Measurement, _EAGER)
+REFERENCE = Question[ReferenceCell, ReferenceMeasurement](
+    "reference", ReferenceCell, f"{_HERE}.accuracy:measure_reference", ReferenceMeasurement
+)
+NOISE_FLOOR = Question[Cell, NoiseFloor](
+    "noise-floor", Cell, f"{_HERE}.noise_floor:measure_floor", NoiseFloor, tuple(Attention)
+)
+ERROR_BUDGET = Question[Cell, ErrorBudget]("error-budget", Cell, f"{_HERE}.error_budget:measure_budget", ErrorBudget)
+DEPTH = Question[Cell, DepthProfile]("depth", Cell, f"{_HERE}.depth:measure_depth", DepthProfile)
+HOOKS = Question[Cell, HookTruth]("hooks", Cell, f"{_HERE}.hooks:measure_hooks", HookTruth)
+READING = Question[Cell, Reading]("reading", Cell, f"{_HERE}.reading:measure_reading", Reading, _EAGER)
+GENERATION = Question[Cell, Generation]("generation", Cell, f"{_HERE}.generation:measure_generation", Generation)
+GRADIENTS = Question[Cell, Gradients]("gradients", Cell, f"{_HERE}.gradients:measure_gradients", Gradients)
+CONTEXT_LENGTH = Question[Cell, ContextLength](
+    "context-length", Cell, f"{_HERE}.context_length:measure_context", ContextLength
+)
+
+QUESTIONS: dict[str, Question[Any, Any]] = {
+    question.name: question
+    for question in (
+        *(ACCURACY, REFERENCE, NOISE_FLOOR, ERROR_BUDGET),
+        *(DEPTH, HOOKS, READING, GENERATION, GRADIENTS, CONTEXT_LENGTH),
+    )
+}

@@ -11,7 +11,7 @@ from tlbench.catalogue import load
 from tlbench.exceptions import CellFailed, NonFiniteLogits, NotMeasured
 from tlbench.execution.client import Server
 from tlbench.questions.answers import MEASURING, PRELOAD_AND_RECORD, shared
-from tlbench.questions.findings import NOT_APPLICABLE
+from tlbench.questions.attempts import NOT_APPLICABLE
 from tlbench.questions.registry import ACCURACY, REFERENCE
 
 

@@ -1,7 +1,7 @@
 """Do hooks, caches and generation tell the truth? Most of it needs no reference: it is 0, or the error."""
 
 from benchmarks.cell import GridOfCells, figure
-from tlbench.questions.findings import NOT_APPLICABLE
+from tlbench.questions.attempts import NOT_APPLICABLE
 from tlbench.questions.registry import GENERATION, HOOKS
 
 

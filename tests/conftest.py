@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tlbench import arithmetic  # before torch, which it brings into the shared arithmetic
+from tlbench.arithmetic import roots  # before torch, which it brings into the shared arithmetic
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-arithmetic.install_square_root()  # else the first test that measures would change what the later ones compute
+roots.install_square_root()  # else the first test that measures would change what the later ones compute
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tlbench import arithmetic
-from tlbench.arithmetic import Arithmetic, Found, Lane, WrongArithmetic
+from tlbench.arithmetic import Arithmetic, Found, Lane, WrongArithmetic, probing, roots
 from tlbench.exceptions import BadInput
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +24,7 @@ HEALTHY = Found("x86_64", True, "AVX2", "2.13.0", dict(arithmetic.SETTINGS))
 
 @pytest.fixture
 def root():
-    arithmetic.install_square_root()
+    roots.install_square_root()
 
 
 def values(dtype, count=COUNT):
@@ -133,7 +133,7 @@ def test_gradients_go_through_the_square_root(take):
 
 
 def test_installing_twice_is_installing_once(root):
-    assert arithmetic.install_square_root() is arithmetic.install_square_root()
+    assert roots.install_square_root() is roots.install_square_root()
 
 
 AVX512 = torch.cpu._is_avx512_supported()
@@ -184,16 +184,16 @@ def test_the_probe_leaves_torch_as_it_was():
     torch.manual_seed(3)
     before = torch.get_num_threads(), torch.is_grad_enabled(), torch.get_rng_state()
     with torch.set_grad_enabled(False):
-        one = arithmetic.probe.__wrapped__()
+        one = probing.probe.__wrapped__()
     assert (torch.get_num_threads(), torch.is_grad_enabled()) == before[:2]
     assert torch.equal(torch.get_rng_state(), before[2])
-    assert one == arithmetic.probe.__wrapped__()
+    assert one == probing.probe.__wrapped__()
 
 
 def test_the_probe_sees_the_last_bit_of_one_operator(monkeypatch):
-    one, tanh = arithmetic.probe.__wrapped__(), torch.Tensor.tanh
+    one, tanh = probing.probe.__wrapped__(), torch.Tensor.tanh
     monkeypatch.setattr(torch.Tensor, "tanh", lambda x: torch.nextafter(tanh(x), torch.zeros_like(x)))
-    assert arithmetic.probe.__wrapped__() != one
+    assert probing.probe.__wrapped__() != one
 
 
 def test_the_lanes_add_the_settings_and_take_them_out():
@@ -241,7 +241,7 @@ def test_what_cannot_be_in_the_shared_lane_is_refused_in_a_sentence(change, sent
 
 
 def test_other_bits_are_refused_with_what_was_found(monkeypatch):
-    monkeypatch.setattr(arithmetic, "_processor_name", lambda: "Some Processor")
+    monkeypatch.setattr(arithmetic, "processor_name", lambda: "Some Processor")
     with pytest.raises(
         WrongArithmetic, match=r"torch 2\.13\.0 computes other bits on Some Processor with AVX2.*0123456789ab "
     ):

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from tlbench.checkpoints.draws import Draw, Shape, draw, normal, outlier_dimensions, uniform
+from tlbench.arithmetic.draws import Draw, Shape, draw, normal, outlier_dimensions, uniform
 
 MASK = 2**64 - 1
 

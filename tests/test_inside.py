@@ -30,7 +30,7 @@ from tlbench.lens import Lens
 from tlbench.metrics.golden_error import is_tie
 from tlbench.metrics.relative_error import logit_difference
 from tlbench.questions import generation, gradients, hooks, reading
-from tlbench.questions.findings import Findings
+from tlbench.questions.attempts import Attempts
 from tlbench.records.inside import Generation, GradientError, Gradients, HookTruth, Pair, Reading
 from tlbench.records.serial import plain, restored
 from tlbench.reference import activations as inside
@@ -575,12 +575,12 @@ def test_findings_keep_reasons_and_tell_what_cannot_exist_from_what_failed():
 
         return find
 
-    found = Findings()
-    assert found.ask("one", lambda: 1) == 1
-    assert found.ask("nothing", list) == []
+    attempts = Attempts()
+    assert attempts.attempt("one", lambda: 1) == 1
+    assert attempts.attempt("nothing", list) == []
     for error in (NotApplicable("a"), NoGolden("b"), NotImplementedError("c"), CellFailed("d"), ZeroDivisionError("e")):
-        assert found.ask(type(error).__name__, raising(error)) is None
-    assert found.reasons == {
+        assert attempts.attempt(type(error).__name__, raising(error)) is None
+    assert attempts.reasons == {
         "NotApplicable": "n/a: a",
         "NoGolden": "n/a: b",
         "NotImplementedError": "n/a: c",

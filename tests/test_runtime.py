@@ -18,6 +18,7 @@ from tlbench.costs.registry import IMPORT, MEMORY, SCALING, SLOWDOWN
 from tlbench.costs.scaling import depths_of
 from tlbench.costs.slowdown import NAMES, located, measure_slowdown
 from tlbench.costs.stack import with_room
+from tlbench.costs.turns import Candidate, take_turns
 from tlbench.execution.client import Server, beside
 from tlbench.grid import Cell, RuntimeCell
 from tlbench.metrics.paired import (
@@ -26,12 +27,10 @@ from tlbench.metrics.paired import (
     PROCESSES,
     T_99,
     Change,
-    Contender,
     Paired,
     is_inside,
     paired,
     slower,
-    take_turns,
     two_sided,
 )
 from tlbench.questions import answers
@@ -52,17 +51,17 @@ class Machine:
     def clock(self):
         return self.now
 
-    def contender(self, name, seconds):
+    def candidate(self, name, seconds):
         def run(_):
             self.now += seconds * self.speeds[len(self.ran) // 2 % len(self.speeds)]
             self.ran.append(name)
 
-        return Contender(run)
+        return Candidate(run)
 
 
 def test_a_machine_that_slows_down_tenfold_moves_the_times_and_not_the_ratio():
     machine = Machine([1, 10, 3, 7])
-    rounds = take_turns([machine.contender("a", 0.2), machine.contender("b", 0.1)], machine.clock, budget=0, fewest=8)
+    rounds = take_turns([machine.candidate("a", 0.2), machine.candidate("b", 0.1)], machine.clock, budget=0, fewest=8)
     tl, _ = zip(*rounds, strict=True)
     assert max(tl) > 9 * min(tl)
     assert paired([[rounds]] * INTERPRETERS, 1).ratio == pytest.approx(2, rel=1e-12)
@@ -71,7 +70,7 @@ def test_a_machine_that_slows_down_tenfold_moves_the_times_and_not_the_ratio():
 def test_every_other_round_goes_backwards_and_the_first_ones_are_not_kept():
     machine = Machine([1])
     rounds = take_turns(
-        [machine.contender("a", 1.0), machine.contender("b", 1.0)], machine.clock, budget=0, fewest=2, warm_up=2
+        [machine.candidate("a", 1.0), machine.candidate("b", 1.0)], machine.clock, budget=0, fewest=2, warm_up=2
     )
     assert "".join(machine.ran) == "abba" * 2
     assert len(rounds) == 2
@@ -79,7 +78,7 @@ def test_every_other_round_goes_backwards_and_the_first_ones_are_not_kept():
 
 def test_rounds_go_on_until_their_times_fill_the_budget():
     machine = Machine([1])
-    rounds = take_turns([machine.contender("a", 0.3), machine.contender("b", 0.2)], machine.clock, budget=5, fewest=1)
+    rounds = take_turns([machine.candidate("a", 0.3), machine.candidate("b", 0.2)], machine.clock, budget=5, fewest=1)
     assert len(rounds) == 10
 
 
@@ -97,7 +96,7 @@ def test_what_prepares_a_run_and_what_lets_go_of_its_result_is_not_timed():
         now[0] += 1
         return Result()
 
-    assert take_turns([Contender(run, prepare)], lambda: now[0], budget=0, fewest=3) == [(1.0,)] * 3
+    assert take_turns([Candidate(run, prepare)], lambda: now[0], budget=0, fewest=3) == [(1.0,)] * 3
 
 
 def student_cdf(t, freedom, steps=20_000):
@@ -308,9 +307,9 @@ def test_where_a_chunk_of_the_stack_ends_calls_are_slow_and_with_room_none_are()
 
 def test_what_takes_turns_has_room_too():
     found = []
-    contender = Contender(lambda _: found.append(seconds_of_calls()))
+    candidate = Candidate(lambda _: found.append(seconds_of_calls()))
     for depth in range(300):
-        called_at(depth, lambda: take_turns([contender], time.perf_counter, budget=0, fewest=1, warm_up=0))
+        called_at(depth, lambda: take_turns([candidate], time.perf_counter, budget=0, fewest=1, warm_up=0))
     assert len(found) == 300
     assert max(found) < 3 * statistics.median(found)
 

@@ -5,7 +5,7 @@ in three dtypes, the float64 logits and the logits of TransformerLens's two wrap
 Debian's ``qemu-x86_64`` (package ``qemu-user``), and prints a line a model; exit status 1 if any bit differs. With
 ``--trace`` the line of a difference names the first operator whose result differs, at twice the time. It takes an hour and
 more, since an emulator needs minutes to import torch: what is computed stays in ``--folder``, and a second run goes on from
-there. Progress goes to standard error.
+the model that the first was at. Progress goes to standard error.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def computed(folder, cpu, what, python, lane, asked):
     path = folder / f"{cpu}-{what}-{lane}.json"
     if not path.exists():
         emulator = [] if cpu == NATIVE else ["qemu-x86_64", "-cpu", cpu]
-        command = ["nice", "-n", "10", *emulator, str(python), "-m", "tools.processors", "--child", what, f"{path}.part"]
+        command = ["nice", "-n", "19", *emulator, str(python), "-m", "tools.processors", "--child", what, f"{path}.part"]
         command += [word for model in asked.model for word in ("--model", model)] + ["--trace"] * asked.trace
         environment = arithmetic.environment(lane, os.environ) | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
         environment |= {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
@@ -138,16 +138,21 @@ def child(what, path, models, with_operators):
     """Compute in this process and write the digests; ``what`` is "probe", "reference" or a release of TransformerLens."""
     import torch
 
+    from tlbench.files import write_json
+
     lane = arithmetic.establish()
     progress(f"torch computes with {torch.backends.cpu.get_cpu_capability()}, {lane.name}, probe {lane.probe[:12]}")
     result = {"probe": lane.probe, "models": {}}
+    if Path(path).exists():  # an earlier run got so far
+        result["models"] = json.loads(Path(path).read_text())["models"]
     if what != "probe":
         sites = reference_sites if what == REFERENCE else lens_sites
-        for model in models:
+        for model in (model for model in models if model not in result["models"]):
             result["models"][model] = {site: digests(compute, with_operators) for site, compute in sites(model, what)}
             failed = [f"{site}: {d['logits']}" for site, d in result["models"][model].items() if "operators" not in d]
             progress(" ".join([model, *failed]))
-    Path(path).write_text(json.dumps(result))
+            write_json(Path(path), result)
+    write_json(Path(path), result)
     return 0
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tlbench.arithmetic.draws import draw
 from tlbench.catalogue import Model
 from tlbench.checkpoints import byte_tokenizer, zoo
 from tlbench.checkpoints import prompts as prompt_sets
-from tlbench.checkpoints.draws import draw
 from tlbench.exceptions import BadInput
 from tlbench.paths import cache_dir
 

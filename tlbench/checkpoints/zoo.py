@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from tlbench.checkpoints.draws import Draw, Shape
+from tlbench.arithmetic.draws import Draw, Shape
 
 D_MODEL = 64
 N_HEADS = 4

@@ -9,9 +9,9 @@ import torch
 from tlbench import device
 from tlbench.costs.operations import prepare
 from tlbench.costs.slowdown import located, settle
+from tlbench.costs.turns import Candidate
 from tlbench.exceptions import NotApplicable
 from tlbench.grid import Operation, RuntimeCell
-from tlbench.metrics.paired import Contender
 from tlbench.records.costs import Memory
 
 REPEATS = 3
@@ -34,7 +34,7 @@ def measure_memory(cell: RuntimeCell) -> Memory:
     settle(cell, checkpoint)
     pair = prepare(cell, checkpoint)
     assert pair.default is not None
-    own, eager, default = (peak_of(contender) for contender in (pair.tl, pair.eager, pair.default))
+    own, eager, default = (peak_of(candidate) for candidate in (pair.tl, pair.eager, pair.default))
     kept = sum(allocated(_and_let_go(pair.tl)).kept for _ in range(REPEATS)) / REPEATS
     return Memory(cell, own, eager, default, kept)
 
@@ -70,25 +70,25 @@ def allocated(call: Callable[[], object]) -> Allocated:
     return Allocated([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
 
 
-def peak_of(contender: Contender) -> int:
+def peak_of(candidate: Candidate) -> int:
     """The most that one run holds, once the runs before it have filled what is filled once."""
-    _once(contender)()
-    _once(contender)()
-    return allocated(_once(contender)).peak
+    _once(candidate)()
+    _once(candidate)()
+    return allocated(_once(candidate)).peak
 
 
-def _once(contender: Contender) -> Callable[[], object]:
-    given = contender.prepare()
+def _once(candidate: Candidate) -> Callable[[], object]:
+    given = candidate.prepare()
 
     def call() -> None:
-        contender.run(given)
+        candidate.run(given)
 
     return call
 
 
-def _and_let_go(contender: Contender) -> Callable[[], object]:
+def _and_let_go(candidate: Candidate) -> Callable[[], object]:
     def call() -> None:
-        contender.run(contender.prepare())
-        contender.prepare()  # gradients, for one, are no leak
+        candidate.run(candidate.prepare())
+        candidate.prepare()  # gradients, for one, are no leak
 
     return call

@@ -1,4 +1,4 @@
-"""What is timed: each operation in TransformerLens, and what stands beside it in HuggingFace, as contenders."""
+"""What is timed: each operation in TransformerLens, and what stands beside it in HuggingFace, as candidates."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tlbench import device, lens
 from tlbench.checkpoints import Checkpoint
+from tlbench.costs.turns import Candidate
 from tlbench.exceptions import NotApplicable
 from tlbench.grid import Attention, Operation, Option, RuntimeCell
-from tlbench.metrics.paired import Contender
 from tlbench.reference import huggingface
 from tlbench.reference.lengths import long_ids, longest
 
@@ -32,12 +32,12 @@ class Pair:
         default: in HuggingFace, with its default attention; None where attention plays no part.
     """
 
-    tl: Contender
-    eager: Contender
-    default: Contender | None
+    tl: Candidate
+    eager: Candidate
+    default: Candidate | None
 
     @property
-    def contenders(self) -> list[Contender]:
+    def candidates(self) -> list[Candidate]:
         """Those that there are, TransformerLens's first."""
         return [one for one in (self.tl, self.eager, self.default) if one is not None]
 
@@ -59,13 +59,13 @@ def prepare(cell: RuntimeCell, checkpoint: Checkpoint) -> Pair:
     return Pair(own(tl, ids), reference(beside[Attention.EAGER], ids), reference(beside[Attention.DEFAULT], ids))
 
 
-def forward_pair(operation: Operation, tl: lens.Lens, eager: Any, ids: Tensor) -> tuple[Contender, Contender]:
+def forward_pair(operation: Operation, tl: lens.Lens, eager: Any, ids: Tensor) -> tuple[Candidate, Candidate]:
     """An operation on loaded models, in TransformerLens and in HuggingFace."""
     own, reference = _RUNS[operation]
     return own(tl, ids), reference(eager, ids)
 
 
-def own_contender(operation: Operation, tl: lens.Lens, ids: Tensor) -> Contender:
+def own_candidate(operation: Operation, tl: lens.Lens, ids: Tensor) -> Candidate:
     """An operation on a loaded model, in TransformerLens alone."""
     return _RUNS[operation][0](tl, ids)
 
@@ -92,15 +92,15 @@ def hf_model(cell: RuntimeCell, checkpoint: Checkpoint, attention: Attention) ->
 # Forward passes ------------------------------------------------------------------------------------------------------
 
 
-def _plain(model: Any, ids: Tensor) -> Contender:
+def _plain(model: Any, ids: Tensor) -> Candidate:
     return _without_gradients(lambda: model(ids, use_cache=False).logits)
 
 
-def _forward(tl: lens.Lens, ids: Tensor) -> Contender:
+def _forward(tl: lens.Lens, ids: Tensor) -> Candidate:
     return _without_gradients(lambda: tl.logits(ids))
 
 
-def _hooks(tl: lens.Lens, ids: Tensor) -> Contender:
+def _hooks(tl: lens.Lens, ids: Tensor) -> Candidate:
     hooks: dict[str, lens.Hook] = {name: _look for name in tl.hook_names() if tl.accepts_hook(name)}
     return _without_gradients(lambda: tl.run_with_hooks(ids, hooks))
 
@@ -109,30 +109,30 @@ def _look(value: Tensor) -> None:
     return None
 
 
-def _cache(tl: lens.Lens, ids: Tensor) -> Contender:
+def _cache(tl: lens.Lens, ids: Tensor) -> Candidate:
     return _without_gradients(lambda: tl.run_with_cache(ids))
 
 
-def _without_gradients(run: Callable[[], object]) -> Contender:
+def _without_gradients(run: Callable[[], object]) -> Candidate:
     def timed(_: object) -> object:
         with torch.inference_mode():
             return run()
 
-    return Contender(timed)
+    return Candidate(timed)
 
 
 # Backwards -----------------------------------------------------------------------------------------------------------
 
 
-def _backward(tl: lens.Lens, ids: Tensor) -> Contender:
+def _backward(tl: lens.Lens, ids: Tensor) -> Candidate:
     return _with_gradients(tl.model, lambda: tl.logits(ids), ids)
 
 
-def _plain_backward(model: Any, ids: Tensor) -> Contender:
+def _plain_backward(model: Any, ids: Tensor) -> Candidate:
     return _with_gradients(model, lambda: model(ids, use_cache=False).logits, ids)
 
 
-def _with_gradients(model: Any, logits: Callable[[], Tensor], ids: Tensor) -> Contender:
+def _with_gradients(model: Any, logits: Callable[[], Tensor], ids: Tensor) -> Candidate:
     model.requires_grad_(True)
 
     def prepare() -> None:
@@ -143,17 +143,17 @@ def _with_gradients(model: Any, logits: Callable[[], Tensor], ids: Tensor) -> Co
             found = logits()[:, :-1].flatten(0, 1).float()
             torch.autograd.backward(torch.nn.functional.cross_entropy(found, ids[:, 1:].flatten()))
 
-    return Contender(timed, prepare)
+    return Candidate(timed, prepare)
 
 
 # Generation ----------------------------------------------------------------------------------------------------------
 
 
-def _generation(tl: lens.Lens, ids: Tensor) -> Contender:
+def _generation(tl: lens.Lens, ids: Tensor) -> Candidate:
     return _without_gradients(lambda: tl.greedy(ids, GENERATED))
 
 
-def _plain_generation(model: Any, ids: Tensor) -> Contender:
+def _plain_generation(model: Any, ids: Tensor) -> Candidate:
     model.generation_config.eos_token_id = None  # as many tokens as asked for, as TransformerLens is told
     words = {"max_new_tokens": GENERATED, "do_sample": False, "pad_token_id": 0}
     mask = torch.ones_like(ids)
@@ -164,12 +164,12 @@ def _plain_generation(model: Any, ids: Tensor) -> Contender:
 
 
 def _loading(cell: RuntimeCell, checkpoint: Checkpoint) -> Pair:
-    tl = Contender(lambda _: lens.load(cell.cell, checkpoint, readback=False), gc.collect)
+    tl = Candidate(lambda _: lens.load(cell.cell, checkpoint, readback=False), gc.collect)
     return Pair(tl, _plain_loading(cell, checkpoint), None)
 
 
-def _plain_loading(cell: RuntimeCell, checkpoint: Checkpoint) -> Contender:
-    return Contender(lambda _: hf_model(cell, checkpoint, Attention.EAGER), gc.collect)
+def _plain_loading(cell: RuntimeCell, checkpoint: Checkpoint) -> Candidate:
+    return Candidate(lambda _: hf_model(cell, checkpoint, Attention.EAGER), gc.collect)
 
 
 def _processing(cell: RuntimeCell, checkpoint: Checkpoint) -> Pair:
@@ -181,11 +181,11 @@ def _processing(cell: RuntimeCell, checkpoint: Checkpoint) -> Pair:
         gc.collect()
         return lens.load(unprocessed, checkpoint, readback=False)
 
-    return Pair(Contender(lambda tl: tl.process(cell.option), prepare), _plain_loading(cell, checkpoint), None)
+    return Pair(Candidate(lambda tl: tl.process(cell.option), prepare), _plain_loading(cell, checkpoint), None)
 
 
 _LOADERS = {Operation.LOADING: _loading, Operation.PROCESSING: _processing}
-_RUNS: dict[Operation, tuple[Callable[[lens.Lens, Tensor], Contender], Callable[[Any, Tensor], Contender]]] = {
+_RUNS: dict[Operation, tuple[Callable[[lens.Lens, Tensor], Candidate], Callable[[Any, Tensor], Candidate]]] = {
     Operation.FORWARD: (_forward, _plain),
     Operation.HOOKS: (_hooks, _plain),
     Operation.CACHE: (_cache, _plain),

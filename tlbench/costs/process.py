@@ -6,12 +6,12 @@ import gc
 from functools import lru_cache, partial
 
 from tlbench import lens
-from tlbench.costs.operations import own_contender, token_ids
+from tlbench.costs.operations import own_candidate, token_ids
 from tlbench.costs.slowdown import located, settle
 from tlbench.costs.stack import with_room
+from tlbench.costs.turns import Candidate
 from tlbench.exceptions import CheckpointUnavailable, NotApplicable
 from tlbench.grid import Operation, Option, RuntimeCell
-from tlbench.metrics.paired import Contender
 from tlbench.questions.answers import setting
 
 
@@ -24,16 +24,16 @@ class Model:
         settle(cell, checkpoint)
         tl, ids = lens.load(cell.cell, checkpoint, readback=False), token_ids(cell, checkpoint)
         runs = [operation for operation in Operation if operation not in (Operation.LOADING, Operation.PROCESSING)]
-        self._contenders: dict[Operation, Contender] = {operation: own_contender(operation, tl, ids) for operation in runs}
+        self._candidates: dict[Operation, Candidate] = {operation: own_candidate(operation, tl, ids) for operation in runs}
 
     def rest(self) -> None:
         """Drop what a run leaves, such as gradients: before each that is timed."""
-        for contender in self._contenders.values():
-            contender.prepare()
+        for candidate in self._candidates.values():
+            candidate.prepare()
 
     def run(self, operation: Operation) -> object:
         """Do it once."""
-        return with_room(partial(self._contenders[operation].run, None))
+        return with_room(partial(self._candidates[operation].run, None))
 
 
 class Loading:

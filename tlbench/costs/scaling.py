@@ -12,10 +12,10 @@ from tlbench import lens
 from tlbench.costs.memory import peak_of
 from tlbench.costs.operations import forward_pair, hf_model, token_ids
 from tlbench.costs.slowdown import located, settle
+from tlbench.costs.turns import Candidate, take_turns
 from tlbench.device import synchronized_clock
 from tlbench.exceptions import NotApplicable
 from tlbench.grid import Attention, Operation, RuntimeCell
-from tlbench.metrics.paired import Contender, take_turns
 from tlbench.records.costs import Cost, Scaling
 from tlbench.reference.lengths import longest
 
@@ -53,7 +53,7 @@ def measure_scaling(cell: RuntimeCell) -> Scaling:
             with torch.inference_mode():
                 return tl.stopped_at(ids, block)
 
-        return _cost(Contender(run))
+        return _cost(Candidate(run))
 
     gc.disable()
     lengths = {n: cost(1, n) for n in _doubling(min(longest(checkpoint.folder), LONGEST))}
@@ -76,11 +76,11 @@ def _doubling(most: int) -> list[int]:
     return [2**k for k in range(most.bit_length())]
 
 
-def _cost(tl: Contender, reference: Contender | None = None) -> Cost:
-    contenders = [tl, reference] if reference else [tl]
-    rounds = take_turns(contenders, synchronized_clock, BUDGET_S, fewest=3, warm_up=1)
+def _cost(tl: Candidate, reference: Candidate | None = None) -> Cost:
+    candidates = [tl, reference] if reference else [tl]
+    rounds = take_turns(candidates, synchronized_clock, BUDGET_S, fewest=3, warm_up=1)
     seconds = [statistics.median(side) for side in zip(*rounds, strict=True)]
-    peaks = [peak_of(contender) for contender in contenders]
+    peaks = [peak_of(candidate) for candidate in candidates]
     if reference is None:
         return Cost(seconds[0], None, peaks[0], None)
     return Cost(*seconds, *peaks)

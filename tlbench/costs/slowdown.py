@@ -13,11 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from tlbench.checkpoints import Checkpoint, locate
+from tlbench.costs.turns import Candidate, take_turns
 from tlbench.device import DEVICE_VARIABLE, require, synchronized_clock
 from tlbench.exceptions import BadInput, CellFailed, NotApplicable
 from tlbench.execution.client import Server, beside
 from tlbench.grid import Import, Operation, RuntimeCell
-from tlbench.metrics.paired import INTERPRETERS, PROCESSES, Contender, paired, take_turns
+from tlbench.metrics.paired import INTERPRETERS, PROCESSES, paired
 from tlbench.questions.answers import PRELOAD
 from tlbench.records.costs import Slowdown
 from tlbench.records.serial import plain, restored
@@ -30,7 +31,7 @@ IMPORTS = ("import transformer_lens", "import torch, transformers.models.auto.mo
 """TransformerLens's import, and that of what it stands on and a user of HuggingFace imports too."""
 
 Times = Sequence[Sequence[Sequence[float]]]
-"""Of one interpreter: ``[process][round][contender]``."""
+"""Of one interpreter: ``[process][round][candidate]``."""
 
 
 def measure_slowdown(cell: RuntimeCell) -> Slowdown:
@@ -78,8 +79,8 @@ def measure_import(cell: Import) -> Slowdown:
     Raises:
         CellFailed: if either does not import.
     """
-    contenders = [Contender(partial(_import, code)) for code in IMPORTS]
-    rounds = take_turns(contenders, time.perf_counter, budget=0, fewest=INTERPRETERS, warm_up=1)
+    candidates = [Candidate(partial(_import, code)) for code in IMPORTS]
+    rounds = take_turns(candidates, time.perf_counter, budget=0, fewest=INTERPRETERS, warm_up=1)
     return _slowdown(None, [[[pair]] for pair in rounds])  # each import is an interpreter of its own
 
 
@@ -112,12 +113,12 @@ def _time(cell: RuntimeCell, checkpoint: Checkpoint) -> list[tuple[float, ...]]:
     from tlbench.costs.operations import prepare
 
     settle(cell, checkpoint)
-    contenders = prepare(cell, checkpoint).contenders
+    candidates = prepare(cell, checkpoint).candidates
     loads = cell.operation in (Operation.LOADING, Operation.PROCESSING)
     gc.collect()
     gc.freeze()
     gc.disable()  # as timeit and pyperf do: a collection would fall on whoever's turn it is
-    return take_turns(contenders, synchronized_clock, BUDGET_S, *((3, 1) if loads else ()))
+    return take_turns(candidates, synchronized_clock, BUDGET_S, *((3, 1) if loads else ()))
 
 
 def _slowdown(cell: RuntimeCell | None, interpreters: Sequence[Times]) -> Slowdown:

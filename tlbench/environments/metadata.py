@@ -12,6 +12,7 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from tlbench.arithmetic.processor import cpu_field, processor_name
 from tlbench.exceptions import BadInput
 from tlbench.files import write_json, written_whole
 
@@ -44,7 +45,7 @@ def facts() -> Facts:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": processor_name(),
-        "cpu flags": " ".join(sorted(flag for flag in _cpu_field("flags").split() if flag.startswith(ARITHMETIC_FLAGS))),
+        "cpu flags": " ".join(sorted(flag for flag in cpu_field("flags").split() if flag.startswith(ARITHMETIC_FLAGS))),
         "cores": str(os.cpu_count()),
         "arithmetic": arithmetic.lane.value,
         "probe": arithmetic.probe,
@@ -102,24 +103,6 @@ def differences(one: Facts, other: Facts) -> dict[str, tuple[str, str]]:
     names = [*one, *(name for name in other if name not in one)]
     pairs = {name: (one.get(name, ""), other.get(name, "")) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def processor_name() -> str:
-    """What the processor calls itself."""
-    return _cpu_field("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_field(name: str) -> str:
-    """A field of Linux's description of the first processor; elsewhere "" ."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return ""
-    names = (name, "Features") if name == "flags" else (name,)
-    for line in path.read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in names:
-            return value.strip()
-    return ""
 
 
 def _driver() -> str:

@@ -197,6 +197,10 @@ class Lens:
         )
         return logits
 
+    def require_gradients(self, wanted: bool) -> None:
+        """Whether a backward pass computes the gradients of the parameters."""
+        self.model.requires_grad_(wanted)
+
     def widen(self) -> None:
         """Turn the model into float64 in place: its processed weights and its tables as they stand, value for value.
 

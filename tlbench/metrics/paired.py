@@ -1,4 +1,4 @@
-"""Ratios of times that survive a noisy machine: contenders take turns in one process, in processes of several interpreters.
+"""Ratios of times that survive a noisy machine: candidates take turns in one process, in processes of several interpreters.
 
 A machine that slows down slows both sides of a pair, so a round's ratio keeps its value where its times do not. What is
 left differs from process to process as much as from round to round, and a little more between interpreters; so interpreters
@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
-
-from tlbench.costs.stack import with_room
+from typing import Protocol
 
 INTERPRETERS = 8
 """Interpreters of one ratio."""
@@ -24,19 +21,6 @@ T_99 = 3.499
 """Student's t at 99.5 %, one side, for INTERPRETERS - 1 degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2)."""
 FALSE_ALARMS = 0.01
 """How often, at most, unchanged cells may be called changed: what T_99 leaves on both sides."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One of those that take turns.
-
-    Attributes:
-        run: what is timed. It is given what ``prepare`` returned.
-        prepare: what comes before it each time, and is not timed.
-    """
-
-    run: Callable[[Any], object]
-    prepare: Callable[[], Any] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -165,54 +149,14 @@ def is_inside(first: Measured, repeat: Measured) -> bool:
 
 
 def paired(interpreters: Sequence[Sequence[Sequence[Sequence[float]]]], other: int) -> Paired:
-    """The ratio of the first contender's times to another's in the same rounds.
+    """The ratio of the first candidate's times to another's in the same rounds.
 
     Args:
-        interpreters: times, ``[interpreter][process][round][contender]``.
-        other: which contender's times are the denominators.
+        interpreters: times, ``[interpreter][process][round][candidate]``.
+        other: which candidate's times are the denominators.
     """
     return Paired(
         tuple(
             tuple(statistics.median(times[0] / times[other] for times in rounds) for rounds in own) for own in interpreters
         )
     )
-
-
-def take_turns(
-    contenders: Sequence[Contender], clock: Callable[[], float], budget: float, fewest: int = 5, warm_up: int = 2
-) -> list[tuple[float, ...]]:
-    """The time of each contender in each round, ``[round][contender]``, in the clock's unit.
-
-    Every other round goes through them backwards, so that none always comes after the same one.
-
-    Args:
-        contenders: who takes turns.
-        clock: tells the time; it also waits for a device that works on its own.
-        budget: no new round is begun once the timed runs have taken this long.
-        fewest: rounds that are run whatever they take.
-        warm_up: rounds before these that are not kept.
-    """
-    return with_room(partial(_take_turns, contenders, clock, budget, fewest, warm_up))
-
-
-def _take_turns(
-    contenders: Sequence[Contender], clock: Callable[[], float], budget: float, fewest: int, warm_up: int
-) -> list[tuple[float, ...]]:
-    rounds: list[tuple[float, ...]] = []
-    spent = 0.0
-    while len(rounds) < warm_up + fewest or spent < budget:
-        order = range(len(contenders)) if len(rounds) % 2 == 0 else reversed(range(len(contenders)))
-        times = {i: _timed(contenders[i], clock) for i in order}
-        rounds.append(tuple(times[i] for i in range(len(contenders))))
-        if len(rounds) > warm_up:
-            spent += sum(rounds[-1])
-    return rounds[warm_up:]
-
-
-def _timed(contender: Contender, clock: Callable[[], float]) -> float:
-    given = contender.prepare()
-    started = clock()
-    result = contender.run(given)
-    ended = clock()
-    del result  # freed only now: what it holds on to is not part of the time
-    return ended - started

@@ -10,7 +10,7 @@ from torch import Tensor
 from tlbench.grid import Cell
 from tlbench.lens.interface import Lens
 from tlbench.metrics.hf_error import centred
-from tlbench.questions.findings import Findings
+from tlbench.questions.attempts import Attempts
 from tlbench.questions.loading import Loaded, forward, load_cell
 from tlbench.records.inside import ContextLength
 from tlbench.reference.lengths import context, edges, huggingface_lengths, long_ids, measure_lengths
@@ -38,8 +38,8 @@ def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
         found_edges["rotary_table"] = table
     within = [length for length in exact.lengths if longest is None or length <= longest]
     lengths = measure_lengths(replace(exact, lengths=within), ids, lambda some: forward(lens, some))
-    found = Findings()
-    padded = found.ask("left_padding", lambda: _left_padding(lens, ids[:, :PADDED_TOKENS]))
+    attempts = Attempts()
+    padded = attempts.attempt("left_padding", lambda: _left_padding(lens, ids[:, :PADDED_TOKENS]))
     stopped = lengths.stopped
     if not stopped and within != exact.lengths:
         stopped = f"TransformerLens's longest context is {longest} tokens"
@@ -52,7 +52,7 @@ def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
         edges=found_edges,
         stopped=stopped,
         left_padding=padded,
-        reasons=found.reasons,
+        reasons=attempts.reasons,
     )
 
 

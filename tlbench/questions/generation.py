@@ -10,7 +10,7 @@ from tlbench.grid import Cell, Dtype
 from tlbench.lens.interface import Lens
 from tlbench.metrics.golden_error import is_tie
 from tlbench.metrics.hf_error import centred
-from tlbench.questions.findings import Findings
+from tlbench.questions.attempts import Attempts
 from tlbench.questions.loading import Loaded, forward, load_cell
 from tlbench.records.inside import Generation
 from tlbench.reference import huggingface
@@ -31,10 +31,10 @@ def measure_generation(cell: Cell, loaded: Loaded | None = None) -> Generation:
     reference = huggingface_inside(checkpoint, cell.dtype)
     ids = huggingface.tokens(checkpoint, "natural")
     full = forward(lens, ids)
-    found = Findings()
+    attempts = Attempts()
     with torch.inference_mode():
-        steps = found.ask("steps", lambda: _steps(lens, ids, full)) or []
-        diverged, tie = found.ask("greedy", lambda: _greedy(lens, ids, reference, cell.dtype)) or (None, None)
+        steps = attempts.attempt("steps", lambda: _steps(lens, ids, full)) or []
+        diverged, tie = attempts.attempt("greedy", lambda: _greedy(lens, ids, reference, cell.dtype)) or (None, None)
     return Generation(
         cell=cell,
         steps=tuple(steps),
@@ -42,7 +42,7 @@ def measure_generation(cell: Cell, loaded: Loaded | None = None) -> Generation:
         n_tokens=GREEDY_TOKENS,
         diverged=diverged,
         tie=tie,
-        reasons=found.reasons,
+        reasons=attempts.reasons,
     )
 
 

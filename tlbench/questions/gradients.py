@@ -44,7 +44,7 @@ def measure_gradients(cell: Cell, loaded: Loaded | None = None) -> Gradients:
 
 def _gradients(lens: Lens, ids: Tensor, tokens: Tensor) -> list[Tensor]:
     """By block, ``[batch, pos, d_model]``. Parameters need no gradient, so that only what is asked for is computed."""
-    lens.model.requires_grad_(False)
+    lens.require_gradients(False)
     inputs: list[Tensor] = []
 
     def keep(value: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from tlbench.grid import Cell, Dtype
 from tlbench.lens.interface import Hook, Lens
 from tlbench.metrics.relative_error import relative_error
 from tlbench.metrics.worst import worst
+from tlbench.questions.attempts import Attempts
 from tlbench.questions.depth import hook_names
-from tlbench.questions.findings import Findings
 from tlbench.questions.loading import Loaded, load_cell
 from tlbench.records.inside import HookTruth, Pair
 from tlbench.reference import huggingface
@@ -47,20 +47,20 @@ def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
     """
     checkpoint, lens = loaded or load_cell(cell)
     ids = huggingface.tokens(checkpoint, "natural")
-    found = Findings()
+    attempts = Attempts()
     with torch.inference_mode():
         try:
             plain = lens.logits(ids)
         except Exception as error:
             raise CellFailed(f"the forward pass raised {type(error).__name__}: {error}") from error
-        sums = found.ask("sums", lambda: _sums(lens, ids)) or []
-        patterns = found.ask("patterns", lambda: _pattern_rows(checkpoint, cell, lens, ids))
-        counts = found.ask("counts", lambda: _identity_hooks(lens, ids, plain))
-        cached = found.ask("cache", lambda: _largest(lens.run_with_cache(ids)[0], plain))
-        final = found.ask("final", lambda: _final(lens, ids, plain))
-        stop = found.ask("stop_at_layer", lambda: _stop(lens, ids))
-        start = found.ask("start_at_layer", lambda: _start(lens, ids, plain))
-        edits = found.ask("edits", lambda: _edits(checkpoint, cell, lens, ids)) or {}
+        sums = attempts.attempt("sums", lambda: _sums(lens, ids)) or []
+        patterns = attempts.attempt("patterns", lambda: _pattern_rows(checkpoint, cell, lens, ids))
+        counts = attempts.attempt("counts", lambda: _identity_hooks(lens, ids, plain))
+        cached = attempts.attempt("cache", lambda: _largest(lens.run_with_cache(ids)[0], plain))
+        final = attempts.attempt("final", lambda: _final(lens, ids, plain))
+        stop = attempts.attempt("stop_at_layer", lambda: _stop(lens, ids))
+        start = attempts.attempt("start_at_layer", lambda: _start(lens, ids, plain))
+        edits = attempts.attempt("edits", lambda: _edits(checkpoint, cell, lens, ids)) or {}
     return HookTruth(
         cell=cell,
         additivity=worst(sums),
@@ -77,7 +77,7 @@ def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
         stop_at_layer=stop,
         start_at_layer=start,
         edits=edits,
-        reasons=found.reasons,
+        reasons=attempts.reasons,
     )
 
 

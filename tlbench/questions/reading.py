@@ -11,8 +11,8 @@ from tlbench.exceptions import NotApplicable
 from tlbench.grid import Cell
 from tlbench.lens.interface import Lens
 from tlbench.metrics.relative_error import logit_difference
+from tlbench.questions.attempts import Attempts
 from tlbench.questions.depth import hook_names
-from tlbench.questions.findings import Findings
 from tlbench.questions.loading import Loaded, forward, load_cell
 from tlbench.records.inside import Pair, Reading
 from tlbench.reference import huggingface
@@ -34,11 +34,11 @@ def measure_reading(cell: Cell, loaded: Loaded | None = None) -> Reading:
     g = exact(checkpoint, cell.dtype)
     ids = huggingface.tokens(checkpoint, "natural")
     plain = forward(lens, ids)
-    found = Findings()
+    attempts = Attempts()
     with torch.inference_mode():
-        difference = found.ask("logit_difference", lambda: _difference(checkpoint, cell, g, plain))
-        patch = found.ask("patch_effect", lambda: _patch(checkpoint, cell, g, lens, ids, plain))
-        heads = found.ask("head_attribution", lambda: _heads(cell, g, lens, ids))
+        difference = attempts.attempt("logit_difference", lambda: _difference(checkpoint, cell, g, plain))
+        patch = attempts.attempt("patch_effect", lambda: _patch(checkpoint, cell, g, lens, ids, plain))
+        heads = attempts.attempt("head_attribution", lambda: _heads(cell, g, lens, ids))
     return Reading(
         cell=cell,
         logit_difference=difference,
@@ -46,7 +46,7 @@ def measure_reading(cell: Cell, loaded: Loaded | None = None) -> Reading:
         exact_patch_effect=patch[1] if patch else None,
         head_attribution=heads[0] if heads else None,
         largest_head_attribution=heads[1] if heads else None,
-        reasons=found.reasons,
+        reasons=attempts.reasons,
     )
 
 

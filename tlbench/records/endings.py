@@ -60,7 +60,8 @@ def left_by_run(folder: Path) -> Iterator[tuple[Asked, Ending | None]]:
     for path in sorted(folder.glob("*.json")):
         data = json.loads(path.read_text())
         if "question" in data:  # the folder also holds the metadata of the environment
-            outcome: Outcome[Any] = restored(Outcome[Measurement if data["question"] == ACCURACY else dict], data)
+            kind: Any = Outcome[Measurement] if data["question"] == ACCURACY else Outcome[dict[str, Any]]
+            outcome: Outcome[Any] = restored(kind, data)
             yield (data["question"], data["cell"]), of_outcome(outcome)
 
 

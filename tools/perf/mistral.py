@@ -20,6 +20,7 @@ from math import prod, sqrt
 from pathlib import Path
 
 import torch
+from packaging.version import Version
 from safetensors.torch import save_file
 
 from tlbench.checkpoints import byte_tokenizer, prompts, zoo
@@ -327,7 +328,7 @@ def bytes_a_parameter(releases, dtypes, options):
             show(name="HuggingFace's reference", dtype=dtype, **growth(low, high, more))
         for release in releases:
             python = lens_environment(release).python
-            wrapper = "TransformerBridge" if release >= "4" else "HookedTransformer"
+            wrapper = "TransformerBridge" if Version(release) >= Version("4") else "HookedTransformer"
             for dtype in dtypes:
                 for option in options:
                     low, high = (lens_peak(folder, python, dtype, option, wrapper) for folder in (small, deep))

@@ -28,9 +28,9 @@ def called_at(depth, function):
 def medians(take_turns, depth):
     from tlbench.costs.operations import prepare
     settle(cell, checkpoint)
-    contenders = prepare(cell, checkpoint).contenders[:2]
+    candidates = prepare(cell, checkpoint).candidates[:2]
     gc.collect(); gc.freeze(); gc.disable()
-    rounds = called_at(depth, lambda: take_turns(contenders, time.perf_counter, 0.4, 5, 2))
+    rounds = called_at(depth, lambda: take_turns(candidates, time.perf_counter, 0.4, 5, 2))
     return [1e3 * statistics.median(side) for side in zip(*rounds)]
 def apart(function, *arguments):
     with ProcessPoolExecutor(1, get_context("fork")) as processes:

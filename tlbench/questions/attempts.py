@@ -14,8 +14,8 @@ NOT_APPLICABLE = "n/a"
 
 
 @dataclass
-class Findings:
-    """Collects the reasons of what could not be found.
+class Attempts:
+    """Collects the reasons of what could not be measured.
 
     Attributes:
         reasons: by the name of what was asked.
@@ -23,7 +23,7 @@ class Findings:
 
     reasons: dict[str, str] = field(default_factory=dict)
 
-    def ask(self, name: str, find: Callable[[], T]) -> T | None:
+    def attempt(self, name: str, find: Callable[[], T]) -> T | None:
         """What ``find`` returns, or None and a reason."""
         try:
             return find()

@@ -33,8 +33,9 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
-"""No server asks a hub, and none draws progress bars."""
+"""No server asks a hub, draws progress bars, or touches a GPU when it looks whether there is one."""
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ def load_cell(cell: Cell, references: Iterable[Attention] = ()) -> Loaded:
         CellFailed: if loading raised.
     """
     checkpoint = checkpoint_of(cell.model)
+    device.require(device.current())
     make_deterministic(checkpoint.model.threads)
     _prepare(checkpoint, cell.dtype, list(references))
     return checkpoint, lens.load(cell, checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 
 from tlbench import catalogue
@@ -26,8 +27,18 @@ def preload() -> None:
 
 
 def preload_and_record() -> None:
-    """As :func:`preload`; then write the metadata of this process into the folder of outcomes of a run of asv."""
+    """As :func:`preload`; then write the metadata of this environment into the folder of outcomes of a run of asv.
+
+    A fork does that: it asks the GPU for its name, and a process that touched CUDA cannot fork others that use it.
+    """
     preload()
-    if (outcomes := outcomes_dir()) is not None:
-        with span(Category.KEEP):
-            metadata.record(outcomes)
+    if (outcomes := outcomes_dir()) is None:
+        return
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with span(Category.KEEP):
+                metadata.record(outcomes)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)

@@ -86,3 +86,14 @@ def test_a_damaged_file_ends_no_run_and_is_left_as_it_is(tmp_path, monkeypatch):
     plugin.save(results, "results")
     assert stored.read_text() == "{"
     assert "is damaged" in kept[-1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (root)",
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Tue Jan 1 2026",
+    ],
+)
+def test_the_gpu_s_driver_is_named_by_its_version_and_not_by_the_processor(text):
+    assert facts.driver_version(text) == "580.159.04"

@@ -4,12 +4,14 @@ import math
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from tlbench import BadInput, Cell
 from tlbench.metrics.verdict import Verdict
 from tlbench.report.advice import MARGIN, advise, parse_effect, sentences
-from tlbench.report.stored import Figure, TruthRow
-from tlbench.report.verdicts import write_csv
+from tlbench.report.render import Format
+from tlbench.report.stored import Commit, Figure, TruthRow
+from tlbench.report.verdicts import show
 
 
 def row(dtype="float32", option="fold_ln", rms=1e-6, verdict=Verdict.BENIGN, wrapper="TransformerBridge"):
@@ -68,8 +70,9 @@ def test_the_sentences_state_the_error_and_how_many_times_it_is_below_or_above_t
     ]
 
 
-def test_the_csv_keeps_every_digit_and_leaves_absent_figures_empty():
-    header, line = write_csv([row(rms=0.1 + 0.2)]).splitlines()
+def test_the_csv_keeps_every_digit_and_leaves_absent_figures_empty(capsys):
+    show(Console(), Format.CSV, Commit("c" * 40, 0, "v1"), [row(rms=0.1 + 0.2)])
+    header, line = capsys.readouterr().out.splitlines()
     values = dict(zip(header.split(","), line.split(","), strict=True))
     assert values["total_rms"] == repr(0.1 + 0.2)
     assert values["error_ratio"] == ""

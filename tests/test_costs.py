@@ -8,12 +8,24 @@ import os
 from datetime import UTC, datetime
 
 import pytest
+from rich.console import Console
 
 from tlbench.cli import main, read
 from tlbench.exceptions import BadInput
 from tlbench.grid import RuntimeCell
 from tlbench.history import SourceCommit, SourceFile, build_from_trees
-from tlbench.report.slowdowns import LEAK, MEMORY_RATIO, CostRow, growth_rows, machine_of, memory_rows, rows
+from tlbench.report.render import Format
+from tlbench.report.slowdowns import (
+    LEAK,
+    MEMORY_RATIO,
+    ChangedRow,
+    CostRow,
+    growth_rows,
+    machine_of,
+    memory_rows,
+    rows,
+    show_changes,
+)
 from tlbench.report.stored import StoredResults
 
 MODELS = ["zoo-gpt2", "zoo-llama"]
@@ -188,3 +200,14 @@ def test_a_growth_just_beyond_its_own_interval_is_slower_alone_and_chance_among_
     assert f"{n_flagged} of {n_cells} slowdowns grew from v1 to v2 on here by 5 % and beyond chance" in text
     assert f"corrected for {n_cells} cells by Holm's method: at most 1 % of comparisons raise a false alarm" in text
     assert text.count("| forward") == n_flagged
+
+
+def test_changes_in_csv_have_every_digit_and_say_what_is_gone(capsys):
+    cell = RuntimeCell("m", "float32", "all_options", "TransformerBridge", "1x64", "cpu", "forward")
+    both = ChangedRow(CostRow(cell, 1.5, 0.03, 2.0), CostRow(cell, 2.0, 0.21, 3.0))
+    show_changes(Console(), Format.CSV, "a title", [both, ChangedRow(CostRow(cell, 1 / 3, 0.03), None)])
+    grew, gone = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (grew["earlier"], grew["later"], grew["factor"], grew["reference_factor"]) == ("1.5", "2.0", repr(4 / 3), "1.5")
+    assert float(grew["half_width"]) == pytest.approx(0.15)  # the root mean square
+    assert gone["earlier"] == repr(1 / 3)
+    assert [gone[name] for name in ("later", "factor", "half_width", "reference_factor")] == ["gone", "", "", ""]

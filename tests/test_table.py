@@ -11,12 +11,14 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
+from rich.console import Console
 
 from tlbench import BadInput, Space, Statistic
 from tlbench.arithmetic import SHARED_MACHINE
 from tlbench.history import SourceCommit, SourceFile, build_from_trees
 from tlbench.metrics.verdict import SEVERITIES, Verdict, word_of
 from tlbench.report import table as tables
+from tlbench.report.render import Format
 from tlbench.report.stored import Figure, State, StoredResults
 
 MODELS, DTYPES, OPTIONS, WRAPPERS = (
@@ -327,7 +329,9 @@ def test_errors_in_the_shared_arithmetic_come_before_any_machine_s_own_and_costs
     assert stored.machine(newest, "runtime.Slowdown.track_forward") == "m"
 
 
-def test_csv_of_a_failed_cell_says_failed(project):
+def test_csv_of_a_failed_cell_says_failed(project, capsys):
     stored = StoredResults()
-    rows = [row for row in stored.rows(stored.commit(None), Space.ORIGIN) if row.state is State.FAILED]
-    assert tables.write_csv(rows).splitlines()[1].endswith("origin,failed,failed,failed,failed")
+    newest = stored.commit(None)
+    rows = [row for row in stored.rows(newest, Space.ORIGIN) if row.state is State.FAILED]
+    tables.show(Console(), Format.CSV, [newest], {Space.ORIGIN: [rows]})
+    assert capsys.readouterr().out.splitlines()[1].endswith("origin,failed,failed,failed,failed")

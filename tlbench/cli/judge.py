@@ -78,7 +78,7 @@ def budget(
     """Where a cell's error comes from: rounding the weights, processing them, the forward pass, the last rounding."""
     from tlbench.questions.registry import ERROR_BUDGET
     from tlbench.report import budgets as report
-    from tlbench.report.table import Format
+    from tlbench.report.render import Format
 
     style = parse(Format, format)
     answers, environment, _ = _ask(model, _Grid(dtype, option, wrapper), tl, device, hooked_name, (ERROR_BUDGET,))

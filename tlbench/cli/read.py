@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from tlbench import catalogue as catalogues
 from tlbench.cli.common import Config, FormatName, app, fail, wide_console
-from tlbench.grid import Dtype, Import, Option, Space, Wrapper, parse
-from tlbench.report.table import Filter
-
-if TYPE_CHECKING:
-    from tlbench.report.slowdowns import CostRow
-    from tlbench.report.stored import Commit
+from tlbench.environments.metadata import differences
+from tlbench.grid import Cell, Dtype, Import, Option, Space, Wrapper, parse
+from tlbench.metrics.verdict import Verdict
+from tlbench.records.outcome import Kind
+from tlbench.report import advice, render, slowdowns
+from tlbench.report import outcomes as outcome_report
+from tlbench.report import table as table_report
+from tlbench.report import verdicts as verdict_report
+from tlbench.report.render import Column, Format
+from tlbench.report.slowdowns import CostRow, What
+from tlbench.report.stored import Commit, State, StoredResults
 
 OneCommit = Annotated[str, typer.Option(help="A tag or hash with results; default: newest.")]
 OnlyModel = Annotated[str, typer.Option(help="Only this model.")]
@@ -44,29 +49,22 @@ def table(
     config: Config = None,
 ) -> None:
     """Print TransformerLens issue 496's table from asv's results."""
-    from tlbench.report import table as tables
-    from tlbench.report.stored import State, StoredResults
-
-    style = parse(tables.Format, format)
+    style = parse(Format, format)
     wanted = _filter(model, dtype, option, wrapper)
-    spaces = [parse(Space, space)] if space else list(Space) if style is tables.Format.CSV else [Space.ORIGIN]
+    spaces = [parse(Space, space)] if space else list(Space) if style is Format.CSV else [Space.ORIGIN]
     stored = StoredResults(config, machine)
     if commit and len(commit) > 2:
         fail(f"--commit was given {len(commit)} times: once or twice makes a table")
     commits = [stored.commit(name) for name in commit] if commit else [stored.commit(None)]
+    found = {}
     for one_space in spaces:
-        every = [[row for row in stored.rows(one, one_space) if wanted.wants(row.cell)] for one in commits]
+        every = [[row for row in stored.rows(one, one_space) if wanted(row.cell)] for one in commits]
         rows = [[row for row in of_one if row.state in (State.MEASURED, State.FAILED)] for of_one in every]
         left_out = _left_out(commits, [[row.state for row in of_one] for of_one in every])
         if not any(rows):
             fail(f"no cell in the {one_space} space matches that was measured{left_out}: loosen the filters or `asv run`")
-        if style is tables.Format.RICH:
-            tables.print_rich(wide_console(), one_space, commits, rows)
-        elif style is tables.Format.MARKDOWN:
-            print(tables.write_markdown(one_space, commits, rows))
-        else:
-            text = tables.write_csv([row for of_one in rows for row in of_one])
-            print(text if one_space is spaces[0] else text.split("\n", 1)[1], end="")
+        found[one_space] = rows
+    table_report.show(wide_console(), style, commits, found)
     if left_out:
         print(f"Left out{left_out}.", file=sys.stderr)
 
@@ -88,14 +86,10 @@ def outcomes(
     config: Config = None,
 ) -> None:
     """Print, as Markdown, why cells failed, could not exist or were judged without a golden, from what runs have kept."""
-    from tlbench.execution.memo import Kind
-    from tlbench.report import outcomes as report
-    from tlbench.report.stored import StoredResults
-
     stored = StoredResults(config)
     commits = [stored.commit(name) for name in commit] if commit else stored.commits
     kinds = [Kind.FAILED] if failed else list(Kind)
-    print(report.write_markdown(report.reasons(stored, commits, kinds), commits))
+    outcome_report.show(wide_console(), Format.MARKDOWN, outcome_report.reasons(stored, commits, kinds), commits)
 
 
 @app.command()
@@ -114,25 +108,20 @@ def verdicts(
 
     Exit status 0: all are right; 1: one is wrong; 3: none is known to be wrong, but some are unjudged; 2: bad use.
     """
-    from tlbench.metrics.verdict import Verdict
-    from tlbench.report import table as tables
-    from tlbench.report import verdicts as report
-    from tlbench.report.stored import StoredResults
-
-    style = parse(tables.Format, format)
+    style = parse(Format, format)
     wanted = _filter(model, dtype, option, wrapper)
     stored = StoredResults(config, machine)
     one = stored.commit(commit or None)
-    every = [row for row in stored.truth_rows(one) if wanted.wants(row.cell)]
+    every = [row for row in stored.truth_rows(one) if wanted(row.cell)]
     rows = [row for row in every if row.verdict not in (Verdict.NOT_APPLICABLE, Verdict.NOT_MEASURED)]
     if not rows:
         left_out = _left_out([one], [[row.verdict for row in every]])
         fail(f"no cell of {one} matches that has a verdict{left_out}: run `asv run -b truth`")
     shown = [row for row in rows if not row.verdict.passes or not alarms]
     if shown:
-        report.show(wide_console(), style, one, shown)
-    print(report.conclusion(one, every), file=sys.stderr if style is tables.Format.CSV else sys.stdout)
-    raise typer.Exit(report.exit_status(rows))
+        verdict_report.show(wide_console(), style, one, shown)
+    print(verdict_report.conclusion(one, every), file=sys.stderr if style is Format.CSV else sys.stdout)
+    raise typer.Exit(verdict_report.exit_status(rows))
 
 
 @app.command()
@@ -148,25 +137,21 @@ def costs(
     config: Config = None,
 ) -> None:
     """Print, from asv's results, how many times longer TransformerLens takes than HuggingFace, or what else it costs."""
-    from tlbench.report import slowdowns as report
-    from tlbench.report import table as tables
-    from tlbench.report.stored import StoredResults
-
-    style, kind = parse(tables.Format, format), parse(report.What, what)
+    style, kind = parse(Format, format), parse(What, what)
     wanted = _filter(model, dtype, option, wrapper)
     stored = StoredResults(config, machine)
     one = stored.commit(commit or None)
-    if kind is report.What.TIME:
-        found = [row for row in report.rows(stored, one) if isinstance(row.cell, Import) or wanted.wants(row.cell.cell)]
+    if kind is What.TIME:
+        found = [row for row in slowdowns.rows(stored, one) if isinstance(row.cell, Import) or wanted(row.cell.cell)]
         if not found:
             fail(f"no slowdown is stored of {one} that matches: run `asv run -b runtime.Slowdown -b runtime.Interval`")
-        report.show(wide_console(), style, one, report.machine_of(stored, one), found)
+        slowdowns.show(wide_console(), style, one, slowdowns.machine_of(stored, one), found)
         return
-    rows = (report.memory_rows if kind is report.What.MEMORY else report.growth_rows)(stored, one)
-    rows = [row for row in rows if wanted.wants(row.cell.cell)]
+    rows = (slowdowns.memory_rows if kind is What.MEMORY else slowdowns.growth_rows)(stored, one)
+    rows = [row for row in rows if wanted(row.cell.cell)]
     if not rows:
         fail(f"no {kind} is stored of {one} that matches: run `asv run -b runtime.{kind.capitalize()}`")
-    report.show_figures(wide_console(), style, one, report.machine_of(stored, one), kind, rows)
+    slowdowns.show_figures(wide_console(), style, one, slowdowns.machine_of(stored, one), kind, rows)
 
 
 @app.command()
@@ -179,42 +164,35 @@ def slower(
     config: Config = None,
 ) -> None:
     """What became slower between two commits, by their slowdowns beside HuggingFace. Exit status 1: something did."""
-    from tlbench.report import slowdowns as report
-    from tlbench.report import table as tables
-
-    style = parse(tables.Format, format)
+    style = parse(Format, format)
     if not 0 <= threshold < math.inf:
         fail(f"--threshold is {threshold}: give a percentage that is not negative")
     machine = "" if ":" in earlier + later else _machine_of_both(earlier, later, config)
-    found = report.changes(*(_slowdowns(name, config, machine) for name in (earlier, later)))
+    found = slowdowns.changes(*(_slowdowns(name, config, machine) for name in (earlier, later)))
     compared = [row for row in found if row.later]
     if not compared:
         fail(f"{earlier} and {later} have no slowdown in common: run `asv run -b runtime.Slowdown -b runtime.Interval`")
-    flagged = report.slower_rows(compared, threshold / 100)
+    flagged = slowdowns.slower_rows(compared, threshold / 100)
     which = f"from {earlier} to {later}" + (f" on {machine}" if machine else "")
     title = f"{len(flagged)} of {len(compared)} slowdowns grew {which} by {threshold:g} % and beyond chance"
-    title += f" ({report.correction(len(compared))})"
+    title += f" ({slowdowns.correction(len(compared))})"
     if gone := len(found) - len(compared):
         title += f"; {gone} are not there any more"
-    report.show_changes(wide_console(), style, title, found if all else flagged)
+    slowdowns.show_changes(wide_console(), style, title, found if all else flagged)
     raise typer.Exit(1 if flagged else 0)
 
 
 def _machine_of_both(earlier: str, later: str, config: Path | None) -> str:
-    from tlbench.report import slowdowns as report
-    from tlbench.report.stored import StoredResults
 
     stored = StoredResults(config)
-    return report.machine_of(stored, stored.commit(earlier), stored.commit(later))
+    return slowdowns.machine_of(stored, stored.commit(earlier), stored.commit(later))
 
 
 def _slowdowns(name: str, config: Path | None, default: str) -> list[CostRow]:
-    from tlbench.report import slowdowns as report
-    from tlbench.report.stored import StoredResults
 
     machine, _, commit = name.rpartition(":")
     stored = StoredResults(config, machine or default)
-    return report.rows(stored, stored.commit(commit))
+    return slowdowns.rows(stored, stored.commit(commit))
 
 
 @app.command()
@@ -225,18 +203,14 @@ def env(
     config: Config = None,
 ) -> None:
     """Print what stored results were measured in, or what differs between two. Exit status 1: something differs."""
-    from tlbench.environments.metadata import differences
-
     names = [name for name in (one, other) if name]
     found = [_environment(name, config) for name in names]
     rows = {name: (value,) for name, value in found[0].items()} if not other else differences(*found)
     if as_json:
         print(json.dumps({name: dict(zip(names, values, strict=True)) for name, values in rows.items()}, indent=1))
     elif rows:
-        table = Table("", *names)
-        for name, values in rows.items():
-            table.add_row(name, *values)
-        wide_console().print(table, highlight=False)
+        lines = [[name, *values] for name, values in rows.items()]
+        render.show(wide_console(), Format.RICH, "", [Column(""), *map(Column, names)], lines)
     else:
         print(f"{one} and {other} were measured in the same environment")
     raise typer.Exit(1 if other and rows else 0)
@@ -244,8 +218,6 @@ def env(
 
 def _environment(name: str, config: Path | None) -> dict[str, str]:
     """The last one that results were measured in; a warning tells of others."""
-    from tlbench.report.stored import StoredResults
-
     machine, _, commit = name.rpartition(":")
     stored = StoredResults(config, machine)
     found = stored.environments(stored.commit(commit))
@@ -263,30 +235,24 @@ def advise(
     config: Config = None,
 ) -> None:
     """Which dtype and options are safe for an effect of this size, from asv's results."""
-    from tlbench.report import advice as advising
-    from tlbench.report import verdicts as report
-    from tlbench.report.stored import StoredResults
-    from tlbench.report.table import Format
-
-    size = advising.parse_effect(effect)
+    size = advice.parse_effect(effect)
     name = catalogues.load().get(model).name
     stored = StoredResults(config, machine)
     one = stored.commit(commit or None)
-    found = advising.advise([row for row in stored.truth_rows(one) if row.cell.model == name], size)
+    found = advice.advise([row for row in stored.truth_rows(one) if row.cell.model == name], size)
     if not found:
         fail(f"{name} was not measured against the golden at {one}, or cannot be: run `asv run -b truth` there")
     console = wide_console()
     console.print(f"{name} on TransformerLens {one}, for an effect of {size:.3g} nats:", highlight=False)
-    for line in advising.sentences(found):
+    for line in advice.sentences(found):
         console.print(f"- {line}.", highlight=False, soft_wrap=True)
-    console.print(advising.EXPLANATION, highlight=False, soft_wrap=True)
-    report.show(console, Format.RICH, one, [advice.row for advice in found])
+    console.print(advice.EXPLANATION, highlight=False, soft_wrap=True)
+    verdict_report.show(console, Format.RICH, one, [one_cell.row for one_cell in found])
 
 
-def _filter(model: str, dtype: str, option: str, wrapper: str) -> Filter:
-    return Filter(
-        catalogues.load().get(model).name if model else "",
-        parse(Dtype, dtype) if dtype else "",
-        parse(Option, option) if option else "",
-        parse(Wrapper, wrapper) if wrapper else "",
-    )
+def _filter(model: str, dtype: str, option: str, wrapper: str) -> Callable[[Cell], bool]:
+    """Whether a cell is one of those wanted; an empty word wants them all."""
+    name = catalogues.load().get(model).name if model else ""
+    kinds = ((Dtype, dtype), (Option, option), (Wrapper, wrapper))
+    words = (name, *(parse(kind, word) if word else "" for kind, word in kinds))
+    return lambda cell: all(word in ("", own) for word, own in zip(words, astuple(cell), strict=True))

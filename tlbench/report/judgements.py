@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
 from rich.console import Console
-from rich.table import Table
 
 from tlbench.grid import Space, Statistic
 from tlbench.metrics.verdict import JudgedBy, Verdict
+from tlbench.report import render
+from tlbench.report.render import CELL, Column, Format, Value
 from tlbench.report.verdicts import BY_HUGGINGFACE, word
 from tlbench.report.verify import Judgement
 
-COLUMNS = ("dtype", "option", "wrapper", *Statistic, "ratio", "corr.", "bits lost", "KL, nats", "flips", "floor", "verdict")
+COLUMNS = (
+    *CELL[1:],
+    *(Column(statistic, "{:.3g}".format) for statistic in Statistic),
+    Column("ratio", str),
+    Column("corr.", "{:.3f}".format),
+    Column("bits lost", "{:.2f}".format),
+    Column("KL, nats", "{:.2e}".format),
+    Column("flips", str),
+    Column("floor", "{:.2g}".format),
+    Column("verdict"),
+)
 STYLES = {Verdict.UNJUDGED: "magenta", Verdict.WORSE: "yellow", Verdict.BROKEN: "red", Verdict.FAILED: "red"}
 MAKESHIFT = "+"
 """Behind a ratio that rests on a float32 golden."""
@@ -21,29 +33,24 @@ MAKESHIFT = "+"
 def print_rich(console: Console, title: str, space: Space, judgements: Sequence[Judgement]) -> None:
     """One line a cell; below it the reasons of those without figures."""
     unit = "nats" if space is Space.LOGIT else "probability"
-    table = Table(title=f"{title}: error against HuggingFace ({space}, {unit}) and against the golden")
-    for name in COLUMNS:
-        table.add_column(
-            name, justify="left" if name in ("dtype", "option", "wrapper", "verdict") else "right", no_wrap=True
-        )
-    for one in judgements:
-        table.add_row(*_figures(one, space), style=STYLES.get(one.verdict, ""))
-    console.print(table)
+    title = f"{title}: error against HuggingFace ({space}, {unit}) and against the golden"
+    lines = [_line(one, space) for one in judgements]
+    render.show(console, Format.RICH, title, COLUMNS, lines, [STYLES.get(one.verdict, "") for one in judgements])
     for reason, words in _reasons(judgements).items():
         console.print(f"{words}: {reason}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _figures(one: Judgement, space: Space) -> list[str]:
-    cell, error, truth = one.cell, one.error(space), one.truth
-    words = [cell.dtype.value, cell.option.value, cell.wrapper.value]
-    words += [f"{error.get(statistic):.3g}" if error else "" for statistic in Statistic]
+def _line(one: Judgement, space: Space) -> list[Value]:
+    error, truth = one.error(space), one.truth
+    errors = [error.get(statistic) if error else None for statistic in Statistic]
     if truth:
         ratio = f"{one.ratio:.3f}" + (MAKESHIFT if truth.golden_precision != "float64" else "")
-        flips = f"{truth.top1_flips} + {truth.top1_ties} ties" if truth.top1_ties else str(truth.top1_flips)
-        words += [ratio, f"{truth.error_correlation:.3f}", f"{truth.bits_lost:.2f}", f"{truth.kl_nats:.2e}", flips]
+        flips = f"{truth.top1_flips} + {truth.top1_ties} ties" if truth.top1_ties else truth.top1_flips
+        figures = [ratio, truth.error_correlation, truth.bits_lost, truth.kl_nats, flips]
     else:
-        words += ["" if one.ratio is None else f"{one.ratio:.3f}{BY_HUGGINGFACE}", *[""] * 4]
-    return [*words, f"{one.floor.largest:.2g}" if one.floor else "", word(one.verdict, one.judged_by)]
+        figures = ["" if one.ratio is None else f"{one.ratio:.3f}{BY_HUGGINGFACE}", *[None] * 4]
+    floor = one.floor.largest if one.floor else None
+    return [*astuple(one.cell)[1:], *errors, *figures, floor, word(one.verdict, one.judged_by)]
 
 
 def _reasons(judgements: Sequence[Judgement]) -> dict[str, str]:

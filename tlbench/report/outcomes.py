@@ -6,9 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tabulate import tabulate
+from rich.console import Console
 
-from tlbench.execution.memo import ACCURACY, Kind
+from tlbench.questions.registry import ACCURACY
+from tlbench.records.outcome import Kind
+from tlbench.report import render
+from tlbench.report.render import Column, Format
 from tlbench.report.stored import BENCHMARKS, Commit, StoredResults
 
 
@@ -39,7 +42,7 @@ def reasons(stored: StoredResults, commits: Sequence[Commit], kinds: Iterable[Ki
     return found
 
 
-def write_markdown(found: dict[Reason, dict[str, set[str]]], commits: Sequence[Commit]) -> str:
+def show(console: Console, style: Format, found: dict[Reason, dict[str, set[str]]], commits: Sequence[Commit]) -> None:
     """One line a reason: which releases, which models."""
     order = {str(commit): index for index, commit in enumerate(commits)}
     lines = []
@@ -51,6 +54,5 @@ def write_markdown(found: dict[Reason, dict[str, set[str]]], commits: Sequence[C
         for models, names in by_models.items():
             words = [reason.kind, question, reason.wrapper, ", ".join(models), ", ".join(names), reason.reason]
             lines.append(words)
-    header = ["", "question", "wrapper", "models", "TransformerLens", "reason"]
-    table: str = tabulate(lines, headers=header, tablefmt="pipe")
-    return f"{table}\n"
+    columns = [Column(name) for name in ("", "question", "wrapper", "models", "TransformerLens", "reason")]
+    render.show(console, style, "", columns, lines)

@@ -8,34 +8,37 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from tlbench.components import BLOCK_COMPONENTS, LN_FINAL, LOGITS, Component
-from tlbench.execution.memo import Kind, Outcome
 from tlbench.grid import Cell
 from tlbench.records.depth_profile import DepthProfile, SiteError, Wrong
+from tlbench.records.outcome import Kind, Outcome
+from tlbench.report import render
+from tlbench.report.render import Column, Format, Value
 
 Found = Sequence[tuple[Cell, Outcome[DepthProfile]]]
+OWN = "HuggingFace's own"
 
 
 def print_profile(console: Console, title: str, profile: DepthProfile) -> None:
     """One line a block: each component's local error, and beside it how many times HuggingFace's own it is."""
     components = [c for c in BLOCK_COMPONENTS if any(profile.at(i, c) for i in range(profile.n_blocks))]
-    table = Table(title=f"{title}: {profile.cell}", caption="error of a block fed its exact input (times HuggingFace's own)")
-    table.add_column("block")
-    for component in components:
-        table.add_column("embed" if component is Component.RESID_PRE else component.value, justify="right")
-    table.add_column("propagated", justify="right")
+    names = ["embed" if component is Component.RESID_PRE else component.value for component in components]
+    lines = []
     for i in range(profile.n_blocks):
-        shown = [_shown(profile, profile.at(i, c)) if c is not Component.RESID_PRE or i == 0 else "" for c in components]
-        output = profile.at(i, Component.RESID_POST)
-        table.add_row(str(i), *shown, f"{output.propagated:.2g}" if output else "")
+        errors = [profile.at(i, c) if c is not Component.RESID_PRE or i == 0 else None for c in components]
+        lines.append(_line(str(i), profile, errors, profile.at(i, Component.RESID_POST)))
     for name in (LN_FINAL, LOGITS):
         error = profile.sites.get(name)
-        table.add_row(
-            name, *[""] * (len(components) - 1), _shown(profile, error), f"{error.propagated:.2g}" if error else ""
-        )
-    console.print(table)
+        lines.append(_line(name, profile, [*[None] * (len(components) - 1), error], error))
+    columns = [Column("block"), *(Column(name, str) for name in names), Column("propagated", "{:.2g}".format)]
+    title = f"{title}: {profile.cell}, error of a block fed its exact input (times {OWN})"
+    render.show(console, Format.RICH, title, columns, lines)
+
+
+def _line(name: str, profile: DepthProfile, errors: Sequence[SiteError | None], output: SiteError | None) -> list[Value]:
+    shown = [f"{error.local:.2g} ({profile.ratio(error):.3g})" if error else "" for error in errors]
+    return [name, *shown, output.propagated if output else None]
 
 
 def sentence(cell: Cell, outcome: Outcome[DepthProfile]) -> str:
@@ -48,9 +51,6 @@ def sentence(cell: Cell, outcome: Outcome[DepthProfile]) -> str:
     return (
         f"{cell}: {_place(wrong)} is the first that is wrong: its error is {wrong.error:.2g}, {wrong.ratio:.3g} times {OWN}."
     )
-
-
-OWN = "HuggingFace's own"
 
 
 def to_json(cell: Cell, outcome: Outcome[DepthProfile]) -> dict[str, Any]:
@@ -110,7 +110,3 @@ def is_alarm(found: Found) -> bool:
 
 def _place(wrong: Wrong) -> str:
     return wrong.component if wrong.block is None else f"{wrong.component} of block {wrong.block}"
-
-
-def _shown(profile: DepthProfile, error: SiteError | None) -> str:
-    return f"{error.local:.2g} ({profile.ratio(error):.3g})" if error else ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,14 +9,13 @@ from functools import partial
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from tabulate import tabulate
 
 from tlbench.exceptions import BadInput
 from tlbench.grid import Device, Import, Operation, Option, RuntimeCell
 from tlbench.metrics.paired import FALSE_ALARMS, Change, slower
+from tlbench.report import render
+from tlbench.report.render import COMMIT, Column, Format, Value
 from tlbench.report.stored import Commit, StoredResults, is_figure
-from tlbench.report.table import Format
 
 RUNS = (Operation.FORWARD, Operation.HOOKS, Operation.CACHE, Operation.BACKWARD, Operation.GENERATION)
 COSTS = "runtime."
@@ -29,7 +26,7 @@ OF_MEMORY = (Operation.FORWARD, Operation.CACHE, Operation.BACKWARD, Operation.G
 EXPONENTS = ("time_by_length", "time_by_batch", "time_by_depth", "memory_by_length", "memory_by_batch")
 MEMORY_RATIO, LEAK = "memory, TL / HF", "kept a run, bytes"
 FAILED = "failed"
-CELL_COLUMNS = ("operation", "model", "dtype", "options", "wrapper", "shape", "device")
+CELL = tuple(Column(name) for name in ("operation", "model", "dtype", "options", "wrapper", "shape", "device"))
 
 
 class What(StrEnum):
@@ -200,12 +197,11 @@ def machine_of(stored: StoredResults, *commits: Commit) -> str:
 
 def show(console: Console, style: Format, commit: Commit, machine: str, found: Sequence[CostRow]) -> None:
     """One line a slowdown."""
-    lines = [[*_words(row.cell), f"{row.ratio:.3f}", f"± {100 * row.half_width:.1f} %"] for row in found]
-    if style is Format.CSV:
-        print(write_csv(commit, found), end="")
-    else:
-        header = [*CELL_COLUMNS, "TL / HF", "99 %"]
-        _show(console, style, f"TransformerLens {commit} on {machine}: its time over HuggingFace's (eager)", header, lines)
+    ratio = Column("TL / HF", "{:.3f}".format, csv="slowdown")
+    columns = [*COMMIT, *CELL, ratio, Column("99 %", _plus_minus, csv="half_width")]
+    lines = [[commit.hash, commit.tag, *_words(row.cell), row.ratio, row.half_width] for row in found]
+    title = f"TransformerLens {commit} on {machine}: its time over HuggingFace's (eager)"
+    render.show(console, style, title, columns, lines)
 
 
 def show_figures(
@@ -215,69 +211,44 @@ def show_figures(
     names = list(dict.fromkeys(name for row in found for name in row.figures))
     if what is What.GROWTH:
         names = [name for name in EXPONENTS if name in names]
-    if style is Format.CSV:
-        lines = [[*_words(row.cell), *(_told(row, name, repr) for name in names)] for row in found]
-        print(_csv(commit, names, lines), end="")
-        return
     title = {
         What.MEMORY: "what a run holds beyond the model, over HuggingFace's (eager)",
         What.GROWTH: "exponents of its time and memory",
     }[what]
-    spelled = [[*_words(row.cell), *(_told(row, name, "{:.2f}".format) for name in names)] for row in found]
-    header = [*CELL_COLUMNS, *(name.replace("_", " ") for name in names)]
-    _show(console, style, f"TransformerLens {commit} on {machine}: {title}", header, spelled)
+    columns = [*COMMIT, *CELL, *(Column(name.replace("_", " "), "{:.2f}".format, csv=name) for name in names)]
+    lines = [[commit.hash, commit.tag, *_words(row.cell), *(_figure(row, name) for name in names)] for row in found]
+    render.show(console, style, f"TransformerLens {commit} on {machine}: {title}", columns, lines)
 
 
-def _told(row: FigureRow, name: str, spell: Callable[[float], str]) -> str:
-    if name not in row.figures:
-        return ""
-    value = row.figures[name]
-    return FAILED if value is None else spell(value)
-
-
-def show_changes(console: Console, style: Format, names: str, found: Sequence[ChangedRow]) -> None:
+def show_changes(console: Console, style: Format, title: str, found: Sequence[ChangedRow]) -> None:
     """One line a slowdown that changed."""
-    header = [*CELL_COLUMNS, "earlier", "later", "change", "99 %", "HF itself"]
-    _show(console, style, names, header, [_changed(row) for row in found])
+    columns = [
+        *CELL,
+        Column("earlier", "{:.3f}".format),
+        Column("later", "{:.3f}".format),
+        Column("change", lambda factor: f"{100 * (factor - 1):+.1f} %", csv="factor"),
+        Column("99 %", _plus_minus, csv="half_width"),
+        Column("HF itself", lambda factor: f"{100 * (factor - 1):+.0f} %", csv="reference_factor"),
+    ]
+    render.show(console, style, title, columns, [[*_words(row.earlier.cell), *_changed(row)] for row in found])
 
 
-def _changed(row: ChangedRow) -> list[str]:
-    earlier = [*_words(row.earlier.cell), f"{row.earlier.ratio:.3f}"]
+def _changed(row: ChangedRow) -> list[Value]:
     if row.later is None or row.change is None:
-        return [*earlier, "gone", "", "", ""]
-    of_reference = "" if row.reference_factor is None else f"{100 * (row.reference_factor - 1):+.0f} %"
-    change = [f"{100 * (row.change.factor - 1):+.1f} %", f"± {100 * row.change.half_width:.1f} %"]
-    return [*earlier, f"{row.later.ratio:.3f}", *change, of_reference]
+        return [row.earlier.ratio, "gone", None, None, None]
+    return [row.earlier.ratio, row.later.ratio, row.change.factor, row.change.half_width, row.reference_factor]
 
 
-def write_csv(commit: Commit, found: Sequence[CostRow]) -> str:
-    """One line a row, figures with every digit."""
-    lines = [[*_words(row.cell), repr(row.ratio), repr(row.half_width)] for row in found]
-    return _csv(commit, ["slowdown", "half_width"], lines)
+def _figure(row: FigureRow, name: str) -> Value:
+    value = row.figures.get(name, "")
+    return FAILED if value is None else value
 
 
-def _csv(commit: Commit, names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["commit", "tag", *CELL_COLUMNS, *names])
-    writer.writerows([commit.hash, commit.tag, *line] for line in lines)
-    return text.getvalue()
+def _plus_minus(half_width: float) -> str:
+    return f"± {100 * half_width:.1f} %"
 
 
-def _show(console: Console, style: Format, title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    if style is Format.RICH:
-        table = Table(title=title)
-        for name in header:
-            table.add_column(name, justify="left" if name in CELL_COLUMNS else "right", no_wrap=True)
-        for line in lines:
-            table.add_row(*line)
-        console.print(table)
-    else:
-        print(f"**{title}**\n\n{tabulate(lines, headers=header, tablefmt='pipe', disable_numparse=True)}\n")
-
-
-def _words(cell: RuntimeCell | Import) -> list[str]:
+def _words(cell: RuntimeCell | Import) -> list[Value]:
     if isinstance(cell, Import):
-        return ["import", *[""] * (len(CELL_COLUMNS) - 1)]
-    words = [cell.operation, cell.model, cell.dtype, cell.option, cell.wrapper, cell.shape, cell.device]
-    return [str(word) for word in words]
+        return ["import", *[""] * (len(CELL) - 1)]
+    return [cell.operation, cell.model, cell.dtype, cell.option, cell.wrapper, cell.shape, cell.device]

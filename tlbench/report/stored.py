@@ -17,11 +17,12 @@ from typing import Any, TypeGuard, TypeVar
 from tlbench.arithmetic import SHARED_MACHINE, is_shared
 from tlbench.environments.metadata import SUFFIX, Facts, read
 from tlbench.exceptions import BadInput
-from tlbench.execution.memo import ACCURACY, Kind
 from tlbench.grid import Cell, Space, Statistic
 from tlbench.metrics.verdict import JudgedBy, Verdict, word_of
+from tlbench.questions.registry import ACCURACY
 from tlbench.records import endings
 from tlbench.records.endings import Asked, Ending
+from tlbench.records.outcome import Kind
 
 BENCHMARKS: dict[Space, str] = {
     Space.ORIGIN: "accuracy.Origin",

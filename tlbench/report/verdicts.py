@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import astuple
 
 from rich.console import Console
-from rich.table import Table
-from tabulate import tabulate
 
 from tlbench.metrics.verdict import JudgedBy, Verdict
+from tlbench.report import render
+from tlbench.report.render import CELL, COMMIT, Column, Format
 from tlbench.report.stored import Commit, Figure, TruthRow
-from tlbench.report.table import Format
 
-CELL_COLUMNS = ("model", "dtype", "options", "wrapper")
-CSV_COLUMNS = ("commit", "tag", *CELL_COLUMNS, *Figure, "floor", "verdict", "judged_by")
 BY_HUGGINGFACE = "*"
 """Behind a verdict that rests on HuggingFace's own rounding, for want of a golden that can be trusted."""
 SHOWN = {
@@ -27,42 +23,24 @@ SHOWN = {
     Figure.TOP1_TIES: "ties",
     Figure.TOTAL_RMS: "total rms, nats",
 }
+COLUMNS = (
+    *COMMIT,
+    *CELL,
+    *(Column(SHOWN.get(figure), "{:.3g}".format, csv=figure) for figure in Figure),
+    Column("floor, nats", "{:.2g}".format, csv="floor"),
+    Column("verdict", csv=None),
+    Column(None, csv="verdict"),
+    Column(None, csv="judged_by"),
+)
 
 
 def show(console: Console, style: Format, commit: Commit, rows: Sequence[TruthRow]) -> None:
     """One line a cell."""
-    if style is Format.CSV:
-        print(write_csv(rows), end="")
-        return
-    header = [*CELL_COLUMNS, *SHOWN.values(), "floor, nats", "verdict"]
-    lines = [_line(row) for row in rows]
-    title = f"TransformerLens {commit} against the golden"
-    if style is Format.MARKDOWN:
-        print(f"**{title}**\n\n{tabulate(lines, headers=header, tablefmt='pipe', disable_numparse=True)}\n")
-        return
-    table = Table(title=title)
-    for name in header:
-        table.add_column(name, justify="left" if name in (*CELL_COLUMNS, "verdict") else "right", no_wrap=True)
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
-
-
-def write_csv(rows: Sequence[TruthRow]) -> str:
-    """One line a row, figures with every digit."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    lines = []
     for row in rows:
-        figures = [_figure(row.figures.get(figure), repr) for figure in Figure]
-        words = [row.verdict.value, row.judged_by.value]
-        writer.writerow([row.commit, row.tag, *_words(row), *figures, _figure(row.floor, repr), *words])
-    return text.getvalue()
-
-
-def _line(row: TruthRow) -> list[str]:
-    figures = [_figure(row.figures.get(figure), lambda value: f"{value:.3g}") for figure in SHOWN]
-    return [*_words(row), *figures, _figure(row.floor, lambda value: f"{value:.2g}"), word(row.verdict, row.judged_by)]
+        words = [word(row.verdict, row.judged_by), row.verdict, row.judged_by]
+        lines.append([row.commit, row.tag, *astuple(row.cell), *map(row.figures.get, Figure), row.floor, *words])
+    render.show(console, style, f"TransformerLens {commit} against the golden", COLUMNS, lines)
 
 
 def word(verdict: Verdict, judged_by: JudgedBy) -> str:
@@ -90,12 +68,3 @@ def exit_status(rows: Sequence[TruthRow]) -> int:
     if any(row.verdict.is_alarm for row in rows):
         return 1
     return 3 if any(row.verdict is Verdict.UNJUDGED for row in rows) else 0
-
-
-def _words(row: TruthRow) -> list[str]:
-    cell = row.cell
-    return [cell.model, cell.dtype.value, cell.option.value, cell.wrapper.value]
-
-
-def _figure(value: float | None, spell: Callable[[float], str]) -> str:
-    return "" if value is None else spell(value)

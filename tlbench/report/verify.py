@@ -13,12 +13,13 @@ from typing import Any
 from tlbench.checkpoints import Checkpoint
 from tlbench.environments import LensEnvironment, lens_environment
 from tlbench.exceptions import BadInput, NoGolden
-from tlbench.execution.client import Answers
-from tlbench.execution.memo import ACCURACY, NOISE_FLOOR, Kind
 from tlbench.grid import Cell, Dtype, Option, Space
 from tlbench.metrics.figures import RATIO_GATE, ErrorStatistics, Truth
 from tlbench.metrics.verdict import JudgedBy, Verdict
+from tlbench.questions.answers import Answers
+from tlbench.questions.registry import ACCURACY, NOISE_FLOOR
 from tlbench.records.measurement import Measurement, NoiseFloor
+from tlbench.records.outcome import Kind
 from tlbench.reference import golden
 from tlbench.reference.golden import Weights
 

@@ -1,4 +1,5 @@
 # Two commands: `make bench` measures, `make test` tests. Both set up what they need; both may be run twice.
+# `make check` is the part of `make test` that takes less than a minute.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -23,7 +24,10 @@ BENCH ?= (accuracy\.(Logit|Processing\.track_changed_weights)|truth\.Transformer
 BENCH_COSTS ?= runtime\.(Slowdown|Interval|HuggingFace)\.track_forward\('(zoo-gpt2|zoo-llama|smollm2-135m)', 'float32',\
  ('unprocessed', 'TransformerBridge'|'all_options', 'HookedTransformer'), '1x64', 'cpu'
 
-.PHONY: bench test perf clean
+# How many processes `make check` spreads the tests over.
+JOBS ?= 2
+
+.PHONY: bench check test lint canaries perf lock clean
 
 bench: $(BIN)/tlbench
 	$(BIN)/tlbench checkpoints
@@ -46,14 +50,30 @@ bench: $(BIN)/tlbench
 	@echo "The site is releases/html/index.html; to open it: cd releases && ../$(BIN)/asv preview --browser"
 	@echo "More tables: cd releases && ../$(BIN)/tlbench table --help"
 
-test: $(BIN)/tlbench
+check: lint
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not e2e"
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/tlbench
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+# What we use of other projects' private parts. `make canaries LATEST=1` tries their newest releases, not the pinned ones.
+canaries: $(BIN)/tlbench
+	$(BIN)/python $(if $(LATEST),-m tools.canaries --latest,-m pytest tests/canaries)
 
 perf: $(BIN)/tlbench
 	@$(BIN)/python -m tools.perf
+
+# Resolve pyproject.toml anew; what stands in the lock stays as it is where it can. A build of torch brings packages of its
+# own along, which are the machine's choice and in no lock.
+lock: $(BIN)/tlbench
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --python $(BIN)/python --group dev \
+		--output-file requirements.lock pyproject.toml
+	sed -i -E '/^(nvidia-|cuda-|triton==)/d' requirements.lock
 
 clean:
 	rm -rf $(VENV) .asv releases/.asv html releases/html releases/TransformerLens.git transformer-lens

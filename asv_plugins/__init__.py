@@ -1,1 +1,1 @@
-"""What asv lacks: a site that opens without internet, the facts of an environment, and figures read in one process."""
+"""Plugins for asv: an offline site, environment metadata, arithmetic by machine name, and figures read in one process."""

@@ -1,4 +1,4 @@
-"""A page of the site that says in what every commit was measured: ``environments.html``, linked from the first page."""
+"""Publish ``environments.html``: the environment each commit was measured in. The first page links to it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from tlbench.environments.metadata import SUFFIX, Facts, differences, read
 from tlbench.exceptions import BadInput
 
 PAGE = "environments.html"
-LINK = f'<nav style="padding: .3rem 1rem; font: 14px sans-serif"><a href="{PAGE}">What results were measured in</a></nav>'
+LINK = f'<nav style="padding: .3rem 1rem; font: 14px sans-serif"><a href="{PAGE}">Environments</a></nav>'
 STYLE = """body { font: 14px sans-serif; margin: 1rem; color: #222; background: #fff }
 div { overflow-x: auto } table { border-collapse: collapse } h2 { font-size: 1.1rem }
 th, td { text-align: left; vertical-align: top; padding: .2rem .6rem; border-bottom: 1px solid #ddd; max-width: 22rem }
 td { overflow-wrap: anywhere; min-width: 9rem } .other { background: #fff3bf }"""
 
 Measured = Sequence[tuple[str, Facts]]
-"""Commits by name, oldest first, each with what it was measured in last."""
+"""Commit names, oldest first, each with the environment of its last run."""
 
 
 class EnvironmentsPage(OutputPublisher):  # type: ignore[misc]  # asv has no types
-    """Writes the page, after the pages that need no internet are there."""
+    """Writes the page, after :class:`asv_plugins.site.OfflineSite` has written its own."""
 
     name = "environments"
     button_label = "Environments"
-    description = "What results were measured in"
+    description = "Environments that results were measured in"
     order = 101
 
     @classmethod
@@ -44,13 +44,13 @@ class EnvironmentsPage(OutputPublisher):  # type: ignore[misc]  # asv has no typ
 
 
 def environments(results: Path, names: Mapping[str, str]) -> dict[str, Measured]:
-    """By machine, what each commit was measured in last. A damaged file is told of and left out.
+    """The environment that each commit was last measured in, by machine. A damaged file is skipped with a warning.
 
     Args:
         results: asv's folder of results.
-        names: commits by the eight characters that name their files, oldest first, and how they are called.
+        names: names of the commits, oldest first, by the first eight characters of their hash.
     """
-    found: dict[str, Measured] = {}
+    environments_by_machine: dict[str, Measured] = {}
     for machine in sorted(path for path in results.iterdir() if path.is_dir()):
         last: dict[str, Facts] = {}
         for path in sorted(machine.glob(f"*{SUFFIX}")):
@@ -59,33 +59,33 @@ def environments(results: Path, names: Mapping[str, str]) -> dict[str, Measured]
             except BadInput as error:
                 log.warning(str(error))
         if measured := [(name, last[commit]) for commit, name in names.items() if commit in last]:
-            found[machine.name] = measured
-    return found
+            environments_by_machine[machine.name] = measured
+    return environments_by_machine
 
 
 def page(machines: Mapping[str, Measured]) -> str:
-    """The page. What differs from the commit before it is marked."""
+    """The page's HTML, with changes from the previous commit highlighted."""
     tables = [f"<h2>{escape(machine)}</h2><div>{_table(measured)}</div>" for machine, measured in machines.items()]
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>What results were measured in</title>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Environments</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}</style></head><body><h1>What results were measured in</h1>"
-        '<p><a href="index.html">Back to the results</a>. Marked is what differs from the commit before it; '
+        f"<style>{STYLE}</style></head><body><h1>Environments</h1>"
+        '<p><a href="index.html">Back to the results</a>. Changes from the previous commit are highlighted; '
         "<code>tlbench env A B</code> compares any two.</p>"
-        f"{''.join(tables) or '<p>Nothing was kept.</p>'}</body></html>\n"
+        f"{''.join(tables) or '<p>No environments are stored.</p>'}</body></html>\n"
     )
 
 
 def _table(measured: Measured) -> str:
-    facts = dict.fromkeys(name for _, found in measured for name in found)
+    facts = dict.fromkeys(name for _, metadata in measured for name in metadata)
     head = "".join(f"<th>{escape(name)}</th>" for name, _ in measured)
-    before = [measured[0][1], *(found for _, found in measured[:-1])]
-    changed = [differences(earlier, found) for earlier, (_, found) in zip(before, measured, strict=True)]
+    previous = [measured[0][1], *(metadata for _, metadata in measured[:-1])]
+    changed = [differences(earlier, metadata) for earlier, (_, metadata) in zip(previous, measured, strict=True)]
     rows = []
     for fact in facts:
         cells = (
-            f"<td{' class=other' if fact in other else ''}>{escape(found.get(fact, ''))}</td>"
-            for other, (_, found) in zip(changed, measured, strict=True)
+            f"<td{' class=other' if fact in other else ''}>{escape(metadata.get(fact, ''))}</td>"
+            for other, (_, metadata) in zip(changed, measured, strict=True)
         )
         rows.append(f"<tr><th>{escape(fact)}</th>{''.join(cells)}</tr>")
     return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"

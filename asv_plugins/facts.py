@@ -1,7 +1,7 @@
-"""Keeps, beside every file of results that asv writes, the environment that made it and how cells ended without a figure.
+"""Store metadata beside every results file that asv writes: the environment, and why cells have no figure.
 
-asv stores the names of its matrix and of the machine, and neither versions nor reasons. It offers no hook for that, so its
-one function that writes a file of results is wrapped.
+asv itself stores only the names of the matrix and the machine. It has no hook for more, so this module wraps the one
+function that writes a results file.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _save = Results.save
 
 @wraps(_save)
 def save(self: Any, result_dir: str) -> None:
-    """Write the results as asv does, then what the run has left beside them."""
+    """Write the results like asv's function does, then add the run's metadata."""
     _save(self, result_dir)
-    # asv runs in the folder of its configuration.
+    # asv's working directory is the folder of its configuration.
     results = Path(result_dir) / self._filename
-    left = Path.cwd() / OUTCOMES / results.parent.name / self.commit_hash
+    outcomes = Path.cwd() / OUTCOMES / results.parent.name / self.commit_hash
     try:
-        facts.keep(left / facts.FILE_NAME, results)
-        endings.keep(left, results)
+        facts.keep(outcomes / facts.FILE_NAME, results)
+        endings.keep(outcomes, results)
     except BadInput as error:
-        log.warning(str(error))  # what was measured is stored, and the run goes on
+        log.warning(str(error))  # the figures are stored already, so let the run continue
 
 
 Results.save = save

@@ -1,12 +1,12 @@
-"""The name of asv's machine says in which arithmetic errors are measured.
+"""Choose the arithmetic by asv's machine name.
 
-Figures of the shared arithmetic (:mod:`tlbench.arithmetic`) belong to no machine, so they are stored under one name,
-``shared-x86-64``, that any machine may extend. asv takes it unless it is told another. What is not for everyone goes under
-``shared-x86-64-`` and a word of one's own. Under any other name the arithmetic is the machine's own, and times are measured
-there too. So results of two arithmetics never lie in one folder. Before a run in the shared one, the probe proves that this
-machine computes it.
+Figures in the shared arithmetic (:mod:`tlbench.arithmetic`) belong to no machine. They are stored under one name,
+``shared-x86-64``, which any machine may extend and which is asv's default here. For private results, use
+``shared-x86-64-WORD`` with a word of your own. Any other name selects the machine's native arithmetic, and only such
+machines measure times. So results of two arithmetics are never in the same folder. Before a run in the shared arithmetic,
+the probe verifies that this machine computes it.
 
-asv offers no hook for that, so its one function that finds a machine is wrapped.
+asv has no hook for this, so this module wraps the one function that loads a machine.
 """
 
 from __future__ import annotations
@@ -33,43 +33,43 @@ DESCRIPTION = {
 _load = Machine.load
 
 
-def lane_of(machine: str | None, asked: str) -> Lane:
+def lane_of(machine: str | None, requested: str) -> Lane:
     """The arithmetic of a run.
 
     Args:
-        machine: the name that asv was given, if any.
-        asked: what ``$TLBENCH_ARITHMETIC`` says, or "".
+        machine: the machine name passed to asv, if any.
+        requested: the value of ``$TLBENCH_ARITHMETIC``, or "".
 
     Raises:
         UserError: if the two contradict each other.
     """
     by_name = None if machine is None else Lane.SHARED if is_shared(machine) else Lane.NATIVE
-    lane = by_name or (Lane.NATIVE if asked == Lane.NATIVE else Lane.SHARED)
-    if asked and asked != lane:
+    lane = by_name or (Lane.NATIVE if requested == Lane.NATIVE else Lane.SHARED)
+    if requested and requested != lane:
         raise UserError(
-            f"{LANE_VARIABLE}={asked} asks for that arithmetic, and results of machine {machine!r} are in the {lane} one: "
-            f"leave one of the two out (machines of the shared one are {SHARED_MACHINE} and {SHARED_MACHINE}-WORD)"
+            f"{LANE_VARIABLE}={requested} contradicts machine {machine!r}, whose results are in the {lane} arithmetic: "
+            f"leave one of the two out (machines with the shared arithmetic are {SHARED_MACHINE} and {SHARED_MACHINE}-WORD)"
         )
     return lane
 
 
 def prove() -> None:
-    """Make sure that this machine computes the shared arithmetic, in a process of its own: torch reads it at its start.
+    """Check that this machine computes the shared arithmetic, in a subprocess because torch reads its settings at import.
 
     Raises:
-        UserError: if it does not, and why.
+        UserError: if it does not, with the reason.
     """
     command = [sys.executable, "-m", "tlbench.cli", "arithmetic"]
     done = subprocess.run(command, env=environment(Lane.SHARED, os.environ), capture_output=True, text=True, check=False)
     if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["the process that computes the probe ended without a word"]
+        last = done.stderr.strip().splitlines()[-1:] or ["the process that computes the probe failed without a message"]
         raise UserError(last[0].removeprefix("tlbench: "))
 
 
 def load(*args: Any, machine_name: str | None = None, **kwargs: Any) -> Machine:
-    """As asv's, with the shared arithmetic's machine known without being asked for."""
+    """Load a machine like asv's function does. The shared arithmetic's machines need no entry in ``~/.asv-machine.json``."""
     lane = lane_of(machine_name, os.environ.get(LANE_VARIABLE, ""))
-    # What asv starts inherits it: the benchmarks, and the servers that measure for them.
+    # Processes that asv starts inherit this: the benchmarks, and the servers that measure for them.
     inherited = environment(lane, os.environ)
     os.environ.clear()
     os.environ.update(inherited)

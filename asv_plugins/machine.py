@@ -1,7 +1,7 @@
-"""Tell asv which machine this is, under a name of one's own and without a question: ``python -m asv_plugins.machine NAME``.
+"""Register this machine with asv under a chosen name, without prompts: ``python -m asv_plugins.machine NAME``.
 
-``asv machine --machine NAME`` keeps the name and loses processor and memory, and ``asv machine --yes`` takes the
-host's name. Both write ``~/.asv-machine.json``, as this does, since ``asv run`` reads nothing else.
+asv cannot do this. ``asv machine --machine NAME`` drops the processor and memory, and ``asv machine --yes`` uses the host
+name. Like both, this writes ``~/.asv-machine.json``, which is the only file ``asv run`` reads.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from asv.machine import Machine, MachineCollection
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Store this machine's facts under a name.
+    """Store this machine's metadata under a name.
 
-    The system is stored without the kernel's release: with it asv would begin another history at every update.
+    The operating system is stored without the kernel's release. With it, asv would start a new history after every update.
     """
     if len(arguments) != 1:
         print("usage: python -m asv_plugins.machine NAME", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Has asv read figures in one process an environment, in place of a fork for each: see :mod:`asv_plugins.reader`.
+"""Make asv read figures in one process per environment instead of one fork per figure. See :mod:`asv_plugins.reader`.
 
-asv offers no hook for that, so its class of the launch method ``forkserver`` is replaced. Only ``track_`` benchmarks are run
-so; any other goes to asv's own fork server, which is started when it is first needed, and so does everything once the
-process has died.
+asv has no hook for this, so this module replaces its class for the launch method ``forkserver``. The one process runs only
+``track_`` benchmarks. All others go to asv's own fork server, which starts on first use. If the process dies, every
+benchmark goes there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ForkServer: Any = runner.ForkServer
 
 
 class ReadingServer(_ForkServer):  # type: ignore[misc]  # asv has no types
-    """The launch method ``forkserver``, with another script at its other end."""
+    """The launch method ``forkserver``, but with ``reader.py`` as the server."""
 
     def __init__(self, env: Any, root: str) -> None:
         with patch.object(runner, "BENCHMARK_RUN_SCRIPT", str(READER)):
@@ -28,17 +28,17 @@ class ReadingServer(_ForkServer):  # type: ignore[misc]  # asv has no types
         self._forking: Any = None
 
     def run(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """What the benchmark printed, and its exit status.
+        """Run a benchmark. Returns its output and exit status.
 
         Raises:
-            subprocess.TimeoutExpired: if the process does not answer and does not end.
+            subprocess.TimeoutExpired: if the process neither answers nor exits.
         """
         if is_track(name) and self.server_proc.poll() is None:
             try:
                 return super().run(name, *args, **kwargs)
             except Exception:
                 self.server_proc.wait(DEATH_TIMEOUT_S)
-                # A benchmark took the process with it. asv's launcher tells of it, and reads all that comes after.
+                # A benchmark killed the process. asv's own fork server reports that, and runs all later benchmarks.
         if self._forking is None:
             self._forking = _ForkServer(self.env, self.benchmark_dir)
             self._forking.preimport()
@@ -52,7 +52,7 @@ class ReadingServer(_ForkServer):  # type: ignore[misc]  # asv has no types
 
 
 def is_track(name: str) -> bool:
-    """Whether a benchmark, named as asv does with the number of its parameters behind it, is a ``track_`` one."""
+    """Whether this is a ``track_`` benchmark, given its asv name with an appended parameter index."""
     return name.split("-", maxsplit=1)[0].rsplit(".", 1)[-1].startswith("track_")
 
 

@@ -1,9 +1,9 @@
-"""Runs in the environment under test, in place of asv_runner's fork server: ``python reader.py run_server SUITE SOCKET``.
+"""A replacement for asv_runner's fork server, in the environment under test: ``python reader.py run_server SUITE SOCKET``.
 
-asv_runner forks its server for every figure, and reads and tokenizes a benchmark's source whenever it is run; either costs
-many times what it takes to read a figure that is there. A ``track_`` benchmark of this suite only reads, and what it must
-wait for is measured by processes apart (``tlbench/execution/server.py``), so this server runs it in its own process, by
-asv_runner's own function and with asv's messages.
+asv_runner forks for every figure, and reads and tokenizes the benchmark's source every time. Each of these takes many times
+as long as reading a stored figure. A ``track_`` benchmark of this suite only reads figures, because subprocesses do the
+measuring (``tlbench/execution/server.py``). So this server runs it in its own process, with asv_runner's own function and
+asv's protocol.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import Any
 
 LENGTH = "<Q"
 TIMED_OUT = -256
-"""asv's word for it."""
+"""The exit status by which asv recognises a timeout."""
 
 
 def main(suite: str, socket_name: str) -> None:
-    """Answer one command after another until asv interrupts."""
+    """Answer commands until asv interrupts the process."""
     from asv_runner._aux import update_sys_path
 
     update_sys_path(suite)
@@ -47,24 +47,24 @@ def main(suite: str, socket_name: str) -> None:
 
 
 def leave_sources_alone() -> None:
-    """Have asv_runner not read a benchmark's source whenever it runs it: that is for the version, which discovery found."""
+    """Stop asv_runner from reading a benchmark's source at every run. It only needs it for the version, during discovery."""
     from asv_runner.benchmarks import _base
 
     key_of = lru_cache(maxsize=None)(_base.get_setup_cache_key)
 
     def get_setup_cache_key(function: Any) -> Any:
-        return key_of(getattr(function, "__func__", function))  # a method is another object every time
+        return key_of(getattr(function, "__func__", function))  # every access to a method creates a new object
 
     _base.get_setup_cache_key = get_setup_cache_key
     _base.get_source_code = lambda items: ""
 
 
 def preimport(suite: str, output: Path) -> str:
-    """Import every benchmark; what they print.
+    """Import every benchmark. Returns what they print.
 
     Args:
         suite: the folder of benchmarks.
-        output: a file that is overwritten.
+        output: a file for the output, which is overwritten.
     """
     from asv_runner._aux import posix_redirect_output
     from asv_runner.discovery import disc_benchmarks
@@ -76,13 +76,13 @@ def preimport(suite: str, output: Path) -> str:
 
 
 def run(suite: str, command: dict[str, Any], output: Path) -> dict[str, Any]:
-    """Run one benchmark with one set of parameters: what it printed, and the exit status of a process that did so."""
+    """Run one benchmark with one set of parameters. Returns its output and an exit status."""
     from asv_runner._aux import posix_redirect_output
 
     finders = list(sys.meta_path)
     with posix_redirect_output(str(output), permanent=False):
         status = _run_to_the_end(suite, command)
-    sys.meta_path[:] = finders  # asv_runner adds one every time
+    sys.meta_path[:] = finders  # asv_runner adds a finder at every run
     return {"out": output.read_text(errors="replace"), "errcode": status}
 
 
@@ -105,7 +105,7 @@ def _run_to_the_end(suite: str, command: dict[str, Any]) -> int:
 
 
 class _TimedOut(BaseException):
-    """No benchmark takes it for a failure of its own."""
+    """A BaseException, so that no benchmark catches it as its own failure."""
 
 
 @contextmanager
@@ -145,5 +145,5 @@ def _send(connection: socket.socket, answer: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this folder is no place to import from
+    sys.path.pop(0)  # nothing may be imported from this folder
     main(*sys.argv[2:])

@@ -1,8 +1,9 @@
-"""The published site: asv-tachyon's pages over asv's data, so that it opens without internet.
+"""The published site: asv-tachyon's pages over asv's data, so that it works offline.
 
 asv's own page loads its libraries from three content-delivery networks and shows only an error without them.
-asv calls every ``OutputPublisher`` before it writes ``index.json``, which is when a benchmark can still be told that less of
-it is better; asv-tachyon takes every ``track_`` benchmark for the opposite.
+
+asv calls every ``OutputPublisher`` before it writes ``index.json``, so this is the place to mark benchmarks as
+lower-is-better. asv-tachyon assumes the opposite for every ``track_`` benchmark.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from asv.publishing import OutputPublisher
 UI_PACKAGE = "asv_tachyon"
 UI_FOLDER = "static"
 NO_BETTER_DIRECTION = "track_error_correlation"
-# A benchmark here has hundreds of cells; without this their list pushes the chart out of sight.
+# A benchmark here has hundreds of cells. Without this, their list pushes the chart off the screen.
 STYLE = "<style>.param-chips { max-height: 14rem; overflow-y: auto; }</style>"
 
 
 class OfflineSite(OutputPublisher):  # type: ignore[misc]  # asv has no types
-    """Replaces asv's page by asv-tachyon's, and marks errors as lower-is-better."""
+    """Replaces asv's page with asv-tachyon's, and marks errors as lower-is-better."""
 
     name = "offline"
     button_label = "Offline pages"
-    description = "Pages that need no internet"
+    description = "Pages that work offline"
     order = 100
 
     @classmethod
@@ -39,14 +40,14 @@ class OfflineSite(OutputPublisher):  # type: ignore[misc]  # asv has no types
         html = Path(conf.html_dir)
         measured = {graph.benchmark_name for _, graph in graphs}
         for name in [name for name in benchmarks if name not in measured]:
-            del benchmarks[name]  # asv writes no graph of it, and the pages would ask for one
+            del benchmarks[name]  # asv writes no graph for it, but the pages would request one
         write_missing_graphs(html, benchmarks)
         install_pages(html)
         write_sidecars(html)
 
 
 def write_missing_graphs(html: Path, benchmarks: Iterable[str]) -> None:
-    """Where one machine has not measured what another has, an empty graph: the pages ask for every one."""
+    """Write an empty graph for each benchmark that a machine has not measured, because the pages request all of them."""
     graphs = html / "graphs"
     folders = {path.parent for path in graphs.rglob("*.json")} - {graphs / "summary"}
     for path in (folder / f"{name}.json" for folder in folders for name in benchmarks):
@@ -55,7 +56,7 @@ def write_missing_graphs(html: Path, benchmarks: Iterable[str]) -> None:
 
 
 def write_sidecars(html: Path) -> None:
-    """Write the optional files that asv-tachyon asks for, empty: without them a browser reports failed requests."""
+    """Write empty versions of asv-tachyon's optional files. Without them the browser reports failed requests."""
     (html / "commits.json").write_text("{}")
     (html / "profiles.json").write_text('{"paths": {}}')
     (html / "regressions-ignore.json").write_text("[]")
@@ -66,7 +67,7 @@ def write_sidecars(html: Path) -> None:
 
 
 def install_pages(html: Path) -> None:
-    """Put asv-tachyon's pages in place of asv's, leaving the data."""
+    """Replace asv's pages with asv-tachyon's, keeping the data."""
     with as_file(files(UI_PACKAGE) / UI_FOLDER) as pages:
         for entry in pages.iterdir():
             target = html / entry.name
@@ -77,7 +78,7 @@ def install_pages(html: Path) -> None:
                 shutil.copy2(entry, target)
     index = html / "index.html"
     index.write_text(index.read_text().replace("</head>", f"{STYLE}</head>"))
-    # asv's own scripts and styles serve only the page that was replaced.
+    # Only the replaced page uses asv's own scripts and styles.
     for leftover in (*html.glob("*.js"), *html.glob("*.css")):
         leftover.unlink()
     shutil.rmtree(html / "vendor", ignore_errors=True)

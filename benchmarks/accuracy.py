@@ -5,7 +5,7 @@ from tlbench import Space
 
 
 class _InSpace(GridOfCells):
-    """Four statistics of the error in one space. asv does not look at a class whose name begins so."""
+    """Four statistics of the error in one space. asv ignores classes that start with an underscore."""
 
     version = "1"
 
@@ -27,19 +27,19 @@ class _InSpace(GridOfCells):
 
 
 class Origin(_InSpace):
-    """TransformerLens issue 496 to the letter: softmax in the model's dtype, four prompts of four tokens."""
+    """TransformerLens issue 496 exactly: softmax in the model's dtype, four prompts of four tokens."""
 
     space, unit = Space.ORIGIN, "probability"
 
 
 class Probability(_InSpace):
-    """Error of the probabilities: softmax in float64, natural text."""
+    """Probability error: softmax in float64, natural text."""
 
     space, unit = Space.PROBABILITY, "probability"
 
 
 class Logit(_InSpace):
-    """Error of the logits, centred at each position, natural text."""
+    """Logit error: centred at each position, natural text."""
 
     space, unit = Space.LOGIT, "nats"
 

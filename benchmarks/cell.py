@@ -1,4 +1,4 @@
-"""The grid that every question is asked of, and the one measurement of each cell that all tracks read."""
+"""The grid that every question runs on, and the one measurement per cell that all tracks read."""
 
 import math
 import os
@@ -16,10 +16,10 @@ from tlbench.questions.registry import ACCURACY, REFERENCE
 
 
 class SharedRun:
-    """Benchmarks that read each other's measurements.
+    """Benchmarks that share measurements.
 
-    ``setup_cache`` is empty on purpose: benchmarks that share it run in one folder that lives as long as the run, and the
-    first of them to meet a cell leaves its measurement there.
+    ``setup_cache`` is empty on purpose: asv runs benchmarks that share it in one folder, which lasts as long as the run. The
+    first to reach a cell leaves its measurement there.
     """
 
     timeout = 1800
@@ -31,7 +31,7 @@ class SharedRun:
 class GridOfCells(SharedRun):
     """A benchmark over model x dtype x option x wrapper.
 
-    A benchmark of another question than the error of the logits names it in ``question``.
+    ``question`` defaults to the error of the logits.
     """
 
     question = ACCURACY
@@ -59,43 +59,43 @@ def accuracy(measurement):
 
 
 def skip_without_reference(measurement):
-    """Where HuggingFace's own logits are not finite there is no error to state, which is no failure of TransformerLens's."""
+    """Skip if HuggingFace's own logits are not finite: there is no error to compute, and TransformerLens did not fail."""
     if measurement.reference_nonfinite:
         raise SkipNotImplemented(measurement.no_accuracy)
 
 
 def skip_without_golden(measurement):
-    """A cell without a golden has no figure against it, which is no failure."""
+    """Skip a cell without a golden: it has no figures against one, and did not fail."""
     if measurement.lacks_golden:
         raise SkipNotImplemented(measurement.no_truth)
 
 
 def figure(value, reason):
-    """A figure for asv; where there is none, a skip if the reason says n/a, else a failure; a failure if it is not finite.
+    """A figure for asv. Without a value, skip if the reason is not applicable and fail otherwise.
 
-    asv takes a NaN for a skip and cannot show an infinity.
+    A value that is not finite fails too: asv takes NaN for a skip, and cannot show infinity.
     """
     if value is None and reason.startswith(NOT_APPLICABLE):
         raise SkipNotImplemented(reason)
     if value is None:
         raise CellFailed(reason)
     if not math.isfinite(value):
-        raise NonFiniteLogits("an activation is not finite, so its error cannot be stated")
+        raise NonFiniteLogits("an activation is not finite, so there is no error to compute")
     return float(value)
 
 
 def answer(question, cell):
-    """The answer that the whole run shares."""
+    """The answer, which the whole run shares."""
     return or_skip(shared, question, cell, server())
 
 
 def server():
-    """The server that measures: it runs in asv's folder of this run, and ends with asv."""
+    """The measuring server. It runs in asv's folder for this run and stops with asv."""
     return Server(MEASURING, Path.cwd(), owner=os.getppid(), preload=PRELOAD_AND_RECORD)
 
 
 def or_skip(function, *arguments):
-    """What a function returns; asv's skip, where the cell cannot exist or be measured here; else a failure."""
+    """The result of a function. Skip if the cell is not applicable or cannot be measured here; any other error fails."""
     try:
         return function(*arguments)
     except (NotApplicable, NotMeasured) as reason:

@@ -5,7 +5,7 @@ from tlbench.questions.registry import CONTEXT_LENGTH
 
 
 class ContextLength(GridOfCells):
-    """Errors against the exact answer by length, rms of the centred logits."""
+    """Errors against the golden by length: rms of the centred logits."""
 
     question = CONTEXT_LENGTH
     version = "1"
@@ -18,22 +18,22 @@ class ContextLength(GridOfCells):
 
     def track_growth_exponent(self, *cell):
         growth = self.measurement.growth
-        return figure(growth and growth.exponent, "n/a: too few lengths have an error for a line through them")
+        return figure(growth and growth.exponent, "n/a: too few lengths have an error to fit a line")
 
     def track_left_padding(self, *cell):
         return figure(self.measurement.left_padding, self.measurement.reasons.get("left_padding", ""))
 
     def track_past_window(self, *cell):
-        return self._at("window", "no sliding window that ends within its longest context")
+        return self._at("window", "no sliding window shorter than its longest context")
 
     def track_past_rotary_table(self, *cell):
-        return self._at("rotary_table", "no rotary table that is made longer within its longest context")
+        return self._at("rotary_table", "no rotary table that grows within its longest context")
 
     def track_table_end(self, *cell):
-        return self._at("table_end", "no learned table of positions")
+        return self._at("table_end", "no learned position table")
 
     def _at(self, edge, absent):
-        return figure(self.measurement.ratio_at(edge), f"n/a: this model has {absent}, or that much was not run")
+        return figure(self.measurement.ratio_at(edge), f"n/a: this model has {absent}, or the run stopped before it")
 
     track_longest.unit = "nats"
     track_largest_ratio.unit = "ratio"

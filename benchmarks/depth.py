@@ -1,7 +1,7 @@
 """At which block does the error enter, and how does it grow from there?
 
-The quantities are those that no processing option changes. *Propagated* is the error of the model run from the tokens,
-*local* that of a block which is fed its exact input, so that only its own error is seen.
+The quantities are those that no processing option changes. The *propagated* error is that of the model run from the tokens.
+The *local* error is that of a block fed its golden input, so only the block's own error shows.
 """
 
 from benchmarks.cell import GridOfCells, figure
@@ -9,13 +9,13 @@ from tlbench.questions.registry import DEPTH
 
 
 class Depth(GridOfCells):
-    """Relative errors of the residual stream, attention, MLP, norms and patterns against the exact ones."""
+    """Relative errors of the residual stream, attention, MLP, norms and patterns against the golden activations."""
 
     question = DEPTH
     version = "1"
 
     def track_propagated_last(self, *cell):
-        return figure(self.measurement.propagated_last, "n/a: no hook point gives the last block's output")
+        return figure(self.measurement.propagated_last, "n/a: no hook point returns the last block's output")
 
     def track_local_max(self, *cell):
         return figure(self._worst()[1], "n/a: no hook point fires")
@@ -28,7 +28,7 @@ class Depth(GridOfCells):
 
     def track_growth_exponent(self, *cell):
         growth = self.measurement.growth
-        return figure(growth and growth.exponent, "n/a: too few blocks have an error for a line through them")
+        return figure(growth and growth.exponent, "n/a: too few blocks have an error to fit a line")
 
     def track_routing_disagreement(self, *cell):
         return figure(self.measurement.routing_disagreement, "n/a: this model has no experts")

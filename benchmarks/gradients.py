@@ -1,11 +1,11 @@
-"""And backwards? Gradients of a logit difference, and what else is read off a model: attributions and patches."""
+"""How wrong are gradients of a logit difference, and what else people compute: head attributions and patch effects?"""
 
 from benchmarks.cell import GridOfCells, figure
 from tlbench.questions.registry import GRADIENTS, READING
 
 
 class Gradients(GridOfCells):
-    """With respect to the embeddings and every block's input, against the exact gradient: the worst block."""
+    """Gradients at the embeddings and every block's input, against the golden gradients: the worst block."""
 
     question = GRADIENTS
     version = "1"
@@ -29,7 +29,7 @@ class Gradients(GridOfCells):
 
 
 class Reading(GridOfCells):
-    """Errors in nats, so that they stand beside an effect."""
+    """Errors in nats, to compare with the size of an effect."""
 
     question = READING
     version = "1"

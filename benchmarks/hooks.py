@@ -1,4 +1,4 @@
-"""Do hooks, caches and generation tell the truth? Most of it needs no reference: it is 0, or the error."""
+"""Are hooks, caches and generation faithful? Most checks need no reference: anything but 0 is an error."""
 
 from benchmarks.cell import GridOfCells, figure
 from tlbench.questions.attempts import NOT_APPLICABLE
@@ -6,49 +6,49 @@ from tlbench.questions.registry import GENERATION, HOOKS
 
 
 class Hooks(GridOfCells):
-    """What hook points promise, and edits through them against the exact function's."""
+    """What hook points promise, and interventions through them against the golden."""
 
     question = HOOKS
     version = "1"
 
-    def found(self, value, *asked):
-        reasons = [self.measurement.reasons[name] for name in asked if name in self.measurement.reasons]
-        # A failure comes before what cannot exist.
+    def _figure(self, value, *attempts):
+        reasons = [self.measurement.reasons[name] for name in attempts if name in self.measurement.reasons]
+        # A failure comes before a not-applicable reason.
         return figure(value, "; ".join(sorted(reasons, key=lambda reason: reason.startswith(NOT_APPLICABLE))))
 
     def track_additivity(self, *cell):
-        return self.found(self.measurement.additivity, "sums")
+        return self._figure(self.measurement.additivity, "sums")
 
     def track_pattern_rows(self, *cell):
-        """0 where every entry of a pattern is at least 0, and every row sums to one less its attention sink's probability.
+        """0 if no entry of a pattern is negative and every row sums to one minus its attention sink's probability.
 
-        Without sinks that is one. With them, as in GPT-OSS, it is what a row of the exact function sums to.
+        Without sinks that is one. With sinks, as in GPT-OSS, it is the sum of the golden's row.
         """
-        return self.found(self.measurement.pattern_rows, "sums", "patterns")
+        return self._figure(self.measurement.pattern_rows, "sums", "patterns")
 
     def track_final_logits(self, *cell):
-        return self.found(self.measurement.final, "final")
+        return self._figure(self.measurement.final, "final")
 
     def track_hook_disturbance(self, *cell):
-        return self.found(self.measurement.disturbance, "cache", "counts")
+        return self._figure(self.measurement.disturbance, "cache", "counts")
 
     def track_silent_hooks(self, *cell):
-        return self.found(len(self.measurement.silent) if self.measurement.n_hooks else None, "counts")
+        return self._figure(len(self.measurement.silent) if self.measurement.n_hooks else None, "counts")
 
     def track_repeated_hooks(self, *cell):
-        return self.found(len(self.measurement.repeated) if self.measurement.n_hooks else None, "counts")
+        return self._figure(len(self.measurement.repeated) if self.measurement.n_hooks else None, "counts")
 
     def track_leftover_hooks(self, *cell):
-        return self.found(self.measurement.leftover if self.measurement.n_hooks else None, "counts")
+        return self._figure(self.measurement.leftover if self.measurement.n_hooks else None, "counts")
 
     def track_stop_at_layer(self, *cell):
-        return self.found(self.measurement.stop_at_layer, "stop_at_layer")
+        return self._figure(self.measurement.stop_at_layer, "stop_at_layer")
 
     def track_start_at_layer(self, *cell):
-        return self.found(self.measurement.start_at_layer, "start_at_layer")
+        return self._figure(self.measurement.start_at_layer, "start_at_layer")
 
     def track_edit_ratio(self, *cell):
-        return self.found(self.measurement.edit_ratio, "edits")
+        return self._figure(self.measurement.edit_ratio, "edits")
 
     track_additivity.unit = "relative error"
     track_pattern_rows.unit = "probability"
@@ -73,7 +73,7 @@ class Generation(GridOfCells):
 
     def track_cache_error_growth(self, *cell):
         growth = self.measurement.growth
-        return figure(growth and growth.exponent, "n/a: too few steps differ for a line through them")
+        return figure(growth and growth.exponent, "n/a: too few steps differ to fit a line")
 
     def track_wrong_tokens(self, *cell):
         return figure(self.measurement.wrong_tokens, self.measurement.reasons.get("greedy", ""))

@@ -1,11 +1,11 @@
-"""What do runs differ by that should agree? No error below this floor means anything."""
+"""How much do runs that should agree differ? No error below this floor means anything."""
 
 from benchmarks.cell import GridOfCells
 from tlbench.questions.registry import NOISE_FLOOR
 
 
 class NoiseFloor(GridOfCells):
-    """The largest difference of the centred logits between two runs. A load and four forwards of its own."""
+    """The largest difference of the centred logits between two runs. Needs its own load and four forward passes."""
 
     question = NOISE_FLOOR
     unit = "nats"

@@ -1,8 +1,8 @@
-"""What does it cost? Time and memory of TransformerLens beside HuggingFace's.
+"""What does it cost? Time and memory of TransformerLens relative to HuggingFace.
 
-The machine's noise is in every second and in no ratio: both sides take turns in one process, and the slowdown is the mean
-over several interpreters of the median of the rounds' ratios. ``Process``, ``ProcessLoading`` and
-``ProcessProcessing`` are asv's own measures.
+Machine noise affects seconds but cancels in ratios: both sides take turns in one process. The slowdown is the mean, over
+several interpreters, of the median ratio over rounds. ``Process``, ``ProcessLoading`` and ``ProcessProcessing`` are asv's
+own measures.
 """
 
 from asv_runner.benchmarks.mark import SkipNotImplemented
@@ -19,11 +19,11 @@ PROCESSED = [option for option in Option if option is not Option.UNPROCESSED]
 
 
 class NativeRun(SharedRun):
-    """A benchmark of times or memory, which belong to a machine: in the shared arithmetic there are none."""
+    """A benchmark of time or memory. These hold for one machine only, so the shared arithmetic has none."""
 
     def setup(self, *cell):
         if wanted() is not Lane.NATIVE:
-            raise SkipNotImplemented("times belong to a machine: name it, `asv run --machine NAME`")
+            raise SkipNotImplemented("times hold for one machine only: name it with `asv run --machine NAME`")
 
 
 class GridOfRuns(NativeRun):
@@ -44,7 +44,7 @@ class GridOfRuns(NativeRun):
 
 
 class _ByOperation(GridOfRuns):
-    """A ratio of each operation. asv does not look at a class whose name begins so."""
+    """One ratio per operation. asv ignores classes that start with an underscore."""
 
     unit = "ratio"
     version = "1"
@@ -63,7 +63,7 @@ class _ByOperation(GridOfRuns):
 
 
 class Slowdown(_ByOperation):
-    """TransformerLens's time over HuggingFace's with eager attention, which is what TransformerLens computes."""
+    """TransformerLens's time over HuggingFace's with eager attention, which TransformerLens also computes."""
 
     def track_hooks(self, *cell):
         return self.ratio(Operation.HOOKS, *cell)
@@ -73,14 +73,14 @@ class Slowdown(_ByOperation):
 
 
 class SlowdownToDefault(Slowdown):
-    """The same over HuggingFace with its default attention, which is what one would run without TransformerLens."""
+    """TransformerLens's time over HuggingFace's with its default attention, which you would run without TransformerLens."""
 
     def ratio(self, operation, *cell):
         return self.ask(SLOWDOWN, operation, *cell).default.ratio
 
 
 class Interval(Slowdown):
-    """Of the slowdown: by which share of it chance moves it from one run to the next, at 99 %."""
+    """How far chance moves the slowdown from one run to the next: half-width of its 99 % interval, relative to it."""
 
     unit = "relative half-width"
 
@@ -98,7 +98,7 @@ class HuggingFace(Slowdown):
 
 
 class Memory(_ByOperation):
-    """What one run holds beyond its model, over HuggingFace's with eager attention; and what it never gives back."""
+    """Peak memory of one run beyond its model, over HuggingFace's with eager attention, and what is never given back."""
 
     def ratio(self, operation, *cell):
         return self.ask(MEMORY, operation, *cell).ratio
@@ -110,7 +110,7 @@ class Memory(_ByOperation):
 
 
 class Growth(GridOfRuns):
-    """Exponents over the largest sizes that were run: 1 is linear, 2 quadratic."""
+    """Growth exponents over the largest sizes that were run: 1 is linear, 2 quadratic."""
 
     unit = "exponent"
     version = "1"
@@ -133,7 +133,7 @@ class Growth(GridOfRuns):
     def exponent(self, kind, axis, *cell):
         scaling = self.ask(SCALING, Operation.FORWARD, *cell)
         growth = getattr(scaling, kind)(axis)
-        reason = scaling.reasons.get(axis, "n/a: too few sizes for a line through them")
+        reason = scaling.reasons.get(axis, "n/a: too few sizes to fit a line")
         return figure(growth and growth.exponent, reason)
 
 
@@ -145,7 +145,7 @@ class GridOfLoads(NativeRun):
 
 
 class Loading(GridOfLoads):
-    """From the files to a model that runs, over HuggingFace's loading; weight processing by itself over the same."""
+    """Loading time over HuggingFace's. With a processing option: the time of processing alone over HuggingFace's loading."""
 
     version = "1"
 
@@ -164,7 +164,7 @@ class Loading(GridOfLoads):
 
 
 class Imports(NativeRun):
-    """``import transformer_lens``, over the import of torch and of transformers' models, in fresh interpreters."""
+    """Time of ``import transformer_lens`` over that of torch and transformers' models, in fresh interpreters."""
 
     version = "1"
 
@@ -182,14 +182,14 @@ class Imports(NativeRun):
 
 
 class Process(GridOfRuns):
-    """Seconds and peak resident bytes as asv takes them, in a process of its own that imports TransformerLens."""
+    """Seconds and peak resident bytes as asv measures them, in its own process that imports TransformerLens."""
 
     version = "1"
     rounds = 1
 
     def setup(self, *cell):
         super().setup(*cell)
-        from tlbench.costs import process as costs  # imports torch, which asv's other processes do without
+        from tlbench.costs import process as costs  # imports torch, which asv's other processes do not need
 
         self.model = or_skip(costs.loaded, RuntimeCell(*cell, Operation.FORWARD))
         self.model.rest()
@@ -220,7 +220,7 @@ class Process(GridOfRuns):
 
 
 class ProcessLoading(GridOfLoads):
-    """The same of loading, without processing."""
+    """The same for loading, without processing."""
 
     params = [load().names(), [*map(str, Dtype)], [str(Option.UNPROCESSED)], [*map(str, Wrapper)]]
     version = "2"
@@ -238,12 +238,12 @@ class ProcessLoading(GridOfLoads):
 
 
 class ProcessProcessing(GridOfLoads):
-    """The same of processing by itself: each time of a new model, loaded before."""
+    """The same for processing alone, each time of a freshly loaded model."""
 
     params = [load().names(), [*map(str, Dtype)], [*map(str, PROCESSED)], [*map(str, Wrapper)]]
     version = "1"
     rounds = 1
-    number = 1  # what is processed is not processed again
+    number = 1  # processing a model twice would measure nothing
     warmup_time = 0
 
     def setup(self, *cell):
@@ -259,6 +259,6 @@ class ProcessProcessing(GridOfLoads):
 
 
 def _loads(*cell):
-    from tlbench.costs import process as costs  # imports torch, which asv's other processes do without
+    from tlbench.costs import process as costs  # imports torch, which asv's other processes do not need
 
     return or_skip(costs.loading, RuntimeCell(*cell, SHAPES[0], Device.CPU, Operation.LOADING))

@@ -9,7 +9,7 @@ from benchmarks.cell import GridOfCells, GridOfReferences, skip_without_golden, 
 
 
 class AgainstTheGolden(ABC):
-    """The figures, read from the one measurement of a cell. It is abstract, so that asv passes it over."""
+    """The figures, read from a cell's one measurement. Abstract, so that asv ignores it."""
 
     version = "1"
 
@@ -57,7 +57,7 @@ class AgainstTheGolden(ABC):
 
 
 class TransformerLens(GridOfCells, AgainstTheGolden):
-    """TransformerLens against the golden, with what a user gets in total and a verdict."""
+    """TransformerLens against the golden, with the total error that a user gets and a verdict."""
 
     @property
     def truth(self):
@@ -72,7 +72,7 @@ class TransformerLens(GridOfCells, AgainstTheGolden):
         return self.truth.difference_rms
 
     def track_difference_p99(self, *cell):
-        """Its 99th percentile."""
+        """The 99th percentile of that error."""
         return self.truth.difference_p99
 
     def track_verdict(self, *cell):
@@ -86,4 +86,4 @@ class TransformerLens(GridOfCells, AgainstTheGolden):
 
 
 class HuggingFace(GridOfReferences, AgainstTheGolden):
-    """HuggingFace itself, relative to its eager attention: a step here is not TransformerLens's."""
+    """HuggingFace itself, relative to its eager attention. A step here does not come from TransformerLens."""

@@ -24,7 +24,8 @@ from tlbench.metrics.figures import ErrorStatistics, Shift, Truth
 from tlbench.questions import answers, registry
 from tlbench.questions.answers import attempt, shared
 from tlbench.questions.question import find
-from tlbench.questions.registry import ACCURACY, NOISE_FLOOR
+from tlbench.questions.registry import ACCURACY, DEPTH, NOISE_FLOOR
+from tlbench.records.depth_profile import DepthProfile, SiteError
 from tlbench.records.measurement import Accuracy, Measurement
 from tlbench.records.outcome import Kind, Outcome
 from tlbench.records.serial import plain, restored
@@ -277,3 +278,11 @@ def test_every_question_is_found_by_its_address_and_has_a_measurer():
     for question in (*registry.QUESTIONS.values(), *costs.QUESTIONS.values()):
         assert find(question.address) is question
         assert callable(question.measurer_function())
+
+
+def test_what_a_record_has_in_order_is_read_back_in_order(measured, tmp_path):
+    """The sites of a depth profile come in the order of computation, and the first wrong one is where a fault is."""
+    sites = {name: SiteError(0.0, 0.0, 0.0, 0.0) for name in ("blocks.0.ln1", "blocks.0.attn_out")}
+    answers._write(DEPTH, CELL, Outcome(Kind.MEASURED, DepthProfile(CELL, 1, sites, (), (), ())), tmp_path, None)
+    record = answers.read(tmp_path / answers.file_name(DEPTH, CELL), DEPTH).require()
+    assert list(record.sites) == list(sites)

@@ -152,12 +152,14 @@ def test_without_the_kernel_torch_has_another_square_root_here():
 ESTABLISH = "from tlbench.arithmetic import establish; found = establish(); print(found.name, found.probe)"
 
 
+@pytest.mark.slow
 def test_a_process_under_the_settings_is_in_the_shared_lane():
     done = in_process(ESTABLISH, arithmetic.environment(Lane.SHARED, os.environ))
     assert done.stdout.split() == ["shared", arithmetic.SHARED_PROBES[HEALTHY.torch]], done.stderr
 
 
 @pytest.mark.skipif(not AVX512, reason="only AVX-512 makes another choice without the settings")
+@pytest.mark.slow
 def test_a_native_process_has_another_probe_and_a_name_of_its_own():
     done = in_process(ESTABLISH, arithmetic.environment(Lane.NATIVE, os.environ))
     name, probe = done.stdout.split()
@@ -165,6 +167,7 @@ def test_a_native_process_has_another_probe_and_a_name_of_its_own():
     assert name == f"native-{probe[:12]}"
 
 
+@pytest.mark.slow
 def test_a_fork_of_an_established_process_computes_with_two_threads():
     code = (
         "import os, torch; from tlbench.arithmetic import establish; establish()\n"
@@ -227,23 +230,23 @@ def test_a_healthy_process_is_not_refused():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"machine": "aarch64"}, "needs an x86-64 processor, and this one is aarch64"),
+        ({"machine": "aarch64"}, "needs an x86-64 processor and this one is aarch64"),
         ({"has_avx2": False}, "needs a processor with AVX2 and FMA"),
         ({"environment": {}}, "started without MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2"),
-        ({"capability": "AVX512"}, "torch computes with AVX512: it was imported before the variables were set"),
-        ({"torch": "9.9.9"}, "no probe is pinned for torch 9.9.9, only for 2.13.0"),
+        ({"capability": "AVX512"}, "torch uses AVX512, because it was imported before the variables were set"),
+        ({"torch": "9.9.9"}, "torch 9.9.9 has no pinned probe; those with one are 2.13.0"),
     ],
 )
 def test_what_cannot_be_in_the_shared_lane_is_refused_in_a_sentence(change, sentence):
     with pytest.raises(WrongArithmetic, match=sentence) as refusal:
         arithmetic.require_shared(replace(HEALTHY, **change))
-    assert "TLBENCH_ARITHMETIC=native, whose figures stay with this machine" in str(refusal.value)
+    assert "TLBENCH_ARITHMETIC=native, whose figures are comparable only on this machine" in str(refusal.value)
 
 
 def test_other_bits_are_refused_with_what_was_found(monkeypatch):
     monkeypatch.setattr(arithmetic, "processor_name", lambda: "Some Processor")
     with pytest.raises(
-        WrongArithmetic, match=r"torch 2\.13\.0 computes other bits on Some Processor with AVX2.*0123456789ab "
+        WrongArithmetic, match=r"torch 2\.13\.0 computes different bits on Some Processor with AVX2.*0123456789ab, "
     ):
         arithmetic.require_same_bits(HEALTHY, "0123456789abcdef" * 4)
 

@@ -19,25 +19,25 @@ def test_a_local_path_is_taken_from_the_catalogue_s_folder(write_catalogue, tmp_
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones(write_catalogue):
-    with pytest.raises(BadInput, match=r"unknown model 'yours'.* has mine"):
+    with pytest.raises(BadInput, match=r"unknown model 'yours': choose one of mine, or add it to"):
         write_catalogue(GOOD).get("yours")
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ('[[model]]\nsource = "zoo"\nfamily = "gpt2"\n', "entry 1 .*'name' is missing"),
-        ('[[model]]\nname = "a"\nfamily = "gpt2"\n', "'source' is missing"),
-        ('[[model]]\nname = "a"\nsource = "zoo"\n', "'family' is missing, which source 'zoo' needs"),
-        ('[[model]]\nname = "a"\nsource = "pypi"\npackage = "p"\n', "'version' is missing"),
-        ('[[model]]\nname = "a"\nsource = "ftp"\n', "source 'ftp' is not one of zoo, pypi, hub, local"),
-        (GOOD + "threads = 0\n", "'threads' is 0"),
-        (GOOD + 'threads = "two"\n', "'threads' is 'two' and must be of type int"),
+        ('[[model]]\nsource = "zoo"\nfamily = "gpt2"\n', "entry 1 .*missing field 'name'"),
+        ('[[model]]\nname = "a"\nfamily = "gpt2"\n', "missing field 'source'"),
+        ('[[model]]\nname = "a"\nsource = "zoo"\n', "missing field 'family', which source 'zoo' requires"),
+        ('[[model]]\nname = "a"\nsource = "pypi"\npackage = "p"\n', "missing field 'version'"),
+        ('[[model]]\nname = "a"\nsource = "ftp"\n', "unknown source 'ftp': expected one of zoo, pypi, hub, local"),
+        (GOOD + "threads = 0\n", "invalid threads = 0: expected at least 1"),
+        (GOOD + 'threads = "two"\n', "invalid threads = 'two': expected type int"),
         (GOOD + "thread = 2\n", "unknown field 'thread'"),
-        (GOOD + GOOD, "two entries are called 'mine'"),
-        (GOOD.replace("mine", "a/b", 1), "a name may hold letters"),
+        (GOOD + GOOD, "duplicate name 'mine'"),
+        (GOOD.replace("mine", "a/b", 1), "invalid name: expected only letters"),
         ("", "no \\[\\[model\\]\\] entry"),
-        ("[[model", "not TOML"),
+        ("[[model", "invalid TOML"),
     ],
 )
 def test_a_malformed_entry_is_refused_naming_entry_and_field(write_catalogue, text, named):

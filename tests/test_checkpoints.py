@@ -74,7 +74,7 @@ def test_a_flipped_bit_is_found_and_mended(one):
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
     path.write_bytes(data)
-    with pytest.raises(BadInput, match=r"model.safetensors has SHA-256 .* truncated or altered"):
+    with pytest.raises(BadInput, match=r"model.safetensors is truncated or altered \(SHA-256 "):
         locate(models.get("one"), models)
     assert ensure(models.get("one"), models).sha256 == checkpoint.sha256
 
@@ -91,7 +91,7 @@ def test_moved_token_ids_are_found(one):
     models, checkpoint = one
     path = checkpoint.folder / "prompts.json"
     path.write_text(path.read_text().replace("1", "2", 1))
-    with pytest.raises(BadInput, match=r"prompts.json has SHA-256"):
+    with pytest.raises(BadInput, match=r"prompts.json is truncated or altered"):
         locate(models.get("one"), models)
 
 
@@ -121,7 +121,7 @@ def test_a_local_folder_is_pinned_once_and_then_must_not_change(own_cache, write
     models, model = local(write_catalogue, folder)
     assert ensure(model, models).folder == folder
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
-    with pytest.raises(BadInput, match=r"config.json has SHA-256"):
+    with pytest.raises(BadInput, match=r"config.json is truncated or altered"):
         ensure(model, models)
 
 
@@ -137,7 +137,7 @@ def test_a_pickle_is_refused(own_cache, write_catalogue, tmp_path, one):
     folder = shutil.copytree(one[1].folder, tmp_path / "mine")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     models, model = local(write_catalogue, folder)
-    with pytest.raises(BadInput, match=r"only the pickle pytorch_model.bin: tlbench reads safetensors only"):
+    with pytest.raises(BadInput, match=r"only the pickle pytorch_model.bin, but tlbench reads only safetensors"):
         ensure(model, models)
 
 
@@ -152,7 +152,7 @@ def test_a_folder_without_a_config_is_refused(own_cache, write_catalogue, tmp_pa
 
 def test_a_folder_that_is_not_there_is_refused(own_cache, write_catalogue, tmp_path):
     models, model = local(write_catalogue, tmp_path / "nowhere")
-    with pytest.raises(BadInput, match="there is no folder"):
+    with pytest.raises(BadInput, match="no folder"):
         ensure(model, models)
 
 
@@ -168,7 +168,7 @@ def test_without_the_hub_a_hub_model_is_skipped_within_a_second(own_cache, write
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     models = write_catalogue('[[model]]\nname = "far"\nsource = "hub"\nrepo = "organisation/model"\n')
     started = time.monotonic()
-    with pytest.raises(CheckpointUnavailable, match="hub cannot be reached"):
+    with pytest.raises(CheckpointUnavailable, match="Hub cannot be reached"):
         ensure(models.get("far"), models)
     assert time.monotonic() - started < 1
 
@@ -196,7 +196,7 @@ def test_a_read_only_cache_is_told(write_catalogue, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("code", "named"),
-    [(errno.ENOSPC, "no space left to write"), (errno.EROFS, "cannot write"), (errno.EACCES, "cannot write")],
+    [(errno.ENOSPC, "no disk space left to write"), (errno.EROFS, "cannot write"), (errno.EACCES, "cannot write")],
 )
 def test_a_disk_that_refuses_is_told_and_leaves_nothing(own_cache, write_catalogue, monkeypatch, code, named):
     def refuse(*_, **__):

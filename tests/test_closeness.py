@@ -128,7 +128,7 @@ def test_huggingface_is_right_within_a_few_roundings_of_the_golden_and_wrong_bey
     assert huggingface_off_by(0.7 * own, own, has_experts) == ""
     assert huggingface_off_by(0.95 * soundness.ROUNDINGS * own, own, has_experts) == ""
     found = huggingface_off_by(1.1 * soundness.ROUNDINGS * own, own, has_experts)
-    assert found.startswith("HuggingFace itself is wrong here: in float32 transformers")
+    assert found.startswith("HuggingFace itself is wrong for this model, not TransformerLens: in float32 transformers")
     assert found.endswith("misreads this config.json: it takes x 1")
 
 

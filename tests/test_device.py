@@ -47,6 +47,7 @@ def touch_as_a_measurement_does():
     return touched
 
 
+@pytest.mark.slow
 def test_a_measuring_server_leaves_the_gpu_to_its_forks(tmp_path, monkeypatch):
     monkeypatch.setenv(LANE_VARIABLE, Lane.NATIVE)
     variables = {device.DEVICE_VARIABLE: "cuda"}

@@ -279,7 +279,7 @@ def test_where_a_hook_of_a_block_never_fires_additivity_is_not_applicable_and_th
     made_up.hook_dict[f"blocks.2.{name}"].times = 0
     found = hooks_of(made_up)
     assert found.additivity is None
-    assert found.reasons["sums"] == f"n/a: a hook does not fire: {name.removeprefix('hook_')}"
+    assert found.reasons["sums"] == f"n/a: no hook fired for {name.removeprefix('hook_')}"
     assert found.silent == (f"blocks.2.{name}",)
     assert found.pattern_rows == 0
 
@@ -376,7 +376,7 @@ def test_a_pattern_of_another_shape_than_the_exact_one_with_sinks_is_no_figure(s
     sinking.hook_dict["blocks.1.attn.hook_pattern"].shown = lambda pattern: pattern[:, 0]
     found = hooks_of(sinking)
     assert found.pattern_rows is None
-    expected = "CellFailed: TransformerLens's pattern has rows of shape [2, 6] where the exact function has [2, 1, 6]"
+    expected = "CellFailed: TransformerLens's pattern has rows of shape [2, 6], the golden's of shape [2, 1, 6]"
     assert found.reasons["patterns"] == expected
 
 
@@ -393,7 +393,7 @@ def test_sinks_without_an_exact_answer_are_not_applicable_and_are_known_by_the_c
     save_file({"model.layers.1.self_attn.sinks": torch.ones(1)}, tmp_path / "two.safetensors")
     found = hooks_of(made_up, checkpoint)
     assert found.pattern_rows is None
-    expected = "n/a: a row sums to one less its attention sink's probability, which is not known: too large"
+    expected = "n/a: a row sums to one minus its attention sink's probability, which is unknown here: too large"
     assert found.reasons["patterns"] == expected
 
 
@@ -683,7 +683,7 @@ def test_errors_of_a_logit_difference_and_of_a_patchs_effect_are_those_that_were
 
 
 def test_where_no_head_has_a_part_of_its_own_or_there_is_no_attribution_it_is_not_applicable(reading_of):
-    assert reading_of().reasons["head_attribution"].startswith("n/a: a norm stands between the heads")
+    assert reading_of().reasons["head_attribution"].startswith("n/a: a norm sits between the heads")
     found = reading_of(heads=torch.zeros(2, N_BLOCKS, 1))
     assert found.head_attribution is None
     assert found.reasons["head_attribution"] == "n/a: this TransformerLens has no ActivationCache.logit_attrs"
@@ -894,7 +894,7 @@ def test_without_a_continuation_there_are_no_tokens_to_be_right_or_wrong(generat
     for answer, what in ((lambda tokens: tokens[:, :-1], r"[2, 47]"), (lambda tokens: "text", "str")):
         found = generation_of(answer=answer)
         assert found.wrong_tokens is None
-        assert found.reasons["greedy"] == f"n/a: generate returned {what} where token ids of shape [2, 48] were expected"
+        assert found.reasons["greedy"] == f"n/a: generate returned {what}: expected token ids of shape [2, 48]"
 
 
 @pytest.mark.parametrize(("dtype", "last_bit"), [("float32", 2**-23), ("float16", 2**-10), ("bfloat16", 2**-7)])

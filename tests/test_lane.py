@@ -85,11 +85,12 @@ def test_a_machine_that_does_not_compute_the_shared_arithmetic_is_refused_in_one
 @pytest.mark.parametrize("kind", [Slowdown, Growth, Imports, Loading, Process])
 def test_times_are_skipped_in_the_shared_arithmetic(kind, monkeypatch):
     monkeypatch.setenv(LANE_VARIABLE, "shared")
-    with pytest.raises(NotImplementedError, match="times belong to a machine"):
+    with pytest.raises(NotImplementedError, match="times hold for one machine only"):
         kind().setup()
 
 
 @pytest.mark.parametrize("before", ["import tlbench, torch", "import torch, tlbench"])
+@pytest.mark.slow
 def test_importing_tlbench_first_brings_torch_into_the_lane_and_importing_it_too_late_is_told(before):
     code = f"{before}\nfrom tlbench import arithmetic\narithmetic.require_shared(arithmetic.find())"
     clean = {name: value for name, value in os.environ.items() if name not in (*SETTINGS, LANE_VARIABLE)}

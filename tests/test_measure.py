@@ -160,7 +160,7 @@ def test_a_cell_without_a_golden_keeps_its_accuracy_and_is_judged_by_huggingface
     assert (found.verdict, found.judged_by) == (Verdict.BENIGN, JudgedBy.HUGGINGFACE)
     assert found.severity == 2
     assert not found.is_final
-    with pytest.raises(NoGolden, match="not intercepted"):
+    with pytest.raises(NoGolden, match="did not intercept"):
         found.require_truth()
 
 

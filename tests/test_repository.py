@@ -4,7 +4,9 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +14,11 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from tests.conftest import ROOT
 from tests.e2e import conftest as end_to_end
-from tlbench import catalogue
 from tlbench.cli import app, common
 from tlbench.grid import Dtype, Option, Wrapper
 
@@ -26,11 +28,12 @@ WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 FORM = GITHUB / "ISSUE_TEMPLATE" / "this-cell-is-wrong.yml"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+PYTEST = (sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider")
 
 
-def run(*words):
+def run(*words, cwd=ROOT):
     """What a command prints, once it has succeeded."""
-    done = subprocess.run([str(word) for word in words], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -87,10 +90,11 @@ def test_the_form_offers_the_words_of_the_grid():
 
 def test_the_form_asks_only_for_commands_that_exist():
     described = " ".join(field["attributes"].get("description", "") for field in fields())
-    asked = re.findall(r"tlbench ([a-z]+) [^`;]*?(--json)?[`;]", described)
+    asked = re.findall(r"tlbench ([a-z]+)([^`;]*)", described)
     assert {name for name, _ in asked} == {"env", "verify", "arithmetic"}
-    for name, option in asked:
-        assert option in CliRunner().invoke(app, [name, "--help"]).output
+    for name, words in asked:
+        known = {option for one in get_command(app).commands[name].params for option in one.opts}
+        assert set(re.findall(r"--[a-z-]+", words)) <= known
 
 
 def fields():
@@ -145,7 +149,8 @@ def test_only_tests_of_the_folder_are_end_to_end():
 
 # CONTRIBUTING.md -----------------------------------------------------------------------------------------------------
 
-# What a recipe of CONTRIBUTING.md has its reader create.
+PATH = r"`((?:tlbench|benchmarks|tests|docs|tools|asv_plugins|results|releases)/[\w./-]+\.\w+)`"
+# What a reader creates who follows the recipes.
 CREATED = {
     "benchmarks/causality.py",
     "tests/test_causality.py",
@@ -154,10 +159,49 @@ CREATED = {
     "tlbench/questions/causality.py",
     "tlbench/records/causality.py",
 }
+COPIED = ("asv_plugins", "benchmarks", "tests", "tlbench", "tools", "pyproject.toml")
 
 
-def test_the_files_that_a_recipe_names_exist():
-    named = set(re.findall(r"`((?:tlbench|benchmarks|tests|docs|tools|asv_plugins|results|releases)/[\w./-]+\.\w+)`", CONTRIBUTING))
+@dataclass(frozen=True)
+class Snippet:
+    """A block of code in a recipe: its language, the file that was named last before it, and its text."""
+
+    language: str
+    path: str
+    text: str
+
+    def sides(self):
+        """Of a diff: what is there before it, and what is there after it."""
+        lines = [line if line else " " for line in self.text.splitlines()]
+        return ("".join(f"{line[1:]}\n" for line in lines if line[0] in signs) for signs in (" -", " +"))
+
+    def apply(self, root):
+        file = root / self.path
+        if self.language == "sh":
+            subprocess.run(self.text, shell=True, cwd=root, check=True)
+        elif self.language == "diff":
+            before, after = self.sides()
+            file.write_text(file.read_text().replace(before, after))
+        elif file.exists():
+            space = "\n\n" if self.language == "python" else "\n"
+            file.write_text(file.read_text() + space + self.text)
+        else:
+            file.write_text(self.text)
+
+
+def snippets():
+    """Every snippet of the recipes, in order."""
+    found, path = [], ""
+    for part in re.finditer(rf"{PATH}|^( *)```(\w+)\n(.*?)^\2```$", CONTRIBUTING, re.MULTILINE | re.DOTALL):
+        if part[1]:
+            path = part[1]
+        else:
+            found.append(Snippet(part[3], path, textwrap.dedent(part[4])))
+    return found
+
+
+def test_the_files_that_contributing_names_exist():
+    named = set(re.findall(PATH, CONTRIBUTING))
     assert named >= CREATED
     assert not [name for name in named - CREATED if not (ROOT / name).is_file()]
     assert not [name for name in CREATED if (ROOT / name).exists()]
@@ -165,20 +209,51 @@ def test_the_files_that_a_recipe_names_exist():
 
 def test_the_targets_that_contributing_names_exist():
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(re.findall(r"`(?:[A-Z_]+=\S+ )*make ([a-z]+)", CONTRIBUTING)) <= set(targets)
+    assert set(re.findall(r"`make ([a-z]+)", CONTRIBUTING)) <= set(targets)
 
 
-def test_snippets_of_python_compile():
-    snippets = re.findall(r"```python\n(.*?)```", re.sub(r"^   ", "", CONTRIBUTING, flags=re.MULTILINE), re.DOTALL)
-    assert snippets
-    for snippet in snippets:
-        compile(snippet, "CONTRIBUTING.md", "exec")
+@pytest.mark.parametrize("snippet", [one for one in snippets() if one.language == "diff"], ids=lambda one: one.path)
+def test_what_a_recipe_changes_is_there_once(snippet):
+    before, after = snippet.sides()
+    assert before != after
+    source = ROOT / snippet.path
+    if snippet.path.endswith("era6.txt"):
+        source = source.with_name("era5.txt")
+    assert source.read_text().count(before) == 1
 
 
-def test_the_entry_of_the_recipe_is_a_model(write_catalogue):
-    entries = re.findall(r"```toml\n(.*?)```", re.sub(r"^   ", "", CONTRIBUTING, flags=re.MULTILINE), re.DOTALL)
-    assert entries
-    known = catalogue.load().names()
-    for entry in entries:
-        (model,) = write_catalogue(entry).models
-        assert model.name not in known
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory):
+    """A copy of the repository, in which every recipe was followed to the letter."""
+    root = tmp_path_factory.mktemp("followed")
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, root / name)
+    for snippet in snippets():
+        snippet.apply(root)
+    return root
+
+
+@pytest.mark.slow
+def test_a_recipe_followed_to_the_letter_leaves_clean_code(followed):
+    files = {one.path for one in snippets() if one.path.endswith(".py")}
+    run(BIN / "ruff", "check", *files, cwd=followed)
+    run(BIN / "ruff", "format", "--check", *files, cwd=followed)
+    run(BIN / "mypy", *(file for file in files if file.startswith("tlbench/")), cwd=followed)
+
+
+@pytest.mark.slow
+def test_a_recipe_followed_to_the_letter_passes_its_tests(followed):
+    files = ("causality", "golden_error", "streaming", "answers", "benchmarks", "installer", "catalogue", "sources")
+    # The new era's lock is made from PyPI.
+    run(*PYTEST, "-k", "not a_lock_pins", *(f"tests/test_{name}.py" for name in files), cwd=followed)
+
+
+@pytest.mark.slow
+def test_a_new_architecture_is_made_pinned_and_loaded_by_huggingface(followed, monkeypatch):
+    monkeypatch.setenv("TLBENCH_CACHE", str(followed / "cache"))
+    run(sys.executable, "-m", "tlbench.cli", "checkpoints", "zoo-smollm3", cwd=followed)
+    run(*PYTEST, "-k", "smollm3", "tests/test_checkpoints.py", "tests/test_golden.py", cwd=followed)

@@ -429,7 +429,7 @@ def test_on_a_gpu_memory_is_what_cuda_counts(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_device_that_is_not_there_is_no_failure():
-    with pytest.raises(NotApplicable, match="'cuda' cannot be used"):
+    with pytest.raises(NotApplicable, match="cannot use the device 'cuda'"):
         located(replace(CELL, device="cuda"))
 
 

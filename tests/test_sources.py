@@ -56,7 +56,7 @@ def test_comments_docstrings_and_line_breaks_are_not_code_and_a_constant_is(copi
     before = sources.code_digest("tlbench.questions.accuracy")
     with_prose = edited(copied, "metrics/figures.py", "from __future__", "# why\n\n\nfrom __future__")
     assert with_prose == before
-    assert edited(copied, "metrics/verdict.py", "One word for a cell", "A single word for a cell") == before
+    assert edited(copied, "metrics/verdict.py", "One word per cell", "A single word per cell") == before
     assert edited(copied, "metrics/figures.py", "Dtype.FLOAT32: 2.0, Dtype", "Dtype.FLOAT32: 2.5, Dtype") != before
 
 

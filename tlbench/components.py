@@ -1,9 +1,9 @@
 """The quantities inside a block that every implementation has and no processing option changes.
 
-A block's input and output, what attention and MLP add to it, the attention pattern, and what its norms pass on before
-their gain. Options move weights between modules (a norm's gain into the next matrix, a value bias behind the attention,
-the mean of what is written to the residual stream away), and all but the last leave these as they are; the last is taken
-out by centring over d_model, in models whose norms centre.
+They are a block's input and output, what attention and MLP add to it, the attention pattern, and the norms' output before
+their gain. Options move weights between modules: a norm's gain into the next matrix, a value bias past the attention, or
+the mean out of what is written to the residual stream. Only the last changes these quantities, and centring over d_model
+removes it, in models whose norms centre.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from enum import StrEnum
 
 
 class Component(StrEnum):
-    """In the order in which a block computes them, so that the first wrong one is where a fault is."""
+    """The quantities in order of computation, so that the first wrong one locates a fault."""
 
     RESID_PRE = "resid_pre"
     """The block's input. ``[batch, pos, d_model]``"""
     LN1 = "ln1"
-    """The norm before the attention, before its gain and bias."""
+    """The output of the norm before attention, without its gain and bias."""
     PATTERN = "pattern"
     """The attention probabilities. ``[batch, head, query_pos, key_pos]``"""
     ATTN_OUT = "attn_out"
-    """What the attention adds to the residual stream."""
+    """What attention adds to the residual stream."""
     LN2 = "ln2"
-    """The norm before the MLP, before its gain and bias."""
+    """The output of the norm before the MLP, without its gain and bias."""
     MLP_OUT = "mlp_out"
     """What the MLP adds to the residual stream."""
     RESID_POST = "resid_post"
-    """The block's output, which is the next one's input."""
+    """The block's output and the next block's input."""
 
     @property
     def is_residual(self) -> bool:
-        """Whether it lives in the residual stream, and so is centred where writing weights may be."""
+        """Whether it lives in the residual stream, and so is centred if writing weights may be."""
         return self in (Component.RESID_PRE, Component.ATTN_OUT, Component.MLP_OUT, Component.RESID_POST)
 
     @property
@@ -50,13 +50,13 @@ class Component(StrEnum):
 
 BLOCK_COMPONENTS = tuple(Component)
 ROUTING = "routing"
-"""Which experts each token goes to, in mixtures of experts: a mask ``[batch, pos, expert]``. It is no quantity with an
-error, but right or wrong."""
+"""Which experts each token goes to, in mixtures of experts: a mask ``[batch, pos, expert]``. It has no error: it is right
+or wrong."""
 LN_FINAL, LOGITS = "ln_final", "logits"
 END = (LN_FINAL, LOGITS)
 """What comes after the last block."""
 
 
 def site(block: int, component: Component | str) -> str:
-    """The name of a quantity, for tensors that are kept by name."""
+    """The name of a quantity, for tensors stored by name."""
     return f"blocks.{block}.{component}"

@@ -1,4 +1,4 @@
-"""On which device models run: ``$TLBENCH_DEVICE``, by default ``cpu``. Exact answers are always computed on the CPU."""
+"""The device that models run on: ``$TLBENCH_DEVICE``, by default ``cpu``. Goldens are always computed on the CPU."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ DEVICE_VARIABLE = "TLBENCH_DEVICE"
 
 
 def current() -> str:
-    """The device's name as torch spells it. It is not touched: a process that touched CUDA cannot fork others that use it.
+    """The device's name as torch spells it.
+
+    This does not initialise the device, because forks cannot use CUDA once their parent has initialised it.
 
     Raises:
-        BadInput: if the shared arithmetic is wanted too, which only processors compute.
+        BadInput: if the name is not ``cpu`` but the shared arithmetic is requested, which only a CPU computes.
     """
     name = os.environ.get(DEVICE_VARIABLE) or "cpu"
     if name != "cpu" and arithmetic.wanted() is arithmetic.Lane.SHARED:
         raise BadInput(
-            f"{DEVICE_VARIABLE}={name} and the shared arithmetic exclude each other, since no GPU computes it: set "
-            f"{arithmetic.LANE_VARIABLE}={arithmetic.Lane.NATIVE}, whose figures stay with this machine"
+            f"cannot use {DEVICE_VARIABLE}={name} with the shared arithmetic, which only a CPU computes: set "
+            f"{arithmetic.LANE_VARIABLE}={arithmetic.Lane.NATIVE}, whose figures are comparable only on this machine"
         )
     return name
 
 
 def require(name: str) -> None:
-    """Make sure that a device can be used, by using it.
+    """Check that a device works, by using it.
 
     Raises:
-        BadInput: if torch does not know it, or this machine has none.
-        CellFailed: if there is one and it fails.
+        BadInput: if torch does not support it, or this machine has none.
+        CellFailed: if the machine has it but it fails.
     """
     if name == "cpu":
         return
@@ -43,12 +45,12 @@ def require(name: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
         if is_there:
-            raise CellFailed(f"the device {name!r} is there and fails: {reason}") from None
-        raise BadInput(f"the device {name!r} cannot be used ({reason}): choose cpu, or a machine that has it") from None
+            raise CellFailed(f"the device {name!r} exists but fails: {reason}") from None
+        raise BadInput(f"cannot use the device {name!r} ({reason}): use cpu, or a machine that has it") from None
 
 
 def synchronized_clock() -> float:
-    """Seconds, once the device in use has done all that it was given."""
+    """The time in seconds, after waiting for the current device to finish its work."""
     import time
 
     if (name := current()) != "cpu":

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: hashes, atomic writes and locks between processes."""
+"""File utilities: hashes, atomic writes, and locks between processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tlbench.exceptions import BadInput
 
 CHUNK_BYTES = 1 << 20
 SETTLED_S = 2.0
-"""Far longer than a tick of any clock that files are stamped by."""
+"""Much longer than the resolution of any file system's timestamps."""
 
 
 def sha256_of(path: Path) -> str:
@@ -34,11 +34,11 @@ def sha256_of(path: Path) -> str:
 
 
 def sha256_of_unchanged(path: Path) -> str:
-    """The same, computed once by a process and its forks for as long as nothing writes to the file.
+    """The same hash, computed once per process and its forks until something writes to the file.
 
-    The kernel moves a file's ctime at every write to it, and no call sets it back; so the same inode of the same size
-    with the same ctime and mtime holds the same bytes. A ctime is as coarse as the kernel's clock: of a file that was
-    written in the last seconds nothing is kept.
+    The kernel updates a file's ctime at every write, and no call can set it back. So an unchanged inode, size, ctime and
+    mtime means unchanged bytes. A ctime is only as fine as the kernel's clock, so the hash of a file written within the last
+    seconds is not remembered.
     """
     state = path.stat()
     if abs(time.time() - state.st_ctime) < SETTLED_S:
@@ -52,53 +52,59 @@ def _sha256_of_state(path: Path, *_: int) -> str:
 
 
 def tree_digest(files: dict[str, str]) -> str:
-    """One SHA-256 for a set of files, from each relative name and the hash of its bytes."""
+    """One SHA-256 for a set of files, from the hash of each by relative name."""
     return hashlib.sha256(canonical_json(files).encode()).hexdigest()
 
 
 def canonical_json(value: Any) -> str:
-    """JSON that is the same text for the same value: sorted keys, no spaces."""
+    """JSON with sorted keys and no spaces, so that equal values give the same text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
-    """A temporary path beside ``target`` that takes its place only if the block succeeds.
+    """Provide a temporary path beside ``target``, and move it there only if the block succeeds.
 
     Raises:
-        BadInput: if the folder cannot be written or the disk is full, saying which and what to set.
+        BadInput: if the folder is not writable or the disk is full, with what to change.
     """
-    with _speaking_of(target):
+    with _disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         os.close(handle)
     temporary = Path(name)
     try:
-        with _speaking_of(target):
+        with _disk_errors(target):
             yield temporary
             os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(target: Path, value: Any) -> None:
-    """Write ``value`` as sorted, indented JSON, whole or not at all."""
+def write_json(target: Path, value: Any, *, sort: bool = True) -> None:
+    """Write ``value`` as indented JSON, whole or not at all.
+
+    Args:
+        target: the file.
+        value: what ``json.dumps`` takes.
+        sort: whether keys are sorted, so that equal values give equal files; else they keep their order.
+    """
     with written_whole(target) as path:
-        path.write_text(json.dumps(value, sort_keys=True, indent=1) + "\n")
+        path.write_text(json.dumps(value, sort_keys=sort, indent=1) + "\n")
 
 
 @contextmanager
 def folder_written_whole(target: Path) -> Iterator[Path]:
-    """A temporary folder beside ``target`` that takes its place only if the block succeeds.
+    """Provide a temporary folder beside ``target``, and move it there only if the block succeeds.
 
     Raises:
-        BadInput: if the folder cannot be written or the disk is full, saying which and what to set.
+        BadInput: if the folder is not writable or the disk is full, with what to change.
     """
-    with _speaking_of(target):
+    with _disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        with _speaking_of(target):
+        with _disk_errors(target):
             yield temporary
             if target.exists():
                 shutil.rmtree(target)
@@ -109,8 +115,8 @@ def folder_written_whole(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock ``path`` between processes and threads; it is released when a process dies."""
-    with _speaking_of(path):
+    """Hold the lock file ``path`` against other processes and threads. It is released even if the process dies."""
+    with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path)
         lock.acquire()
@@ -121,14 +127,14 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _speaking_of(path: Path) -> Iterator[None]:
-    """Turn the disk's refusals into one sentence."""
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Within the block, turn a full or read-only disk into ``BadInput``."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BadInput(
-                f"no space left to write {path}: free some, or set TLBENCH_CACHE to a folder on a larger disk"
+                f"no disk space left to write {path}: free some, or set TLBENCH_CACHE to a folder on a larger disk"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise BadInput(

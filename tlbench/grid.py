@@ -1,4 +1,4 @@
-"""The words of the grid: a cell is one (model, dtype, processing option, wrapper)."""
+"""The vocabulary of the grid: a cell is one (model, dtype, processing option, wrapper)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tlbench.exceptions import BadInput
 
 
 class Dtype(StrEnum):
-    """The floating-point type in which both models hold their weights and compute."""
+    """The floating-point type of both models' weights and arithmetic."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -19,7 +19,7 @@ class Dtype(StrEnum):
 
 
 class Option(StrEnum):
-    """Which of TransformerLens's weight-processing steps is switched on."""
+    """The TransformerLens weight-processing step that is switched on."""
 
     UNPROCESSED = "unprocessed"
     FOLD_LN = "fold_ln"
@@ -29,7 +29,7 @@ class Option(StrEnum):
     ALL_OPTIONS = "all_options"
 
     def flags(self) -> dict[str, bool]:
-        """The keyword arguments of TransformerLens that stand for this option."""
+        """TransformerLens's keyword arguments for this option."""
         return {
             flag: self in (flag, Option.ALL_OPTIONS)
             for flag in ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
@@ -37,14 +37,14 @@ class Option(StrEnum):
 
 
 class Wrapper(StrEnum):
-    """Which of TransformerLens's model classes is measured."""
+    """The TransformerLens model class under test."""
 
     HOOKED_TRANSFORMER = "HookedTransformer"
     TRANSFORMER_BRIDGE = "TransformerBridge"
 
 
 class Space(StrEnum):
-    """Where the difference between two models' outputs is taken; see :mod:`tlbench.metrics.hf_error`."""
+    """The space in which two models' outputs are compared; see :mod:`tlbench.metrics.hf_error`."""
 
     ORIGIN = "origin"
     PROBABILITY = "probability"
@@ -52,7 +52,7 @@ class Space(StrEnum):
 
 
 class Statistic(StrEnum):
-    """How the absolute errors of every entry are condensed into one number."""
+    """How the absolute errors of all entries are reduced to one number."""
 
     MAX = "max"
     MEAN = "mean"
@@ -61,32 +61,32 @@ class Statistic(StrEnum):
 
 
 class Attention(StrEnum):
-    """Which of HuggingFace's attention implementations computes the reference."""
+    """The HuggingFace attention implementation that computes the reference."""
 
     EAGER = "eager"
     DEFAULT = "default"
 
 
 class Operation(StrEnum):
-    """What is done with a model when its time and memory are measured."""
+    """What a model does while its time and memory are measured."""
 
     LOADING = "loading"
-    """From the files to a model that can run, without weight processing."""
+    """Loading the files into a runnable model, without weight processing."""
     PROCESSING = "processing"
-    """TransformerLens's weight processing of a loaded model. HuggingFace has none: it stands beside its loading."""
+    """TransformerLens's weight processing of a loaded model. HuggingFace has none, so this is compared with its loading."""
     FORWARD = "forward"
     HOOKS = "hooks"
-    """A forward pass with a hook on every point that changes nothing, beside HuggingFace's plain one."""
+    """A forward pass with a no-op hook on every hook point, against HuggingFace's plain forward pass."""
     CACHE = "cache"
-    """``run_with_cache``, beside HuggingFace's plain forward pass."""
+    """``run_with_cache``, against HuggingFace's plain forward pass."""
     BACKWARD = "backward"
     """A forward pass, its cross-entropy, and the gradients of all parameters."""
     GENERATION = "generation"
-    """Greedy, with the key-value cache."""
+    """Greedy generation with the key-value cache."""
 
 
 class Device(StrEnum):
-    """What the models run on."""
+    """The device the models run on."""
 
     CPU = "cpu"
     CUDA = "cuda"
@@ -96,10 +96,10 @@ Word = TypeVar("Word", bound=StrEnum)
 
 
 def parse(kind: type[Word], text: str) -> Word:
-    """The member of an enumeration that ``text`` names.
+    """The enum member that ``text`` names.
 
     Raises:
-        BadInput: if there is none; the message lists the ones there are.
+        BadInput: if there is none. The message lists the valid ones.
     """
     try:
         return kind(text)
@@ -110,16 +110,16 @@ def parse(kind: type[Word], text: str) -> Word:
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One point of the grid. Plain strings are accepted and checked.
+    """One point of the grid. Accepts plain strings and validates them.
 
     Attributes:
-        model: a name of the catalogue, such as ``zoo-gpt2``.
-        dtype: the type of weights and arithmetic.
-        option: the weight processing that TransformerLens is asked for.
+        model: a catalogue name, such as ``zoo-gpt2``.
+        dtype: the dtype of weights and arithmetic.
+        option: TransformerLens's weight processing.
         wrapper: the TransformerLens class.
 
     Raises:
-        BadInput: for a dtype, option or wrapper that does not exist.
+        BadInput: for an unknown dtype, option or wrapper.
     """
 
     model: str
@@ -138,15 +138,15 @@ class Cell:
 
 @dataclass(frozen=True, order=True)
 class ReferenceCell:
-    """One point of HuggingFace's own grid. Plain strings are accepted and checked.
+    """One point of HuggingFace's own grid. Accepts plain strings and validates them.
 
     Attributes:
-        model: a name of the catalogue.
-        dtype: the type of weights and arithmetic.
+        model: a catalogue name.
+        dtype: the dtype of weights and arithmetic.
         attention: HuggingFace's attention implementation.
 
     Raises:
-        BadInput: for a dtype or attention that does not exist.
+        BadInput: for an unknown dtype or attention.
     """
 
     model: str
@@ -166,19 +166,19 @@ SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 
 @dataclass(frozen=True, order=True)
 class RuntimeCell:
-    """One point of the grid of costs. Plain strings are accepted and checked.
+    """One point of the cost grid. Accepts plain strings and validates them.
 
     Attributes:
-        model: a name of the catalogue.
-        dtype: the type of weights and arithmetic.
-        option: the weight processing that TransformerLens is asked for.
+        model: a catalogue name.
+        dtype: the dtype of weights and arithmetic.
+        option: TransformerLens's weight processing.
         wrapper: the TransformerLens class.
-        shape: sequences by tokens, such as ``1x64``.
-        device: what the models run on.
-        operation: what is done with them.
+        shape: SEQUENCESxTOKENS, such as ``1x64``.
+        device: the device the models run on.
+        operation: what they do there.
 
     Raises:
-        BadInput: for a word that does not exist, or a shape that is none.
+        BadInput: for an unknown dtype, option, wrapper, device or operation, or an invalid shape.
     """
 
     model: str
@@ -194,21 +194,21 @@ class RuntimeCell:
             object.__setattr__(self, name, parse(kind, getattr(self, name)))
         object.__setattr__(self, "operation", parse(Operation, self.operation))
         if not SHAPE.fullmatch(self.shape):
-            raise BadInput(f"the shape {self.shape!r} is none: write sequences x tokens, such as 1x64")
+            raise BadInput(f"invalid shape {self.shape!r}: expected SEQUENCESxTOKENS, e.g. 1x64")
 
     @property
     def batch(self) -> int:
-        """Sequences."""
+        """Number of sequences."""
         return int(self.shape.split("x")[0])
 
     @property
     def length(self) -> int:
-        """Tokens of each."""
+        """Tokens per sequence."""
         return int(self.shape.split("x")[1])
 
     @property
     def cell(self) -> Cell:
-        """The cell of the grid of errors."""
+        """The matching cell of the error grid."""
         return Cell(self.model, self.dtype, self.option, self.wrapper)
 
     def __str__(self) -> str:
@@ -217,7 +217,7 @@ class RuntimeCell:
 
 @dataclass(frozen=True)
 class Import:
-    """The one point where nothing but the import is measured."""
+    """The single cell that measures nothing but the import."""
 
     def __str__(self) -> str:
         return "import"

@@ -1,4 +1,4 @@
-"""Where things are kept. Everything that is not in the repository lies under one cache folder."""
+"""Where tlbench stores files. Everything outside the repository is in one cache folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tlbench.arithmetic import wanted
 
 CACHE_VARIABLE = "TLBENCH_CACHE"
 MACHINE_VARIABLE = "TLBENCH_MACHINE"
-"""The name of asv's machine that a run's results are stored under, which asv_plugins/lane.py sets."""
+"""asv's machine name for the results of a run. asv_plugins/lane.py sets it."""
 COMMIT_VARIABLE, CONFIGURATION_VARIABLE = "ASV_COMMIT", "ASV_CONF_DIR"
-"""What asv tells a benchmark: the commit under test, and where its configuration lies."""
+"""Set by asv for benchmarks: the commit under test, and the folder of asv's configuration."""
 OUTCOMES = Path(".asv") / "outcomes"
 
 
@@ -29,7 +29,7 @@ def package_dir() -> Path:
 
 
 def outcomes_dir() -> Path | None:
-    """Where outcomes are kept in a run of asv, beside its environments, by machine and commit; else None."""
+    """The folder for outcomes of an asv run, by machine and commit, beside asv's environments. None outside asv."""
     commit, configuration = os.environ.get(COMMIT_VARIABLE), os.environ.get(CONFIGURATION_VARIABLE)
     machine = os.environ.get(MACHINE_VARIABLE) or wanted()
     return Path(configuration) / OUTCOMES / machine / commit if commit and configuration else None

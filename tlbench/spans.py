@@ -1,8 +1,8 @@
-"""Where the time of a run goes: seconds by category, written only where ``TLBENCH_PROFILE`` names a folder.
+"""Profile where the time of a run goes, in seconds by category. Off unless ``TLBENCH_PROFILE`` names a folder.
 
-A span's time is exclusive: what passes in a span within it is that one's. A process writes one line of JSON whenever its
-outermost span ends, so that one which then leaves by ``os._exit``, as forks do, loses nothing; ``python -m tools.perf
-profile`` adds the lines up. Needs nothing but the standard library, since the installer runs before anything is installed.
+A span's time is exclusive: time in a nested span counts only for the nested one. A process writes one line of JSON whenever
+its outermost span ends. So forks, which exit through ``os._exit``, lose nothing. ``python -m tools.perf profile`` sums the
+lines. This module uses only the standard library, because the installer runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ FILE_NAME = "spans.jsonl"
 
 
 class Category(StrEnum):
-    """What time is spent on."""
+    """What the time is spent on."""
 
     INSTALL = "install"
     """Building and installing TransformerLens and its dependencies."""
     IMPORT = "import"
     """Importing them."""
     LOAD = "load"
-    """TransformerLens and HuggingFace loading a checkpoint."""
+    """Loading a checkpoint in TransformerLens and HuggingFace."""
     PROCESS = "process"
-    """TransformerLens processing the weights."""
+    """Weight processing in TransformerLens."""
     FORWARD = "forward"
     VERIFY = "verification"
-    """Which TransformerLens was imported, and whether a checkpoint is the pinned one."""
+    """Verifying the imported TransformerLens and the checkpoint."""
     FINGERPRINT = "fingerprints of weights"
     READ = "references and goldens"
     """Finding, verifying and reading them."""
     ARITHMETIC = "arithmetic"
-    """The errors and their statistics."""
+    """Computing the errors and their statistics."""
     KEEP = "keeping and finding figures"
     ANSWER = "reading figures"
-    """What asv's own processes do beside waiting."""
+    """The work of asv's own processes, apart from waiting."""
     WAIT = "waiting"
-    """asv's processes, for the measuring server: this time passes there, too."""
+    """asv's processes waiting for the measuring server. This time is also counted there."""
 
 
 Totals = dict[str, tuple[float, int]]
-"""Category to seconds and number of spans."""
+"""Seconds and number of spans by category."""
 
 
 @dataclass
 class _Open:
-    """A span that has not ended: when it began, and the seconds of the spans that ended within it."""
+    """An open span: when it began, and the seconds of the nested spans that have ended."""
 
     began: float
     within: float = 0.0
@@ -61,11 +61,11 @@ class _Open:
 
 @dataclass
 class Recorder:
-    """The open spans of one process, and what has ended since the outermost began.
+    """The open spans of one process, and the totals since the outermost one began.
 
     Attributes:
-        write: is given the totals whenever the outermost span ends.
-        clock: seconds.
+        write: called with the totals whenever the outermost span ends.
+        clock: returns seconds.
     """
 
     write: Callable[[Totals], None]
@@ -75,7 +75,7 @@ class Recorder:
 
     @contextmanager
     def span(self, category: Category) -> Iterator[None]:
-        """Count the time of the block, less that of the spans in it."""
+        """Count the time of the block, minus that of nested spans."""
         opened = _Open(self.clock())
         self._open.append(opened)
         try:
@@ -93,18 +93,18 @@ class Recorder:
 
 
 def span(category: Category) -> AbstractContextManager[None]:
-    """Count the time of the block, if this run is profiled."""
+    """Count the time of the block if profiling is on."""
     folder = os.environ.get(PROFILE_VARIABLE)
     return _recorder(folder, os.getpid()).span(category) if folder else nullcontext()
 
 
 @lru_cache(maxsize=1)
 def _recorder(folder: str, pid: int) -> Recorder:
-    """This process's. A fork has another pid, so it begins with no span open, whatever its parent was in."""
+    """This process's recorder. A fork has another pid, so it starts without the open spans of its parent."""
     path = Path(folder) / FILE_NAME
 
     def write(totals: Totals) -> None:
-        # One write to a file opened for appending is not torn apart by another process's.
+        # A single write to a file opened for appending cannot interleave with another process's write.
         with path.open("ab", buffering=0) as file:
             file.write(json.dumps({"pid": pid, "spans": totals}).encode() + b"\n")
 
@@ -112,7 +112,7 @@ def _recorder(folder: str, pid: int) -> Recorder:
 
 
 def read(folder: Path) -> Totals:
-    """The sum over all processes that wrote into a folder."""
+    """The totals over all processes that wrote to a folder."""
     path = folder / FILE_NAME
     sums: Totals = {}
     for line in path.read_text().splitlines() if path.exists() else ():

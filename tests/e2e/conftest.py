@@ -20,7 +20,8 @@ from tlbench.checkpoints import ensure
 from tlbench.history import SourceCommit, SourceFile, build_from_trees, build_history, read_sdist
 from tlbench.paths import cache_dir
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 BIN = Path(sys.executable).parent
 RELEASE = "2.18.0"
 CONVERSION = "transformer_lens/pretrained/weight_conversions/gpt2.py"
@@ -28,6 +29,13 @@ WEIGHT = 'state_dict["blocks.0.mlp.W_in"]'
 RETURN = b"    return state_dict"
 MODELS = ("zoo-gpt2", "zoo-llama")
 MACHINE = "shared-x86-64-e2e"
+
+
+def pytest_collection_modifyitems(items):
+    """Mark every test of this folder: pytest gives a folder's hook the tests of all folders."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.e2e)
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def test_the_reasons_are_told(project):
         [BIN / "tlbench", "outcomes", "--failed"], cwd=project.folder, capture_output=True, text=True, check=True
     )
     assert re.search(r"TransformerLens returned \d+ non-finite logits", done.stdout)
-    assert "does not import (ModuleNotFoundError: No module named 'nothing_like_it')" in done.stdout
+    assert "importing TransformerLens failed (ModuleNotFoundError: No module named 'nothing_like_it')" in done.stdout
 
 
 def test_what_is_skipped_is_not_what_failed(project):
@@ -183,5 +183,5 @@ def test_a_commit_is_installed_apart_and_proved(project, monkeypatch):
         [made.python, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
     )
     assert done.stdout.split()[-1] == commit
-    with pytest.raises(BadInput, match="no repository on this machine has that commit"):
+    with pytest.raises(BadInput, match="no such commit in the clones of TransformerLens on this machine"):
         environments.lens_environment("0" * 40)

@@ -5,6 +5,7 @@ import pytest
 from tests.e2e.slow_history import measure, slow_project, slower
 from tlbench import catalogue
 from tlbench.checkpoints import ensure
+from tlbench.paths import CACHE_VARIABLE, cache_dir
 from tlbench.report.slowdowns import rows
 from tlbench.report.stored import StoredResults
 
@@ -18,6 +19,7 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slow")
     (folder / "home").mkdir()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(cache_dir()))  # which lies in the user's own home
         patch.setenv("HOME", str(folder / "home"))
         made = slow_project(folder, share=0.5)
         measure(made, MODEL, "plain", "documented", "slow")

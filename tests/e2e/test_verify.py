@@ -111,7 +111,7 @@ def test_the_noise_floor_can_be_left_out_and_the_verdict_stays():
     [
         (["no such model!"], "is no model of"),
         (["zoo-gpt2", "--dtype", "float8"], "unknown dtype 'float8'"),
-        (["zoo-gpt2", "--tl", "0.0.0.0"], "no release"),
+        (["zoo-gpt2", "--tl", "0.0.0.0"], "expected a folder, a release"),
         (["zoo-gpt2"], "no TransformerLens is installed beside tlbench"),
         (["zoo-gpt2", "--tl", "tests"], "no pyproject.toml"),
         (["tests", "--tl", RELEASE], "no config.json"),

@@ -58,7 +58,7 @@ def test_an_empty_answer_is_refused_and_does_not_replace_the_kept_listing(
 ) -> None:
     before = build()
     monkeypatch.setattr(index, "packages", [])
-    with pytest.raises(BadInput, match="asked for no release; the package index has 0 source releases"):
+    with pytest.raises(BadInput, match="no source release selected: the package index has 0 source releases"):
         build()
     index.reachable = False
 

@@ -106,7 +106,7 @@ def test_a_second_run_downloads_and_writes_nothing(build: Build, index: FakeInde
     assert second.commits == first.commits
     assert second.repository.stat().st_ino == inode
     assert index.fetched == []
-    assert "nothing to do" in str(second)
+    assert "already up to date" in str(second)
 
 
 def test_a_repository_that_lost_a_tag_is_written_again(build: Build) -> None:
@@ -137,7 +137,9 @@ def test_without_a_network_an_archive_that_is_missing_is_named(build: Build, ind
     build()
     index.reachable = False
     (tmp_path / "sdists" / index.packages[1].filename).unlink()
-    with pytest.raises(BadInput, match=r"asked the package index for transformer_lens-2\.17\.0\.tar\.gz, in vain"):
+    with pytest.raises(
+        BadInput, match=r"cannot download transformer_lens-2\.17\.0\.tar\.gz \(ConnectionError\): connect to the network"
+    ):
         build("another.git")
 
 
@@ -196,7 +198,7 @@ def test_the_index_cannot_name_a_file_outside_of_the_downloads(build: Build, ind
 def test_an_unsafe_archive_leaves_the_old_repository_as_it_was(build: Build, index: FakeIndex, tmp_path: Path) -> None:
     before = build()
     index.upload("4.1.0", extra=[(tarfile.TarInfo("transformer_lens-4.1.0/../../outside.py"), b"x = 1\n")])
-    with pytest.raises(BadInput, match="path is unsafe"):
+    with pytest.raises(BadInput, match="unsafe path"):
         build()
 
     assert git(before.repository, "rev-parse", "main") == before.commits["v3.9.0"]
@@ -207,7 +209,7 @@ def test_a_folder_that_is_not_ours_is_refused_before_anything_is_downloaded(
     build: Build, index: FakeIndex, tmp_path: Path
 ) -> None:
     subprocess.run(["git", "init", "--quiet", "--bare", str(tmp_path / "tl.git")], check=True)
-    with pytest.raises(BadInput, match="tlbench did not make it"):
+    with pytest.raises(BadInput, match="tlbench did not create it"):
         build()
     assert index.fetched == []
 
@@ -224,9 +226,9 @@ def test_without_git_nothing_is_downloaded(
 @pytest.mark.parametrize(
     ("versions", "complaint"),
     [
-        (["2.17.0", "9.9"], r"asked for 9\.9; .* 7 source releases, 1\.2\.1 to 4\.0\.0rc1"),
-        (["newest"], "newest.*name releases as PyPI does"),
-        ([], "asked for no release"),
+        (["2.17.0", "9.9"], r"no source release 9\.9: .* 7 source releases, 1\.2\.1 to 4\.0\.0rc1"),
+        (["newest"], "newest.*give versions as on PyPI"),
+        ([], "no source release selected"),
     ],
 )
 def test_versions_that_do_not_exist_are_refused(build: Build, versions: list[str], complaint: str) -> None:

@@ -95,10 +95,10 @@ def test_odd_names_and_bytes_survive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("commits", "complaint"),
     [
-        ([commit("same"), commit("same")], "cannot write the commit 'same'"),
+        ([commit("same"), commit("same")], "cannot write commit 'same'"),
         ([commit("child", parent="later"), commit("later")], "'child' with parent 'later'"),
         ([commit("naive", time=datetime(2024, 1, 1))], "a time with a time zone"),
-        ([commit("good"), commit("escaping", files={"../outside.py": SourceFile(b"")})], "path is unsafe"),
+        ([commit("good"), commit("escaping", files={"../outside.py": SourceFile(b"")})], "unsafe path"),
         (
             [commit("a tag with spaces"), commit("large", files={"large": SourceFile(bytes(1 << 20))})],
             "git fast-import",
@@ -115,7 +115,7 @@ def test_a_folder_that_is_not_ours_is_refused_and_unharmed(tmp_path: Path) -> No
     clone = tmp_path / "clone.git"
     subprocess.run(["git", "init", "--quiet", "--bare", str(clone)], check=True)
     before = sorted(clone.rglob("*"))
-    with pytest.raises(BadInput, match="tlbench did not make it"):
+    with pytest.raises(BadInput, match="tlbench did not create it"):
         build_from_trees(clone, [commit("first")])
 
     assert sorted(clone.rglob("*")) == before

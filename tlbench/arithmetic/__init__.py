@@ -1,8 +1,9 @@
-"""One arithmetic for all machines, or this machine's own.
+"""The arithmetic that figures are computed in: one that all machines share, or this machine's own.
 
-torch chooses its kernels by processor, so the same forward pass has other bits elsewhere. Three environment variables make
-every x86-64 processor with AVX2 compute alike, except for the square root: MKL's is not correctly rounded and differs by
-processor, and no variable changes that, so torch's is replaced here. A hash of what torch then computes proves the result.
+torch picks its kernels by processor, so the same forward pass gives different bits on another machine. Three environment
+variables make every x86-64 processor with AVX2 compute the same bits, except in the square root: MKL's is not correctly
+rounded, differs by processor, and no variable changes that. So tlbench replaces torch's square root. A hash of torch's
+results, the probe, then verifies that this process computes the shared arithmetic.
 
 Errors are measured in the ``shared`` lane unless ``$TLBENCH_ARITHMETIC`` is ``native``. Times are always native.
 """
@@ -23,37 +24,38 @@ from tlbench.exceptions import BadInput, CellFailed
 
 LANE_VARIABLE = "TLBENCH_ARITHMETIC"
 SHARED_MACHINE = "shared-x86-64"
-"""The name of asv's machine under which figures of the shared lane are stored, whichever machine computes them."""
+"""asv's machine name for all figures of the shared lane, whichever machine computes them."""
 
 
 class Lane(StrEnum):
-    """Whose arithmetic computes the figures."""
+    """Which arithmetic computes the figures."""
 
     SHARED = "shared"
     """The same bits on every x86-64 processor with AVX2."""
     NATIVE = "native"
-    """Whatever torch chooses for this processor: the figures stay with this machine."""
+    """Whatever torch picks for this processor. These figures are comparable only on the same machine."""
 
 
 SETTINGS: Mapping[str, str] = {
-    # MKL's matrix products, else chosen by vendor and instruction set: its one code path that every processor has.
+    # MKL picks its matrix-product kernels by vendor and instruction set. This is its one code path for all processors.
     "MKL_CBWR": "COMPATIBLE",
-    # torch's own kernels, else compiled three times over and chosen at the first call. AVX2 is the widest in common.
+    # torch compiles its own kernels for three instruction sets and picks one at the first call. AVX2 is the widest in
+    # common.
     "ATEN_CPU_CAPABILITY": "avx2",
-    # oneDNN's 16-bit products, else generated for AVX-512 or AMX, which sum in another order.
+    # oneDNN generates 16-bit matrix products for AVX-512 or AMX if it can, and those sum in another order.
     "ONEDNN_MAX_CPU_ISA": "AVX2",
 }
-"""What a process of the shared lane has in its environment before torch starts."""
+"""Environment variables that a process of the shared lane must have before it imports torch."""
 
 SHARED_PROBES: Mapping[str, str] = {
     "2.13.0": "98a101b1c23ed2f6c5baba211ca1aa4fc911df6637191472653623b0dc16c2e6",
 }
-"""The shared lane's probe for each release of torch. Pin a new release by hand once ``python -m tools.processors`` has shown
+"""The shared lane's probe for each torch release. Pin a new release by hand, once ``python -m tools.processors`` has shown
 that its probe is the same on every processor."""
 
 
 class WrongArithmetic(CellFailed):
-    """The process does not compute in the lane that was asked for."""
+    """This process does not compute in the requested lane."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Arithmetic:
 
     Attributes:
         lane: shared or native.
-        probe: what :func:`tlbench.arithmetic.probing.probe` found.
+        probe: the hash from :func:`tlbench.arithmetic.probing.probe`.
     """
 
     lane: Lane
@@ -70,7 +72,7 @@ class Arithmetic:
 
     @property
     def name(self) -> str:
-        """``shared``, or ``native-`` and the start of the probe: two machines of one name compute the same bits."""
+        """``shared``, or ``native-`` and the start of the probe. Machines with the same name compute the same bits."""
         return self.lane.value if self.lane is Lane.SHARED else f"{self.lane}-{self.probe[:12]}"
 
 
@@ -80,9 +82,9 @@ class Found:
 
     Attributes:
         machine: the architecture, as :func:`platform.machine` names it.
-        has_avx2: whether the processor has AVX2 and FMA, whatever torch uses of it.
+        has_avx2: whether the processor has AVX2 and FMA, even if torch does not use them.
         capability: the instruction set of torch's own kernels.
-        torch: its release, without the local part.
+        torch: the torch release, without the local version part.
         environment: the environment variables.
     """
 
@@ -94,15 +96,15 @@ class Found:
 
 
 def is_shared(machine: str) -> bool:
-    """Whether results under a name of asv's machines are of the shared lane."""
+    """Whether asv's machine of this name holds results of the shared lane."""
     return machine == SHARED_MACHINE or machine.startswith(f"{SHARED_MACHINE}-")
 
 
 def wanted() -> Lane:
-    """The lane that ``$TLBENCH_ARITHMETIC`` asks for, by default shared.
+    """The lane requested by ``$TLBENCH_ARITHMETIC``, by default shared.
 
     Raises:
-        BadInput: if it names no lane.
+        BadInput: if the variable does not name a lane.
     """
     name = os.environ.get(LANE_VARIABLE) or Lane.SHARED.value
     try:
@@ -112,20 +114,20 @@ def wanted() -> Lane:
 
 
 def variables(lane: Lane) -> dict[str, str]:
-    """The environment variables that a process of this lane must be started with."""
+    """Environment variables to start a process of this lane with."""
     settings = SETTINGS if lane is Lane.SHARED else {}
     return {LANE_VARIABLE: lane.value, **settings}
 
 
 def environment(lane: Lane, base: Mapping[str, str]) -> dict[str, str]:
-    """A copy of an environment in which a process of this lane can be started: the settings added, or taken out."""
+    """A copy of an environment for starting a process of this lane, with the lane's settings added or removed."""
     return {name: value for name, value in base.items() if name not in SETTINGS} | variables(lane)
 
 
 def prepare() -> None:
-    """Set the variables of the shared lane in this process, if it is wanted and torch has not read them yet.
+    """Set the shared lane's variables in this process, if the lane is requested and torch is not imported yet.
 
-    Whether that was in time is for :func:`establish` to tell.
+    :func:`establish` checks whether that was in time.
     """
     if "torch" not in sys.modules and os.environ.get(LANE_VARIABLE, Lane.SHARED) == Lane.SHARED:
         os.environ.update(SETTINGS)
@@ -133,33 +135,33 @@ def prepare() -> None:
 
 @lru_cache(maxsize=1)
 def establish() -> Arithmetic:
-    """Bring this process into the wanted lane and prove it. Call it before anything is measured.
+    """Put this process into the requested lane and verify it. Call this before measuring anything.
 
     Raises:
-        BadInput: if ``$TLBENCH_ARITHMETIC`` names no lane.
-        WrongArithmetic: if the shared lane is wanted and this process cannot compute in it.
+        BadInput: if ``$TLBENCH_ARITHMETIC`` does not name a lane.
+        WrongArithmetic: if the shared lane is requested and this process cannot compute in it.
     """
     from tlbench.arithmetic.probing import probe
     from tlbench.arithmetic.roots import install_square_root
 
     if wanted() is Lane.NATIVE:
         return Arithmetic(Lane.NATIVE, probe())
-    found = find()
-    require_shared(found)
+    setup = find()
+    require_shared(setup)
     install_square_root()
-    require_same_bits(found, probe())
+    require_same_bits(setup, probe())
     return Arithmetic(Lane.SHARED, probe())
 
 
 def key() -> dict[str, str]:
-    """What of the arithmetic stands in the key of everything that is kept: the lane and its probe.
+    """The arithmetic's part in the key of everything that is stored: the lane and its probe.
 
-    In the shared lane it is the pinned probe, so that a process that only reads need not compute; one that writes has
-    established it.
+    In the shared lane this is the pinned probe, so a process that only reads need not compute it. A process that writes has
+    already verified it with :func:`establish`.
 
     Raises:
-        BadInput: if ``$TLBENCH_ARITHMETIC`` names no lane.
-        WrongArithmetic: if the shared lane is wanted and no probe is pinned for this torch.
+        BadInput: if ``$TLBENCH_ARITHMETIC`` does not name a lane.
+        WrongArithmetic: if the shared lane is requested and no probe is pinned for this torch.
     """
     if wanted() is Lane.NATIVE:
         return {"lane": Lane.NATIVE.value, "probe": establish().probe}
@@ -183,49 +185,49 @@ def find() -> Found:
     )
 
 
-def require_shared(found: Found) -> None:
-    """Make sure that a process can be of the shared lane, as far as can be told without computing.
+def require_shared(setup: Found) -> None:
+    """Check everything that the shared lane needs and that can be checked without computing.
 
     Raises:
-        WrongArithmetic: if the processor, the settings or the release of torch rule it out.
+        WrongArithmetic: if the processor, the settings or the torch release rule it out.
     """
-    if found.machine not in ("x86_64", "AMD64"):
-        raise _refusal(f"it needs an x86-64 processor, and this one is {found.machine}")
-    if not found.has_avx2:
-        raise _refusal(f"it needs a processor with AVX2 and FMA, and {processor_name()} has not both")
-    missing = " ".join(f"{name}={value}" for name, value in SETTINGS.items() if found.environment.get(name) != value)
+    if setup.machine not in ("x86_64", "AMD64"):
+        raise _refusal(f"it needs an x86-64 processor and this one is {setup.machine}")
+    if not setup.has_avx2:
+        raise _refusal(f"it needs a processor with AVX2 and FMA and {processor_name()} lacks them")
+    missing = " ".join(f"{name}={value}" for name, value in SETTINGS.items() if setup.environment.get(name) != value)
     if missing:
-        raise _refusal(f"this process was started without {missing}", "start it with these variables")
-    if found.capability != "AVX2":
+        raise _refusal(f"this process was started without {missing}", "set these variables before starting it")
+    if setup.capability != "AVX2":
         raise _refusal(
-            f"torch computes with {found.capability}: it was imported before the variables were set",
+            f"torch uses {setup.capability}, because it was imported before the variables were set",
             f"set {', '.join(SETTINGS)} before anything imports torch",
         )
-    if found.torch not in SHARED_PROBES:
-        raise _no_probe(found.torch)
+    if setup.torch not in SHARED_PROBES:
+        raise _no_probe(setup.torch)
 
 
-def require_same_bits(found: Found, probed: str) -> None:
-    """Make sure that a probe is the pinned one of the shared lane.
+def require_same_bits(setup: Found, probed: str) -> None:
+    """Check that a probe equals the shared lane's pinned one.
 
     Raises:
-        WrongArithmetic: if it is not.
+        WrongArithmetic: if it does not.
     """
-    if probed != (pinned := SHARED_PROBES[found.torch]):
+    if probed != (pinned := SHARED_PROBES[setup.torch]):
         raise _refusal(
-            f"torch {found.torch} computes other bits on {processor_name()} with {found.capability}: the probe is "
-            f"{probed[:12]} instead of {pinned[:12]}"
+            f"torch {setup.torch} computes different bits on {processor_name()} with {setup.capability} (probe "
+            f"{probed[:12]}, expected {pinned[:12]})"
         )
 
 
 def _no_probe(release: str) -> WrongArithmetic:
     return _refusal(
-        f"no probe is pinned for torch {release}, only for {', '.join(SHARED_PROBES)}",
-        "install one of these, or pin this one's in tlbench/arithmetic/__init__.py",
+        f"torch {release} has no pinned probe; those with one are {', '.join(SHARED_PROBES)}",
+        "install one of those, or pin this one's probe in tlbench/arithmetic/__init__.py",
     )
 
 
 def _refusal(reason: str, advice: str = "") -> WrongArithmetic:
-    native = f"measure with {LANE_VARIABLE}={Lane.NATIVE}, whose figures stay with this machine"
+    native = f"measure with {LANE_VARIABLE}={Lane.NATIVE}, whose figures are comparable only on this machine"
     advice = f"{advice}, or {native}" if advice else native
-    return WrongArithmetic(f"the shared arithmetic was asked for ({LANE_VARIABLE}={Lane.SHARED}), but {reason}: {advice}")
+    return WrongArithmetic(f"cannot compute in the shared arithmetic ({LANE_VARIABLE}={Lane.SHARED}): {reason}; {advice}")

@@ -1,8 +1,8 @@
-"""Random parameters whose bytes depend on no library's version and no machine.
+"""Random parameters with the same bytes on every machine and under every library version.
 
-Each parameter is drawn from Philox-4x64 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011),
-keyed by the SHA-256 of its name. Only the raw 64-bit stream is used, which NumPy promises never to change; the
-shaping is integer sums and correctly rounded float64 products, so no libm and no order of summation is involved.
+Each parameter is drawn from Philox-4x64 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), keyed by
+the SHA-256 of its name. Only the raw 64-bit stream is used, which NumPy promises never to change. Integer sums and correctly
+rounded float64 products turn it into numbers, so the result depends on no libm and no order of summation.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ UINT16_RANGE = 65536
 
 
 class Shape(Enum):
-    """What a trained model's parameter of this role looks like."""
+    """The kind of parameter, with the distribution that it has in a trained model."""
 
     MATRIX = "matrix"
     """Normal entries of standard deviation ``scale``."""
     GAIN = "gain"
-    """A norm's gain: uniform on [0.4, 1.6] times ``scale``, far from 1, and small where the residual stream is large."""
+    """A norm's gain: uniform on [0.4, 1.6] times ``scale``, so far from 1, and smaller in the outlier dimensions."""
     GAIN_LESS_ONE = "gain less one"
-    """The same, stored as Gemma stores it: the norm multiplies by 1 + w."""
+    """The same, stored minus one as in Gemma, whose norms multiply by 1 + w."""
     BIAS = "bias"
     """Normal entries of standard deviation ``scale``."""
 
@@ -40,11 +40,11 @@ class Draw:
         name: the tensor's name in the checkpoint.
         size: its shape.
         shape: what kind of parameter it is.
-        scale: the standard deviation (of a gain: the middle) of its entries.
-        common: standard deviation of one vector that is added to every row; in an unembedding this is what gives
-            each position's logits an offset of their own.
-        outlier_axis: the axis along the residual stream, whose outlier dimensions are multiplied.
-        outlier_factor: by how much.
+        scale: the standard deviation of its entries; for a gain, the centre of their range.
+        common: the standard deviation of a vector that is added to every row. In an unembedding it gives each position's
+            logits a common offset.
+        outlier_axis: the axis along the residual stream, on which the outlier dimensions are scaled.
+        outlier_factor: the factor to scale them by.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Draw:
 
 
 def outlier_dimensions(d_model: int) -> tuple[int, ...]:
-    """The residual dimensions with massive activations: two, as in most trained models of this kind."""
+    """The two residual dimensions with massive activations. Most trained models of this kind have about two."""
     return (3, d_model // 2 + 1)
 
 
 def normal(key: str, count: int) -> NDArray[np.float64]:
-    """``count`` nearly normal numbers (Irwin-Hall of 12, bounded by 6): mean 0, variance 1, identical everywhere."""
+    """``count`` nearly normal numbers (sum of 12 uniforms, within ±6): mean 0, variance 1, identical on every machine."""
     words = _raw(key, WORDS_PER_NORMAL * count)
     halves = words.astype("<u8").view("<u2").reshape(count, UNIFORMS_PER_NORMAL)
     centred = halves.astype(np.int64).sum(axis=1) * 2 - UNIFORMS_PER_NORMAL * (UINT16_RANGE - 1)
@@ -71,12 +71,12 @@ def normal(key: str, count: int) -> NDArray[np.float64]:
 
 
 def uniform(key: str, count: int) -> NDArray[np.float64]:
-    """``count`` multiples of 2**-53 on [0, 1), identical everywhere."""
+    """``count`` uniform multiples of 2**-53 on [0, 1), identical on every machine."""
     return (_raw(key, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def draw(spec: Draw, seed: str) -> NDArray[np.float32]:
-    """The float32 parameter that ``spec`` describes, of shape ``spec.size``."""
+    """Draw the float32 parameter that ``spec`` describes, of shape ``spec.size``."""
     count = int(np.prod(spec.size))
     key = f"{seed}/{spec.name}"
     if spec.shape in (Shape.GAIN, Shape.GAIN_LESS_ONE):

@@ -1,4 +1,4 @@
-"""The probe: a hash of what this process computes, which tells one arithmetic from another."""
+"""The probe: a hash of results that this process computes, which identifies its arithmetic."""
 
 from __future__ import annotations
 
@@ -14,19 +14,36 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def probe() -> str:
-    """A SHA-256 over what this process computes: HuggingFace's logits of two small models, and many single operators.
+    """A SHA-256 over HuggingFace's logits of two small models and over the results of many single operators.
 
-    One thread computes, so that the process may still fork. Nothing depends on the version of transformers or on a library's
-    random numbers, and no state of torch is left changed.
+    It runs on one thread, so the process can still fork afterwards. It depends neither on the transformers version nor on
+    any library's random numbers, and leaves torch's state unchanged.
     """
     import torch
 
     digest = hashlib.sha256()
-    with _one_thread(), torch.random.fork_rng(devices=[]), torch.inference_mode():
+    with _one_thread(), _no_cuda(), torch.random.fork_rng(devices=[]), torch.inference_mode():
         for name, values in (*_logits(), *_operators()):
             digest.update(name.encode())
             digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def _no_cuda() -> Iterator[None]:
+    """Within the block, keep transformers from initialising CUDA.
+
+    It checks whether a CUDA graph is being captured, and that check initialises CUDA. Forks of this process could not use
+    CUDA then.
+    """
+    import torch
+
+    is_capturing = torch.cuda.is_current_stream_capturing
+    torch.cuda.is_current_stream_capturing = lambda: False
+    try:
+        yield
+    finally:
+        torch.cuda.is_current_stream_capturing = is_capturing
 
 
 @contextmanager
@@ -42,7 +59,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _logits() -> Iterator[tuple[str, Tensor]]:
-    """Names and logits of two models: LayerNorm with a GELU, and RMSNorm with rotary positions and grouped queries."""
+    """Names and logits of two models: LayerNorm with GELU, and RMSNorm with rotary positions and grouped-query attention."""
     import torch
     from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
@@ -64,23 +81,23 @@ def _logits() -> Iterator[tuple[str, Tensor]]:
         drawn = {name: _parameter(name, parameter) for name, parameter in model.named_parameters()}
         for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             for name, parameter in model.named_parameters():
-                # Of the tables that the model made for itself none is rounded.
+                # Convert only the parameters: the tables that the model built for itself stay unrounded.
                 parameter.data = drawn[name].to(dtype)
             yield f"{config.model_type} {dtype}", model(ids, use_cache=False).logits
 
 
 def _parameter(name: str, like: Tensor) -> Tensor:
-    """A float64 parameter: of norms about 1, of matrices such that activations neither vanish nor explode."""
+    """A float64 parameter: near 1 for norms, and scaled for matrices so that activations neither vanish nor explode."""
     values = _normal(name, like.numel()).view(like.shape)
     return values * like.shape[-1] ** -0.5 if like.dim() > 1 else 1 + 0.3 * values
 
 
 def _operators() -> Iterator[tuple[str, Tensor]]:
-    """Names and results of the operators that language models are made of, at even and odd sizes.
+    """Names and results of the operators that language models use, at even and odd sizes.
 
-    Of 1,128 variants of torch's operators that were tried on three processors, these have other bits somewhere even in the
-    shared lane: the square root, which is replaced, and the tangent and the inverse sine, cosine and tangent, which no
-    language model calls and which are left out.
+    Of 1,128 variants of torch's operators, tried on three processors, few differ in the shared lane: the square root, which
+    tlbench replaces, and the tangent and the inverse sine, cosine and tangent. The latter are left out, because no language
+    model calls them.
     """
     import torch
     from torch.nn import functional

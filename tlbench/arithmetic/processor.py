@@ -1,4 +1,4 @@
-"""What this processor is."""
+"""Identify this machine's processor."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def processor_name() -> str:
-    """What the processor calls itself."""
+    """The processor's model name."""
     return cpu_field("model name") or platform.processor() or platform.machine()
 
 
 def cpu_field(name: str) -> str:
-    """A field of Linux's description of the first processor; elsewhere "" ."""
+    """A field of the first processor in ``/proc/cpuinfo``; "" if there is none, or no Linux."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return ""

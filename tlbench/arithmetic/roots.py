@@ -1,4 +1,4 @@
-"""A correctly rounded square root in place of torch's, whose last bit depends on the processor."""
+"""A correctly rounded square root to replace torch's, whose last bit depends on the processor."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 SQUARE_ROOTS = ("sqrt", "sqrt_", "sqrt.out")
 POWERS = ("pow.Tensor_Scalar", "pow_.Scalar", "pow.Tensor_Scalar_out")
-"""torch computes a power of 0.5 with the square root's kernel, without calling the square root."""
+"""For an exponent of 0.5, torch runs the square root's kernel without calling the square-root operator."""
 
 
 @lru_cache(maxsize=1)
 def install_square_root() -> Any:
     """Replace torch's square root on the CPU with a correctly rounded one, in this process and its forks.
 
-    Complex numbers are left to torch. Gradients, shapes, dtypes and refusals are torch's own: its kernel still runs, and
-    the numbers in its result are replaced. Doing so twice changes nothing.
+    torch's kernel still runs, so gradients, shapes, dtypes and errors are torch's own; only the numbers in its result are
+    replaced. Complex numbers are left to torch. A second call does nothing.
 
     Returns:
-        torch's registration, which ends with the object.
+        torch's registration. The replacement lasts as long as this object.
     """
     from torch.library import Library
 
@@ -39,25 +39,25 @@ def install_square_root() -> Any:
 def _kernel(name: str, *, has_exponent: bool) -> Callable[..., Tensor]:
     import torch
 
-    own = torch.library.get_kernel(f"aten::{name}", "CPU")
+    torch_kernel = torch.library.get_kernel(f"aten::{name}", "CPU")
 
     def kernel(keys: Any, x: Tensor, *rest: Any, **out: Tensor) -> Tensor:
         if (has_exponent and rest[0] != 0.5) or x.is_complex():
-            replaced: Tensor = own.call_boxed(keys, x, *rest, **out)
-            return replaced
-        root = correctly_rounded_root(x)  # first, since torch's kernel may overwrite x
-        result: Tensor = own.call_boxed(keys, x, *rest, **out)
+            unreplaced: Tensor = torch_kernel.call_boxed(keys, x, *rest, **out)
+            return unreplaced
+        root = correctly_rounded_root(x)  # before torch's kernel, which may overwrite x
+        result: Tensor = torch_kernel.call_boxed(keys, x, *rest, **out)
         return result.copy_(root)
 
     return kernel
 
 
 def correctly_rounded_root(x: Tensor) -> Tensor:
-    """The real square root of every entry, as near as the dtype allows, of a tensor on the CPU.
+    """The correctly rounded square root of every entry of a real tensor on the CPU.
 
-    numpy's is the processor's own instruction, which IEEE 754 requires to be correctly rounded. 16-bit numbers go through
-    float32, whose 24 bits are enough for the second rounding to be harmless (Figueroa, "When is double rounding innocuous?",
-    SIGNUM Newsletter 30(3), 1995). Integers become the default dtype first, as torch has it.
+    numpy uses the processor's own instruction, which IEEE 754 requires to be correctly rounded. 16-bit numbers go through
+    float32. Its 24 bits make the second rounding harmless (Figueroa, "When is double rounding innocuous?", SIGNUM Newsletter
+    30(3), 1995). Integers are converted to the default dtype first, as torch does.
     """
     import numpy as np
     import torch

@@ -1,4 +1,4 @@
-"""Checkpoints that never change: where they lie, how they are made and verified."""
+"""Immutable checkpoints: where they are stored, and how they are made and verified."""
 
 from tlbench.checkpoints.store import Checkpoint, ensure, locate
 

@@ -1,4 +1,4 @@
-"""The zoo's tokenizer: one token a byte, written by hand so that every transformers reads it alike."""
+"""The zoo's tokenizer, with one token per byte. It is written by hand so that every transformers reads it alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def encode(text: str) -> list[int]:
 
 
 def files() -> dict[str, str]:
-    """``tokenizer.json`` and ``tokenizer_config.json``, by name."""
+    """The text of ``tokenizer.json`` and ``tokenizer_config.json``, by file name."""
     vocabulary = {character: byte for byte, character in enumerate(_byte_level_alphabet())}
     for index, token in enumerate(SPECIALS):
         vocabulary[token] = N_BYTES + index
@@ -58,7 +58,7 @@ def files() -> dict[str, str]:
 
 
 def fast_tokenizer_config(bos: str, eos: str, pad: str) -> str:
-    """A ``tokenizer_config.json`` that transformers 4 and 5 read alike (what 5 saves, 4 does not load)."""
+    """A ``tokenizer_config.json`` that transformers 4 and 5 read alike. Version 4 cannot load what version 5 saves."""
     return json.dumps(
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -72,7 +72,7 @@ def fast_tokenizer_config(bos: str, eos: str, pad: str) -> str:
 
 
 def _byte_level_alphabet() -> list[str]:
-    """The printable character by which byte-level BPE (GPT-2) writes each byte."""
+    """The printable character that GPT-2's byte-level BPE uses for each byte."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     alphabet, spare = [], N_BYTES
     for byte in range(N_BYTES):

@@ -1,11 +1,11 @@
-"""Folders that stand in for a user's own: a config.json that every transformers reads, a tokenizer where there is none.
+"""Derived folders: read in place of a user's checkpoint folder, with a portable config.json and, if missing, a tokenizer.
 
-The other files are links. Such folders lie in tlbench's cache, so that the user's is never written. Each is named by the
-folder it derives from and by what is written anew, so that neither a change of the one nor of
-:func:`~tlbench.checkpoints.portable.portable_config` meets an older one's links.
+All other files are links to the user's. Derived folders are in tlbench's cache, so tlbench never writes to the user's
+folder. The name of each is a hash of its source folder and of the files written anew. So it is not reused when the source
+moves or :func:`~tlbench.checkpoints.portable.portable_config` changes.
 
-TransformerLens loads a tokenizer with every model and fails where there is none, though no figure here needs one: token ids
-stand in prompts.json. So a folder without one is given the zoo's, of bytes.
+TransformerLens loads a tokenizer with every model and fails if there is none. tlbench needs none, because prompts.json holds
+token ids. So a folder without a tokenizer gets the zoo's byte tokenizer.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 
 @dataclass(frozen=True)
 class Derived:
-    """A folder to be read in place of another; it need not be there yet.
+    """A folder to read in place of another. It need not exist yet.
 
     Attributes:
-        source: the folder it derives from, which is only read.
-        folder: where it lies in the cache.
-        written: the whole text of each file that is not the source's, by name.
+        source: the folder it derives from, which is never written to.
+        folder: its path in the cache.
+        written: the text of each file that does not come from the source, by name.
     """
 
     source: Path
@@ -44,14 +44,14 @@ class Derived:
 
     @property
     def sha256(self) -> str:
-        """One hash of all that is written, as it has to be."""
+        """One hash of the files written anew, with their expected content."""
         return _digest(self.written)
 
     def make(self) -> None:
-        """Write it, whole or not at all. A name of the source that is no file is left out: no checkpoint needs one.
+        """Create the folder, completely or not at all. Subfolders of the source are skipped: no checkpoint needs them.
 
         Raises:
-            BadInput: if the disk refuses.
+            BadInput: if the disk is full or not writable.
         """
         with folder_written_whole(self.folder) as folder:
             for name, text in self.written.items():
@@ -60,14 +60,14 @@ class Derived:
                 _link((self.source / name).absolute(), folder / name)
 
     def is_intact(self) -> bool:
-        """Whether it has what is written anew, every other file of its source, and nothing else."""
+        """Whether it holds the files written anew, every other file of its source, and nothing else."""
         if not self.folder.is_dir():
             return False
         names = {path.name for path in self.folder.iterdir()}
         return names == {*self.written, *self._linked()} and all(map(self.has, names))
 
     def has(self, name: str) -> bool:
-        """Whether a file is what it has to be: what is written anew, or the source's own file or a copy of it."""
+        """Whether a file is as expected: the text written anew, or else the source's own file or a copy of it."""
         path = self.folder / name
         if not path.is_file():
             return False
@@ -81,11 +81,11 @@ class Derived:
 
 
 def derived(source: Path, name: str) -> Derived | None:
-    """What is to be read in place of a checkpoint's folder; None where that itself is read alike everywhere.
+    """The folder to read in place of a checkpoint's folder, or None if every transformers reads the original alike.
 
     Args:
         source: a folder with a config.json.
-        name: the model's, for the folder's name.
+        name: the model's name, which becomes part of the folder's.
 
     Raises:
         BadInput: if config.json is not a JSON object.
@@ -94,9 +94,9 @@ def derived(source: Path, name: str) -> Derived | None:
     try:
         config = json.loads(path.read_bytes())
     except ValueError as error:
-        raise BadInput(f"{name}: {path} is not JSON ({error}): restore it, or save the model again") from error
+        raise BadInput(f"{name}: invalid JSON in {path} ({error}): restore the file, or save the model again") from error
     if not isinstance(config, dict):
-        raise BadInput(f"{name}: {path} holds no JSON object: restore it, or save the model again")
+        raise BadInput(f"{name}: {path} is not a JSON object: restore the file, or save the model again")
     portable = portable_config(config)
     written = {} if portable == config else {CONFIG: json.dumps(portable, indent=1, sort_keys=True) + "\n"}
     if not any((source / tokenizer).is_file() for tokenizer in TOKENIZER_NAMES):
@@ -112,7 +112,7 @@ def _digest(written: Mapping[str, str]) -> str:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A link to a file, symbolic if the file system has them, else hard, else a copy."""
+    """Link to a file: a symbolic link if the file system supports it, else a hard link, else a copy."""
     try:
         target.symlink_to(source)
     except OSError:

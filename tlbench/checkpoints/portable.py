@@ -1,11 +1,11 @@
-"""Configurations that every transformers under test reads alike.
+"""Portable configurations, which every transformers under test reads alike.
 
-transformers 5 writes a config.json that 4.57 reads without a complaint and wrongly: rotary positions stand in
-``rope_parameters``, which 4.57 does not know, so it takes its own base and no scaling. Errors of that size are nats, in
-HuggingFace's own logits too. All of them read the form that 4.57 writes, so that is what is handed to them.
+transformers 5 writes a config.json that 4.57 silently misreads. It stores the rotary settings in ``rope_parameters``, which
+4.57 ignores, so 4.57 takes its default base and no scaling. That shifts even HuggingFace's own logits by nats. Every version
+reads the form that 4.57 writes, so tlbench converts configurations to that form.
 
-``portable_config`` translates, and knows nothing but JSON. Where 4.57 has no words for what a configuration says, it is left
-as it is, right for transformers 5; ``misread_fields`` then says what the transformers at hand makes of it.
+``portable_config`` converts plain JSON. If 4.57 has no fields for a setting, it leaves the configuration unchanged, which is
+right for transformers 5. ``misread_fields`` then reports what the installed transformers misreads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 Config = Mapping[str, Any]
-"""A config.json, or a part of one."""
+"""A config.json, or part of one."""
 
 ROPE_PARAMETERS = "rope_parameters"
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -36,9 +36,9 @@ SCALING_KEYS = {
     },
     "longrope": {"factor", "original_max_position_embeddings", "attention_factor", "short_factor", "long_factor"},
 }
-"""The kinds of rotary scaling that 4.57 has, and what each reads."""
+"""The kinds of rotary scaling that 4.57 supports, with the fields each reads."""
 TWO_BASES = ("gemma3_text", "gemma3n_text")
-"""Model types that 4.57 gives a second rotary base for their sliding layers, which it never scales."""
+"""Model types whose sliding-window layers have a second rotary base in 4.57. It never scales that base."""
 TRANSLATED = {
     *TWO_BASES,
     *("apertus", "arcee", "aria_text", "bamba", "bitnet", "blt", "cohere", "cohere2", "deepseek_v2", "deepseek_v3"),
@@ -50,17 +50,17 @@ TRANSLATED = {
     *("qwen3", "qwen3_moe", "qwen3_next", "recurrent_gemma", "seed_oss", "smollm3", "stablelm", "starcoder2", "vaultgemma"),
     *("zamba2",),
 }
-"""The causal language models of both versions whose translation each was seen to read as it should. Others are left as they
-are: transformers 5 reads some of its new ones otherwise in the old words (Cohere 2 MoE loses its scaling)."""
+"""Model types whose converted configuration both versions were seen to read correctly. All others are left unchanged,
+because transformers 5 misreads some of its newer ones in the old form: Cohere 2 MoE loses its scaling."""
 
 
 @dataclass(frozen=True)
 class _Names:
-    """How 4.57 calls what stands in ``rope_parameters``.
+    """4.57's field names for entries of ``rope_parameters``.
 
     Attributes:
-        theta: the rotary base.
-        partial: the share of each head that is rotated.
+        theta: the field for the rotary base.
+        partial: the field for the fraction of each head that is rotated.
     """
 
     theta: str = "rope_theta"
@@ -69,80 +69,80 @@ class _Names:
 
 NAMES = {name: _Names("rotary_emb_base", "rotary_pct") for name in ("gpt_neox", "gpt_neox_japanese")}
 CHECKED_AS_FACTOR = ("olmo", "olmo2")
-"""4.57 refuses any scaling of these but exactly ``type``, linear or dynamic, and ``factor``, a float."""
+"""For these, 4.57 accepts only a scaling of exactly ``type`` (linear or dynamic) and ``factor`` (a float)."""
 CHECKED_AS_FACTORS = ("phi3", "phi4_multimodal")
-"""4.57 refuses any scaling of these but exactly ``type``, longrope, ``short_factor`` and ``long_factor``."""
+"""For these, 4.57 accepts only a scaling of exactly ``type`` (longrope), ``short_factor`` and ``long_factor``."""
 
 
-# Translating ---------------------------------------------------------------------------------------------------------
+# Conversion ----------------------------------------------------------------------------------------------------------
 
 
 def portable_config(config: Config) -> dict[str, Any]:
-    """A config.json that transformers 4.57 and 5 read alike, and as transformers 5 reads the given one.
+    """Convert a configuration so that transformers 4.57 and 5 both read it as transformers 5 reads the original.
 
-    One that is portable already comes back equal.
+    A configuration that is already portable is returned unchanged.
 
     Args:
-        config: what a config.json holds, of either version.
+        config: the content of a config.json written by either version.
     """
     portable = _without_rope_parameters(config)
     if isinstance(config.get("text_config"), Mapping):
         portable["text_config"] = portable_config(config["text_config"])
-    # 4.57.6 knows both names; before 4.56 there was the old one alone.
+    # 4.57.6 reads both names. Versions before 4.56 read only the old one.
     if "dtype" in config:
         portable.setdefault("torch_dtype", config["dtype"])
-    # Neither version writes it; the files of the first checkpoints have it, and TransformerLens up to 3.x reads it.
+    # Neither version writes n_ctx, but the earliest checkpoints have it and TransformerLens up to 3.x reads it.
     if config.get("model_type") == "gpt2" and "n_positions" in config:
         portable.setdefault("n_ctx", config["n_positions"])
     return portable
 
 
 def _without_rope_parameters(config: Config) -> dict[str, Any]:
-    """The same with its rotary positions in 4.57's words, if it has them."""
+    """The configuration with its rotary settings in 4.57's fields, if 4.57 can express them."""
     parameters = config.get(ROPE_PARAMETERS)
     if not isinstance(parameters, Mapping) or config.get("model_type") not in TRANSLATED:
         return dict(config)
     if config["model_type"] in TWO_BASES:
-        words = _words_of_two_bases(config, parameters)
+        legacy_fields = _legacy_fields_of_two_bases(config, parameters)
     else:
-        words = _words(config, {**parameters, **(config.get("rope_scaling") or {})})
-    if words is None:
+        legacy_fields = _legacy_fields(config, {**parameters, **(config.get("rope_scaling") or {})})
+    if legacy_fields is None:
         return dict(config)
     dropped = {ROPE_PARAMETERS, "rope_scaling"}
-    return {**{key: value for key, value in config.items() if key not in dropped}, **words}
+    return {**{key: value for key, value in config.items() if key not in dropped}, **legacy_fields}
 
 
-def _words_of_two_bases(config: Config, parameters: Config) -> dict[str, Any] | None:
+def _legacy_fields_of_two_bases(config: Config, parameters: Config) -> dict[str, Any] | None:
     full, sliding = parameters.get(FULL) or {}, parameters.get(SLIDING) or {}
     if set(parameters) - {FULL, SLIDING} or _kind(sliding) != "default" or set(sliding) - NOT_SCALING:
         return None
-    words = _words(config, {**full, **(config.get("rope_scaling") or {})})
-    if words is not None and "rope_theta" in sliding:
-        words["rope_local_base_freq"] = sliding["rope_theta"]
-    return words
+    legacy_fields = _legacy_fields(config, {**full, **(config.get("rope_scaling") or {})})
+    if legacy_fields is not None and "rope_theta" in sliding:
+        legacy_fields["rope_local_base_freq"] = sliding["rope_theta"]
+    return legacy_fields
 
 
-def _words(config: Config, parameters: Config) -> dict[str, Any] | None:
-    """4.57's fields for one set of rotary parameters, or None where it has none that say the same."""
+def _legacy_fields(config: Config, parameters: Config) -> dict[str, Any] | None:
+    """4.57's fields for one set of rotary parameters, or None if it cannot express them."""
     kind = _kind(parameters)
     scaling = {key: value for key, value in parameters.items() if key not in NOT_SCALING}
     if kind not in SCALING_KEYS or set(scaling) - SCALING_KEYS[kind]:
         return None
-    words: dict[str, Any] = {}
+    legacy_fields: dict[str, Any] = {}
     names = NAMES.get(config.get("model_type", ""), _Names())
     for name, key in ((names.theta, "rope_theta"), (names.partial, "partial_rotary_factor")):
         if parameters.get(key) is not None:
-            words[name] = parameters[key]
+            legacy_fields[name] = parameters[key]
     if kind == "longrope":
         scaling = _as_longrope(config, scaling)
-        # 4.57 reads it from here alone; transformers 5 prefers it here.
-        words["original_max_position_embeddings"] = scaling["original_max_position_embeddings"]
+        # 4.57 reads it only from the top level, and transformers 5 prefers it there.
+        legacy_fields["original_max_position_embeddings"] = scaling["original_max_position_embeddings"]
     if kind != "default":
         checked = _as_checked(config, kind, scaling)
         if checked is None:
             return None
-        words["rope_scaling"] = checked
-    return words
+        legacy_fields["rope_scaling"] = checked
+    return legacy_fields
 
 
 def _kind(parameters: Config) -> str:
@@ -150,19 +150,19 @@ def _kind(parameters: Config) -> str:
 
 
 def _as_longrope(config: Config, scaling: dict[str, Any]) -> dict[str, Any]:
-    """The same with an attention factor where 4.57 would derive another: it uses the ratio of the contexts as the factor."""
+    """The scaling with an explicit attention factor, if 4.57 would derive another from the ratio of the contexts."""
     longest = config.get("max_position_embeddings", 0)
     original = config.get("original_max_position_embeddings") or scaling.get("original_max_position_embeddings") or longest
     scaling = {**scaling, "original_max_position_embeddings": original}
     factor = scaling.get("factor")
     if factor is not None and original and scaling.get("attention_factor") is None and factor != longest / original:
-        # As transformers 5 has it, in modeling_rope_utils._compute_longrope_parameters.
+        # Formula from transformers 5, modeling_rope_utils._compute_longrope_parameters.
         scaling["attention_factor"] = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     return scaling
 
 
 def _as_checked(config: Config, kind: str, scaling: dict[str, Any]) -> dict[str, Any] | None:
-    """``rope_scaling`` in the form that 4.57's configuration of this model type accepts; None where it accepts none."""
+    """``rope_scaling`` in the form that 4.57 accepts for this model type, or None if it accepts none."""
     if config.get("model_type") in CHECKED_AS_FACTOR:
         is_accepted = kind in ("linear", "dynamic") and set(scaling) == {"factor"} and scaling["factor"] > 1
         return {"type": kind, "factor": float(scaling["factor"])} if is_accepted else None
@@ -173,7 +173,7 @@ def _as_checked(config: Config, kind: str, scaling: dict[str, Any]) -> dict[str,
     return {"rope_type": kind, **scaling}
 
 
-# What the transformers at hand makes of a configuration --------------------------------------------------------------
+# What the installed transformers misreads ----------------------------------------------------------------------------
 
 METADATA = {
     *("architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "use_cache", "_name_or_path"),
@@ -183,7 +183,7 @@ ROTARY = {
     *(ROPE_PARAMETERS, "rope_scaling", "rope_theta", "partial_rotary_factor", "rope_local_base_freq"),
     *("rotary_emb_base", "rotary_pct"),
 }
-"""Compared by their meaning, since the same values stand elsewhere in the other version."""
+"""Fields compared by meaning, because each version stores the same values elsewhere."""
 NUMERICAL = {
     *("alibi", "attention_multiplier", "attn_logit_softcapping", "clip_qkv", "embedding_multiplier"),
     *("final_logit_softcapping", "layer_types", "logit_scale", "logits_scaling", "mlp_layer_types"),
@@ -191,17 +191,17 @@ NUMERICAL = {
     *("residual_multiplier", "rotary_dim", "routed_scaling_factor", "sliding_window", "use_bidirectional_attention"),
     *("use_parallel_residual", "use_qk_norm", "use_qkv_bias"),
 }
-"""Fields that change the logits wherever they are known: not to know one is to misread it."""
+"""Fields that change the logits. Ignoring one of them is a misreading."""
 ABSENT = object()
 
 
 def misread_fields(folder: Path) -> list[str]:
-    """What the installed transformers does not take from a config.json as it stands there, a phrase for each field.
+    """The fields of a config.json that the installed transformers misreads, each described by a phrase.
 
-    Empty where nothing is found. Only what the file says is compared, not what it leaves to a default.
+    Only fields that the file sets are compared, not those that it leaves to a default.
 
     Args:
-        folder: with a config.json that this transformers loads.
+        folder: a folder with a config.json that this transformers can load.
     """
     from transformers import AutoConfig
 
@@ -212,21 +212,27 @@ def misread_fields(folder: Path) -> list[str]:
 
 
 def misreading(folder: Path) -> str:
-    """The same as one sentence without its full stop; empty where nothing is found."""
+    """The misread fields as one sentence without a full stop; "" if there are none."""
     phrases = misread_fields(folder)
     return f"transformers {version('transformers')} misreads this config.json: it {'; it '.join(phrases)}" if phrases else ""
 
 
 def _misread_rotary(config: Config, loaded: Any) -> Iterator[str]:
-    taken = _flat(loaded.rope_parameters or {}) if _is_of_5() and hasattr(loaded, ROPE_PARAMETERS) else _rotary_of_4(loaded)
-    said = _rotary_of(config)
-    kinds = {name.removesuffix("rope_type") for name in said if name.endswith("rope_type") and taken.get(name) != said[name]}
-    for name, value in said.items():
+    loaded_values = (
+        _flat(loaded.rope_parameters or {}) if _is_version_5() and hasattr(loaded, ROPE_PARAMETERS) else _loaded_by_4(loaded)
+    )
+    file_values = _rotary_of(config)
+    kinds = {
+        name.removesuffix("rope_type")
+        for name in file_values
+        if name.endswith("rope_type") and loaded_values.get(name) != file_values[name]
+    }
+    for name, value in file_values.items():
         layers, _, key = name.rpartition(".")
-        # The parameters of a kind of scaling that is not taken need not be told one by one.
-        is_told = key in NOT_SCALING or (f"{layers}." if layers else "") not in kinds
-        if is_told and value is not None and taken.get(name, ABSENT) != value:
-            yield _phrase(name, taken.get(name, ABSENT), value)
+        # If the kind of scaling itself is misread, do not list its parameters as well.
+        is_listed = key in NOT_SCALING or (f"{layers}." if layers else "") not in kinds
+        if is_listed and value is not None and loaded_values.get(name, ABSENT) != value:
+            yield _phrase(name, loaded_values.get(name, ABSENT), value)
 
 
 def _misread_others(config: Config, loaded: Any) -> Iterator[str]:
@@ -241,10 +247,10 @@ def _misread_others(config: Config, loaded: Any) -> Iterator[str]:
             yield _phrase(name, getattr(loaded, name), value)
 
 
-def _phrase(name: str, taken: Any, value: Any) -> str:
-    if taken is ABSENT:
+def _phrase(name: str, loaded_value: Any, value: Any) -> str:
+    if loaded_value is ABSENT:
         return f"ignores {name}, which the file says is {_brief(value)}"
-    return f"takes {name} {_brief(taken)} where the file says {_brief(value)}"
+    return f"takes {name} {_brief(loaded_value)} where the file says {_brief(value)}"
 
 
 def _brief(value: Any, most: int = 40) -> str:
@@ -253,7 +259,7 @@ def _brief(value: Any, most: int = 40) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON would have it."""
+    """A value as JSON would represent it."""
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -261,14 +267,14 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _is_of_5() -> bool:
+def _is_version_5() -> bool:
     return int(version("transformers").split(".")[0]) >= 5
 
 
 def _known_fields(kind: type) -> set[str]:
-    """The fields that a configuration's class declares, under every name it has for them.
+    """The fields that a configuration class declares, under all their names.
 
-    Anything else in a file becomes an attribute too, which nothing reads.
+    Any other field in a file also becomes an attribute, but nothing reads it.
     """
     known = set(getattr(kind, "attribute_map", {}))
     for base in kind.__mro__[:-1]:
@@ -277,36 +283,36 @@ def _known_fields(kind: type) -> set[str]:
 
 
 def _is_derived(name: str, config: Config) -> bool:
-    """Whether every version puts another value in place of the file's, by the file's own other fields."""
+    """Whether every version overrides this field because of other fields in the same file."""
     switch = {"use_sliding_window": False, "use_bidirectional_attention": True}
     return name == "sliding_window" and any(config.get(key) is value for key, value in switch.items())
 
 
 def _rotary_of(config: Config) -> dict[str, Any]:
-    """What a config.json says of rotary positions, in either form: values by ``rope_parameters``' names for them."""
+    """The rotary settings of a config.json in either form, by their names in ``rope_parameters``."""
     names = NAMES.get(config.get("model_type", ""), _Names())
     legacy = {"rope_theta": names.theta, "partial_rotary_factor": names.partial}
-    said = {key: config[name] for key, name in legacy.items() if name in config}
+    values = {key: config[name] for key, name in legacy.items() if name in config}
     if isinstance(config.get(ROPE_PARAMETERS), Mapping):
-        return _by_layer_type({**said, **_flat(config[ROPE_PARAMETERS])}, config)
+        return _by_layer_type({**values, **_flat(config[ROPE_PARAMETERS])}, config)
     scaling = dict(config.get("rope_scaling") or {})
     if kind := scaling.pop("type", None):
         scaling.setdefault("rope_type", kind)
-    said |= scaling
+    values |= scaling
     if "rope_local_base_freq" in config:
-        said[f"{SLIDING}.rope_theta"] = config["rope_local_base_freq"]
-    return _by_layer_type(said, config)
+        values[f"{SLIDING}.rope_theta"] = config["rope_local_base_freq"]
+    return _by_layer_type(values, config)
 
 
-def _by_layer_type(said: dict[str, Any], config: Config) -> dict[str, Any]:
-    """Names with a layer type before them, where the model type has a rotary base for each."""
+def _by_layer_type(values: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Prefix the names with a layer type if the model type has a rotary base per layer type."""
     if config.get("model_type") not in TWO_BASES:
-        return said
-    return {name if "." in name else f"{FULL}.{name}": value for name, value in said.items()}
+        return values
+    return {name if "." in name else f"{FULL}.{name}": value for name, value in values.items()}
 
 
 def _flat(parameters: Config) -> dict[str, Any]:
-    """``rope_parameters`` by name, or by layer type and name where each layer type has its own."""
+    """Flatten ``rope_parameters`` to values by name, or by layer type and name if each layer type has its own."""
     flat: dict[str, Any] = {}
     for key, value in parameters.items():
         if isinstance(value, Mapping):
@@ -318,17 +324,17 @@ def _flat(parameters: Config) -> dict[str, Any]:
     return flat
 
 
-def _rotary_of_4(loaded: Any) -> dict[str, Any]:
-    """What transformers 4.57 has taken of rotary positions, by ``rope_parameters``' names."""
-    # Its rotary tables read what stands in these, whether the configuration's class declares them (Llama) or not (Mistral).
+def _loaded_by_4(loaded: Any) -> dict[str, Any]:
+    """The rotary settings that transformers 4.57 has loaded, by their names in ``rope_parameters``."""
+    # Its rotary tables read these attributes whether the configuration class declares them (Llama) or not (Mistral).
     scaling = dict(getattr(loaded, "rope_scaling", None) or {})
     kind = scaling.pop("type", "default")
     scaling.setdefault("rope_type", kind)
     if scaling["rope_type"] == "longrope":
         longest = getattr(loaded, "max_position_embeddings", None)
         scaling["original_max_position_embeddings"] = getattr(loaded, "original_max_position_embeddings", longest)
-    taken = scaling | {name: getattr(loaded, name, ABSENT) for name in ("rope_theta", "partial_rotary_factor")}
+    values = scaling | {name: getattr(loaded, name, ABSENT) for name in ("rope_theta", "partial_rotary_factor")}
     if loaded.model_type not in TWO_BASES:
-        return taken
+        return values
     local = {f"{SLIDING}.rope_theta": loaded.rope_local_base_freq, f"{SLIDING}.rope_type": "default"}
-    return {f"{FULL}.{name}": value for name, value in taken.items()} | local
+    return {f"{FULL}.{name}": value for name, value in values.items()} | local

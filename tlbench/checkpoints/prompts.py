@@ -1,7 +1,8 @@
 """The prompt sets: the same token ids for every commit, stored beside each checkpoint.
 
-``natural`` is public-domain prose, two sequences of 64 tokens; ``origin`` is TransformerLens issue 496's four prompts of
-four tokens. Ids are made once, with the checkpoint, so that no later change of a tokenizer can move them.
+``natural`` is public-domain prose: two sequences of 64 tokens. ``origin`` is the four prompts of four tokens from
+TransformerLens issue 496. The ids are computed once, together with the checkpoint, so later tokenizer changes cannot affect
+them.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ Ids = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Prompts:
-    """Token ids, ``[batch][pos]``, all sequences of a set of one length (no padding enters a figure)."""
+    """Token ids ``[batch][pos]``. All sequences of a set have the same length, so no figure involves padding."""
 
     natural: Ids
     origin: Ids
 
 
 def tokenize(encode: Callable[[str], list[int]]) -> Prompts:
-    """Both prompt sets under a tokenizer, given as a function from text to ids without special tokens.
+    """Tokenize both prompt sets with ``encode``, which maps a text to ids without special tokens.
 
     Raises:
         BadInput: if a text has too few tokens under this tokenizer.
@@ -57,8 +58,8 @@ def _cut(texts: tuple[str, ...], encode: Callable[[str], list[int]], length: int
         ids = encode(text)
         if len(ids) < length:
             raise BadInput(
-                f"the tokenizer makes {len(ids)} tokens of {text[:40]!r} where {length} are needed: put a "
-                f"{FILE_NAME} with the ids to use into the checkpoint's folder"
+                f"the tokenizer splits {text[:40]!r} into {len(ids)} tokens, but {length} are needed: put a {FILE_NAME} "
+                "with the ids to use into the checkpoint's folder"
             )
         rows.append(tuple(ids[:length]))
     return tuple(rows)
@@ -68,19 +69,21 @@ def load(path: Path) -> Prompts:
     """Read a prompt file.
 
     Raises:
-        BadInput: if it is absent, not JSON, or not two rectangular lists of ids.
+        BadInput: if it is missing, not JSON, or does not hold two rectangular lists of ids.
     """
     try:
         data = json.loads(path.read_text())
         sets = [tuple(tuple(int(i) for i in row) for row in data[key]) for key in ("natural", "origin")]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path} is not a prompt file ({error}): make it again with `tlbench checkpoints`") from error
+        raise BadInput(
+            f"cannot read the prompt file {path} ({error}): create it again with `tlbench checkpoints`"
+        ) from error
     for rows in sets:
         if not rows or len({len(row) for row in rows}) != 1 or not rows[0]:
-            raise BadInput(f"{path}: the sequences of a set must have one length of at least 1")
+            raise BadInput(f"{path}: all sequences of a set must have the same length, at least 1")
     return Prompts(*sets)
 
 
 def to_json(prompts: Prompts) -> str:
-    """The file's text: the same bytes for the same ids."""
+    """The text of a prompt file. The same ids give the same bytes."""
     return json.dumps({"natural": prompts.natural, "origin": prompts.origin}, separators=(",", ":")) + "\n"

@@ -1,7 +1,7 @@
-"""Checkpoints on disk: each in a folder of its own, addressed and pinned by the SHA-256 of its content.
+"""Checkpoints on disk, each in its own folder, addressed and pinned by the SHA-256 of its content.
 
-``locate`` is what a measurement uses: it only reads and verifies, so that nothing is ever made in the environment under
-test. ``ensure`` is what ``tlbench checkpoints`` uses: it makes or fetches what is missing.
+Measurements use ``locate``, which only reads and verifies, so the environment under test never creates a checkpoint.
+``tlbench checkpoints`` uses ``ensure``, which makes or downloads what is missing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HUB_PROBE_TIMEOUT_S = 0.8
 WEIGHT_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 DERIVED = "derived files"
-"""The pin of what is read in place of the folder's own files, or for want of them, where there is any."""
+"""The key, among a model's pins, of the files that its derived folder holds in addition to links."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,9 @@ class Checkpoint:
 
     Attributes:
         model: its catalogue entry.
-        folder: where config.json, the safetensors and the tokenizer lie. Where the config.json that a user or the hub has is
-            not read alike by every transformers, or there is no tokenizer, it is a folder in the cache that has them, with
-            links to the other files.
-        sha256: one hash of all its files' names and bytes, prompts included.
+        folder: the folder with config.json, safetensors and tokenizer. If the original config.json is not portable across
+            transformers versions, or there is no tokenizer, this is a derived folder in the cache.
+        sha256: one hash of the names and bytes of all its files, including the prompts.
         prompts: its token ids.
     """
 
@@ -56,20 +55,20 @@ class Checkpoint:
 
     @property
     def has_experts(self) -> bool:
-        """Whether its configuration is that of a mixture of experts."""
+        """Whether it is a mixture of experts, judged by its configuration."""
         config = json.loads((self.folder / "config.json").read_text())
         return any(config.get(name) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
 
 
 Pins = dict[str, dict[str, str]]
-"""Model name to file name to SHA-256."""
+"""SHA-256 by model name and file name."""
 
 
 def read_pins(catalogue: Catalogue) -> Pins:
-    """The lock file's content; empty where there is none.
+    """Read the lock file. Returns an empty dictionary if there is none.
 
     Raises:
-        BadInput: if the file is not what this module writes.
+        BadInput: if the file is damaged.
     """
     path = catalogue.lock_path
     if not path.exists():
@@ -78,15 +77,17 @@ def read_pins(catalogue: Catalogue) -> Pins:
         pins = json.loads(path.read_text())
         return {name: {str(k): str(v) for k, v in files.items()} for name, files in pins.items()}
     except (ValueError, AttributeError) as error:
-        raise BadInput(f"{path} is damaged ({error}): restore it from version control") from error
+        raise BadInput(f"cannot read {path} ({error}): restore it from version control") from error
 
 
 def locate(model: Model, catalogue: Catalogue) -> Checkpoint:
-    """The model's checkpoint, every byte verified against its pin, once a process and its forks unless a file changed.
+    """Find the model's checkpoint and verify every byte against its pin.
+
+    A process and its forks verify each file once, and again if it changes.
 
     Raises:
-        CheckpointUnavailable: if it is a hub model that is not in this machine's HuggingFace cache.
-        BadInput: if it was never made, is not pinned, or differs from its pin in as little as one bit.
+        CheckpointUnavailable: if it is a Hub model that is not in this machine's HuggingFace cache.
+        BadInput: if it was never made, is not pinned, or differs from its pin in a single bit.
     """
     with span(Category.VERIFY):
         pins = read_pins(catalogue).get(model.name)
@@ -94,7 +95,7 @@ def locate(model: Model, catalogue: Catalogue) -> Checkpoint:
         prompts_file = _prompts_file(model, folder)
         if not pins:
             raise BadInput(
-                f"{model.name} has no entry in {catalogue.lock_path}: run `tlbench checkpoints {model.name}` to pin it"
+                f"{model.name} is not pinned in {catalogue.lock_path}: run `tlbench checkpoints {model.name}` to pin it"
             )
         _verify(model, folder, prompts_file, pins)
         portable = _portable(model, folder)
@@ -104,16 +105,17 @@ def locate(model: Model, catalogue: Catalogue) -> Checkpoint:
 
 
 def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lambda _: None) -> Checkpoint:
-    """The model's checkpoint, made or fetched if it is not there. Safe to interrupt and to run twice at once.
+    """Find the model's checkpoint; make or download it if it is missing. Safe to interrupt and to run concurrently.
 
     Args:
         model: the catalogue entry.
-        catalogue: where it stands; a model without a pin is pinned in its lock file.
-        say: told in a few words what is being done.
+        catalogue: its catalogue. A model without a pin is pinned in the catalogue's lock file.
+        say: receives a short progress message at each step.
 
     Raises:
-        CheckpointUnavailable: if it is a hub model and the hub cannot be reached.
-        BadInput: if a local folder is not a checkpoint, the disk refuses, or what was made differs from its pin.
+        CheckpointUnavailable: if it is a Hub model and the Hub cannot be reached.
+        BadInput: if a local folder is not a checkpoint, the disk is full or not writable, or the new checkpoint differs from
+            its pin.
     """
     with locked(cache_dir() / "locks" / f"{model.name}.lock"):
         pins = read_pins(catalogue).get(model.name)
@@ -124,7 +126,7 @@ def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lamb
                 folder = _make(model, pins, say)
         else:
             if model.source is Source.HUB:
-                say("fetching")
+                say("downloading")
                 folder = _fetch(model)
             else:
                 folder = _folder(model, pins)
@@ -133,7 +135,7 @@ def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lamb
                 say("tokenizing")
                 _write_prompts(model, folder)
         if pins:
-            # Before anything is derived from them.
+            # Verify before deriving anything from these files.
             _verify(model, folder, _prompts_file(model, folder), pins)
         portable = _portable(model, folder)
         if portable and not portable.is_intact():
@@ -148,7 +150,7 @@ def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lamb
 
 
 def hashes(model: Model, folder: Path, prompts_file: Path) -> dict[str, str]:
-    """The SHA-256 of every file that decides a figure: configuration, weights, tokenizer, prompts."""
+    """The SHA-256 of every file that affects a figure: configuration, weights, tokenizer, prompts."""
     files = {
         path.name: sha256_of(path)
         for path in sorted(folder.iterdir())
@@ -158,7 +160,7 @@ def hashes(model: Model, folder: Path, prompts_file: Path) -> dict[str, str]:
     return files
 
 
-# Where things lie ----------------------------------------------------------------------------------------------------
+# Paths ---------------------------------------------------------------------------------------------------------------
 
 
 def _folder(model: Model, pins: Mapping[str, str] | None) -> Path:
@@ -167,18 +169,16 @@ def _folder(model: Model, pins: Mapping[str, str] | None) -> Path:
     if model.source is Source.LOCAL:
         folder = Path(model.path)
         if not folder.is_dir():
-            raise BadInput(f"{model.name}: there is no folder {folder}: correct `path` in the catalogue")
+            raise BadInput(f"{model.name}: no folder {folder}: correct `path` in the catalogue")
         return folder
     folder_or_none = _made_folder(model, pins)
     if folder_or_none is None:
-        raise BadInput(
-            f"the checkpoint {model.name} has not been made on this machine: run `tlbench checkpoints {model.name}`"
-        )
+        raise BadInput(f"no checkpoint of {model.name} on this machine: run `tlbench checkpoints {model.name}`")
     return folder_or_none
 
 
 def _made_folder(model: Model, pins: Mapping[str, str] | None) -> Path | None:
-    """The folder of a checkpoint that tlbench makes, named by its content, if it exists."""
+    """The folder of a checkpoint made by tlbench, named by its content, or None if it does not exist."""
     if not pins:
         return None
     folder = _content_folder(model, pins)
@@ -190,15 +190,15 @@ def _content_folder(model: Model, files: Mapping[str, str]) -> Path:
 
 
 def _portable(model: Model, folder: Path) -> Derived | None:
-    """What is read in place of a folder that tlbench did not make; its own are portable as they are."""
+    """The derived folder of a checkpoint that tlbench did not make. tlbench's own checkpoints are portable already."""
     return None if model.source in (Source.ZOO, Source.PYPI) else derived(folder, model.name)
 
 
 def _prompts_file(model: Model, folder: Path) -> Path:
-    """Beside the weights; for folders that are not tlbench's own, in tlbench's cache."""
-    own = folder / prompt_sets.FILE_NAME
-    if own.exists() or model.source in (Source.ZOO, Source.PYPI):
-        return own
+    """The prompt file: beside the weights, or in tlbench's cache if a folder that tlbench did not make has none."""
+    beside_weights = folder / prompt_sets.FILE_NAME
+    if beside_weights.exists() or model.source in (Source.ZOO, Source.PYPI):
+        return beside_weights
     return cache_dir() / "prompts" / model.name / prompt_sets.FILE_NAME
 
 
@@ -210,32 +210,32 @@ def _verify(model: Model, folder: Path, prompts_file: Path, pins: Mapping[str, s
     for name, expected in _of_user(pins).items():
         path = prompts_file if name == prompt_sets.FILE_NAME else folder / name
         if not path.is_file():
-            raise BadInput(f"{model.name}: {path} is missing: run `tlbench checkpoints {model.name}` to restore it")
-        found = sha256_of_unchanged(path)
-        if found != expected:
+            raise BadInput(f"{model.name}: missing {path}: run `tlbench checkpoints {model.name}` to restore it")
+        digest = sha256_of_unchanged(path)
+        if digest != expected:
             raise BadInput(
-                f"{model.name}: {path} has SHA-256 {found[:16]}… and is pinned as {expected[:16]}…: it is truncated or "
-                f"altered; delete the folder and run `tlbench checkpoints {model.name}`"
+                f"{model.name}: {path} is truncated or altered (SHA-256 {digest[:16]}…, expected {expected[:16]}…): delete "
+                f"the folder and run `tlbench checkpoints {model.name}`"
             )
 
 
 def _verify_portable(model: Model, portable: Derived | None, pins: Mapping[str, str]) -> None:
-    """Prove that what is read in place of the folder is its translation, and its files the verified ones."""
-    again = f"run `tlbench checkpoints {model.name}`"
+    """Verify that the derived folder matches its pin and that its other files are the verified ones."""
+    advice = f"run `tlbench checkpoints {model.name}`"
     if _portable_pin(portable).get(DERIVED) != pins.get(DERIVED):
-        raise BadInput(f"{model.name}: what is read in place of the folder's own files is not what was pinned: {again}")
+        raise BadInput(f"{model.name}: the derived config.json or tokenizer does not match its pin: {advice}")
     for name in _names_read(pins) if portable else ():
         if portable and not portable.has(name):
-            raise BadInput(f"{model.name}: {portable.folder / name} is missing or altered: {again} to restore it")
+            raise BadInput(f"{model.name}: missing or altered file {portable.folder / name}: {advice} to restore it")
 
 
 def _names_read(pins: Mapping[str, str]) -> set[str]:
-    """The pinned files that transformers reads; the prompts are read from where they lie."""
+    """The pinned files that transformers reads, which are all but the prompts."""
     return {*_of_user(pins), CONFIG} - {prompt_sets.FILE_NAME}
 
 
 def _of_user(pins: Mapping[str, str]) -> dict[str, str]:
-    """The pins of the folder's own files."""
+    """The pins of the original folder's files."""
     return {name: digest for name, digest in pins.items() if name != DERIVED}
 
 
@@ -254,13 +254,13 @@ def _is_intact(model: Model, folder: Path, pins: Mapping[str, str]) -> bool:
 def _require_safetensors(model: Model, folder: Path) -> None:
     names = [path.name for path in folder.iterdir()]
     if "config.json" not in names:
-        raise BadInput(f"{model.name}: {folder} has no config.json: it is not a HuggingFace checkpoint")
+        raise BadInput(f"{model.name}: {folder} is not a HuggingFace checkpoint: it has no config.json")
     if not any(name.endswith(WEIGHT_SUFFIX) for name in names):
         pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
-        found = f"only the pickle {pickles[0]}" if pickles else "no weights"
+        content = f"only the pickle {pickles[0]}" if pickles else "no weights"
         raise BadInput(
-            f"{model.name}: {folder} holds {found}: tlbench reads safetensors only, since loading a pickle runs code; "
-            "save the model with `save_pretrained(..., safe_serialization=True)`"
+            f"{model.name}: {folder} holds {content}, but tlbench reads only safetensors, because loading a pickle runs "
+            "code: save the model with `save_pretrained(..., safe_serialization=True)`"
         )
 
 
@@ -283,14 +283,14 @@ def _make(model: Model, pins: Mapping[str, str] | None, say: Callable[[str], Non
             making.make_zoo(model, folder)
         else:
             making.make_from_gguf(model, folder, say)
-        made = hashes(model, folder, folder / prompt_sets.FILE_NAME)
-        if pins and made != dict(pins):
-            differing = sorted(name for name in made.keys() | pins.keys() if made.get(name) != pins.get(name))
+        digests = hashes(model, folder, folder / prompt_sets.FILE_NAME)
+        if pins and digests != dict(pins):
+            differing = sorted(name for name in digests.keys() | pins.keys() if digests.get(name) != pins.get(name))
             raise BadInput(
-                f"{model.name}: what was made differs from its pin in {', '.join(differing)}: the packages installed "
-                "are not the locked ones (requirements.lock), or the recipe changed without a new pin"
+                f"{model.name}: the new checkpoint differs from its pin in {', '.join(differing)}: install the packages "
+                "that requirements.lock pins, or pin the checkpoint again if its recipe changed"
             )
-    target = _content_folder(model, made)
+    target = _content_folder(model, digests)
     if target.exists():
         shutil.rmtree(target)
     return staging.rename(target)
@@ -304,7 +304,7 @@ def _write_prompts(model: Model, folder: Path) -> None:
         path.write_text(text)
 
 
-# The hub -------------------------------------------------------------------------------------------------------------
+# The Hub -------------------------------------------------------------------------------------------------------------
 
 
 def _hub_snapshot(model: Model) -> Path:
@@ -314,11 +314,11 @@ def _hub_snapshot(model: Model) -> Path:
     try:
         return Path(snapshot_download(model.repo, revision=model.revision, local_files_only=True))
     except HFValidationError as error:
-        raise BadInput(f"{model.name}: repo {model.repo!r} is not a hub name: {error}") from error
+        raise BadInput(f"{model.name}: invalid Hub repo id {model.repo!r}: {error}") from error
     except LocalEntryNotFoundError as error:
         raise CheckpointUnavailable(
-            f"{model.name}: {model.repo} is not in this machine's HuggingFace cache: run `tlbench checkpoints "
-            f"{model.name}` where the hub can be reached"
+            f"{model.name}: {model.repo} is not in this machine's HuggingFace cache: run `tlbench checkpoints {model.name}` "
+            "where the Hub can be reached"
         ) from error
 
 
@@ -335,14 +335,14 @@ def _fetch(model: Model) -> Path:
         return Path(huggingface_hub.snapshot_download(model.repo, revision=model.revision, allow_patterns=patterns))
     except (GatedRepoError, RepositoryNotFoundError) as error:
         raise CheckpointUnavailable(
-            f"{model.name}: the hub does not give {model.repo} to this account: accept its licence there and set HF_TOKEN"
+            f"{model.name}: the Hub denies access to {model.repo}: accept its licence there and set HF_TOKEN"
         ) from error
     except (HfHubHTTPError, OSError) as error:
-        raise CheckpointUnavailable(f"{model.name}: fetching {model.repo} failed: {error}") from error
+        raise CheckpointUnavailable(f"{model.name}: downloading {model.repo} failed: {error}") from error
 
 
 def _require_hub(model: Model) -> None:
-    """Find out within a second whether the hub can be reached."""
+    """Check within a second whether the Hub can be reached."""
     from urllib.parse import urlparse
 
     from huggingface_hub import constants
@@ -356,5 +356,5 @@ def _require_hub(model: Model) -> None:
             reason = f"no connection ({error})"
     if reason:
         raise CheckpointUnavailable(
-            f"{model.name}: {model.repo} is not in the HuggingFace cache and the hub cannot be reached: {reason}"
+            f"{model.name}: {model.repo} is not in the HuggingFace cache and the Hub cannot be reached: {reason}"
         )

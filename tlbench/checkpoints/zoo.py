@@ -1,9 +1,9 @@
 """The zoo: one small synthetic checkpoint for each architecture that can differ numerically.
 
-Random parameters, but of a trained model's shape: norm gains and biases far from 1 and 0 (else folding would change
-nothing), two residual dimensions with massive activations, peaked attention, logits with an offset at each position and
-a standard deviation of a few nats. Each family is a configuration, written so that transformers 4 and 5 read it alike,
-and a list of draws under the names that its checkpoints have on the hub.
+The parameters are random but distributed like a trained model's. Norm gains are far from 1 and biases far from 0, otherwise
+folding would change nothing. Two residual dimensions have massive activations, attention is peaked, and the logits have an
+offset per position and a standard deviation of a few nats. A family consists of a configuration that transformers 4 and 5
+read alike and a list of draws, named like the parameters of its checkpoints on the Hub.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ N_CTX = 256
 D_VOCAB = 512
 
 ATTENTION_SCALE = 1.6
-"""Standard deviation of queries and keys: scores of about 2.6 standard deviations, a peaked pattern."""
+"""Standard deviation of queries and keys. It gives scores with a standard deviation of about 2.6: a peaked pattern."""
 RESIDUAL_SCALE = 0.5
-"""What a block writes to the residual stream, next to an embedding of standard deviation 1."""
+"""Standard deviation of what a block writes to the residual stream; the embedding's is 1."""
 LOGIT_SCALE = 3.0
 """Standard deviation of the logits at a position, in nats."""
 OFFSET_SCALE = 6.0
@@ -47,7 +47,7 @@ class Family:
 
 
 def families() -> dict[str, Callable[[], Family]]:
-    """Every family by name, each built when called."""
+    """A function that builds each family, by the family's name."""
     return {
         "gpt2": gpt2,
         "gpt-neo": gpt_neo,
@@ -75,13 +75,13 @@ def families() -> dict[str, Callable[[], Family]]:
 
 
 def reading(name: str, d_out: int, *, scale: float = 1.0, d_in: int = D_MODEL, transposed: bool = False) -> Draw:
-    """A matrix that reads the normalised residual stream: outputs of standard deviation ``scale``."""
+    """A matrix that reads the normalised residual stream. Its outputs have standard deviation ``scale``."""
     size = (d_in, d_out) if transposed else (d_out, d_in)
     return Draw(name, size, scale=scale / sqrt(d_in))
 
 
 def writing(name: str, d_in: int, *, transposed: bool = False) -> Draw:
-    """A matrix that writes to the residual stream, loudest in the outlier dimensions."""
+    """A matrix that writes to the residual stream, with larger entries in the outlier dimensions."""
     size = (d_in, D_MODEL) if transposed else (D_MODEL, d_in)
     axis = 1 if transposed else 0
     return Draw(name, size, scale=RESIDUAL_SCALE / sqrt(d_in), outlier_axis=axis, outlier_factor=OUTLIER)
@@ -92,7 +92,7 @@ def bias(name: str, width: int, scale: float = 0.2) -> Draw:
 
 
 def gain(name: str, width: int = D_MODEL, *, scale: float = 1.0, less_one: bool = False, damped: bool = True) -> Draw:
-    """A norm's gain, damped where the residual stream has its outliers, as training does."""
+    """A norm's gain, damped in the outlier dimensions as in trained models."""
     shape = Shape.GAIN_LESS_ONE if less_one else Shape.GAIN
     if damped:
         return Draw(name, (width,), shape, scale, outlier_axis=0, outlier_factor=1 / OUTLIER)
@@ -113,7 +113,7 @@ def unembedding(name: str) -> Draw:
 
 
 def tied_embedding(name: str, scale: float = LOGIT_SCALE) -> Draw:
-    """An embedding that is the unembedding too; the final norm's damped gain keeps the logits in range."""
+    """An embedding that is also the unembedding. The final norm's damped gain keeps the logits in range."""
     return Draw(
         name,
         (D_VOCAB, D_MODEL),
@@ -127,7 +127,7 @@ def tied_embedding(name: str, scale: float = LOGIT_SCALE) -> Draw:
 def separate_attention(
     prefix: str, *, n_kv: int = N_HEADS, d_head: int = D_HEAD, qkv_bias: bool, out: str, out_bias: bool
 ) -> Draws:
-    """Query, key, value and output projections, each a matrix of its own."""
+    """Separate query, key, value and output projections."""
     widths = {"q": N_HEADS * d_head, "k": n_kv * d_head, "v": n_kv * d_head}
     for letter, width in widths.items():
         scale = 1.0 if letter == "v" else ATTENTION_SCALE
@@ -154,7 +154,7 @@ def plain_mlp(names: tuple[str, str], d_mlp: int = 4 * D_MODEL, *, transposed: b
 
 
 def config(architecture: str, model_type: str, **values: Any) -> Config:
-    """What every config.json here has; ids of special tokens are the byte tokenizer's."""
+    """The keys that every config.json of the zoo has. The special tokens are the byte tokenizer's."""
     return {
         "architectures": [architecture],
         "model_type": model_type,
@@ -468,7 +468,7 @@ def llama_draws(
     qk_norm: bool = False,
     mlp: Callable[[str], Draws] = lambda block: gated_mlp(f"{block}.mlp"),
 ) -> Draws:
-    """The parameters of Llama, with the variations that its descendants make."""
+    """Llama's parameters, with the variations of its descendants."""
     yield embedding("model.embed_tokens.weight")
     for i in range(N_LAYERS):
         block = f"model.layers.{i}"
@@ -484,7 +484,7 @@ def llama_draws(
 
 
 def llama() -> Family:
-    """Llama 2: RMSNorm, rotary positions, a gated MLP, as many key-value heads as query heads."""
+    """Llama 2: RMSNorm, rotary positions, a gated MLP, and no grouped-query attention."""
     values = llama_like("LlamaForCausalLM", "llama", mlp_bias=False, num_key_value_heads=N_HEADS)
     return Family(values, tuple(llama_draws(n_kv=N_HEADS)))
 
@@ -495,13 +495,13 @@ def llama_gqa() -> Family:
 
 
 def mistral() -> Family:
-    """Mistral: Llama with a sliding window, here of 32 positions, so that the prompts reach past its edge."""
+    """Mistral: Llama with a sliding window. It has 32 positions here, so the prompts extend past its edge."""
     values = llama_like("MistralForCausalLM", "mistral", sliding_window=32, head_dim=D_HEAD)
     return Family(values, tuple(llama_draws()))
 
 
 def mixtral() -> Family:
-    """Mixtral: Mistral with four experts, of which two are used for each token."""
+    """Mixtral: Mistral with four experts, two of them active per token."""
     n_experts = 4
 
     def experts(block: str) -> Draws:
@@ -526,7 +526,7 @@ def mixtral() -> Family:
 
 
 def qwen2() -> Family:
-    """Qwen 2 (Qwen1.5-0.5B, which has no grouped queries): Llama with query, key and value biases."""
+    """Qwen 2, like Qwen1.5-0.5B: Llama with query, key and value biases, and no grouped-query attention."""
     values = llama_like(
         "Qwen2ForCausalLM",
         "qwen2",
@@ -586,7 +586,7 @@ def phi3() -> Family:
 
 
 def gemma_like(architecture: str, model_type: str, **values: Any) -> Config:
-    """Gemma's configuration; TransformerLens scales attention by sqrt(d_head), so heads have their true width of 256."""
+    """Gemma's configuration. Heads are 256 wide as in Gemma, because TransformerLens scales attention by sqrt(d_head)."""
     return llama_like(
         architecture,
         model_type,
@@ -600,7 +600,7 @@ def gemma_like(architecture: str, model_type: str, **values: Any) -> Config:
 
 
 def gemma_draws(n_layers: int, *, n_kv: int, post_norms: bool, qk_norm: bool) -> Draws:
-    """Gemma's parameters: (1+w) norms; its embedding is scaled by sqrt(d_model) when read, so it is drawn smaller."""
+    """Gemma's parameters, with (1+w) norms. The model scales its embedding by sqrt(d_model), so it is drawn smaller."""
     yield tied_embedding("model.embed_tokens.weight")
     for i in range(n_layers):
         block = f"model.layers.{i}"
@@ -626,7 +626,7 @@ def gemma() -> Family:
 
 
 def gemma2() -> Family:
-    """Gemma 2: soft caps on attention scores and logits, norms before and after each part."""
+    """Gemma 2: soft caps on attention scores and logits, norms before and after attention and MLP."""
     values = gemma_like(
         "Gemma2ForCausalLM",
         "gemma2",
@@ -640,7 +640,7 @@ def gemma2() -> Family:
 
 
 def gemma3() -> Family:
-    """Gemma 3: query and key norms, five local layers to a global one, each kind with a rotary base of its own."""
+    """Gemma 3: query and key norms, five local layers per global one, and a separate rotary base for each kind."""
     n_layers = 6
     values = gemma_like(
         "Gemma3ForCausalLM",
@@ -659,7 +659,7 @@ def gemma3() -> Family:
 
 
 def olmo2() -> Family:
-    """OLMo 2: norms only after each part, and on all queries and keys at once."""
+    """OLMo 2: norms only after attention and MLP, and query and key norms over all heads at once."""
 
     def draws() -> Draws:
         yield embedding("model.embed_tokens.weight")

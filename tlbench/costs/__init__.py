@@ -1,1 +1,1 @@
-"""What TransformerLens costs beside HuggingFace: time and memory, as ratios of runs that are interleaved in one process."""
+"""What TransformerLens costs relative to HuggingFace: time and memory, as ratios of runs interleaved in one process."""

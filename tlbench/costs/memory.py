@@ -1,4 +1,4 @@
-"""How much memory does one run hold beyond its model, and does it give it all back?"""
+"""How much memory does one run need beyond its model, and does it give it all back?"""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from tlbench.grid import Operation, RuntimeCell
 from tlbench.records.costs import Memory
 
 REPEATS = 3
-"""Runs over which a leak is averaged; some runs before them fill what is filled once."""
+"""Leaks are averaged over this many runs, after a few runs that fill whatever is filled only once."""
 
 
 def measure_memory(cell: RuntimeCell) -> Memory:
-    """Count what torch's allocator hands out during one run. On a CPU the count is exact and does not vary.
+    """Count what torch's allocator hands out during one run. On a CPU the count is exact and repeatable.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
         CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option, architecture or operation, the model no such
-            length, this machine no such device, or the operation loads a model.
+        NotApplicable: if this TransformerLens has no such wrapper, option, architecture or operation, the model's context
+            is too short, this machine lacks the device, or the operation loads a model.
         CellFailed: if loading or running raised.
     """
     if cell.operation in (Operation.LOADING, Operation.PROCESSING):
-        raise NotApplicable("what loading needs is a process's peak: see runtime.ProcessLoading and ProcessProcessing")
+        raise NotApplicable("loading is measured as a process's peak: see runtime.ProcessLoading and ProcessProcessing")
     checkpoint = located(cell)
     settle(cell, checkpoint)
     pair = prepare(cell, checkpoint)
     assert pair.default is not None
-    own, eager, default = (peak_of(candidate) for candidate in (pair.tl, pair.eager, pair.default))
-    kept = sum(allocated(_and_let_go(pair.tl)).kept for _ in range(REPEATS)) / REPEATS
-    return Memory(cell, own, eager, default, kept)
+    tl_peak, eager_peak, default_peak = (peak_of(candidate) for candidate in (pair.tl, pair.eager, pair.default))
+    leak = sum(allocated(_run_and_clear(pair.tl)).kept for _ in range(REPEATS)) / REPEATS
+    return Memory(cell, tl_peak, eager_peak, default_peak, leak)
 
 
 class Allocated:
-    """What a call did to the allocator, in bytes.
+    """The effect of a call on the allocator, in bytes.
 
     Attributes:
-        peak: the most that was held at once beyond what was there before.
-        kept: what is still held after it.
+        peak: the most held at once, beyond what was held before.
+        kept: what is still held afterwards.
     """
 
     def __init__(self, changes: list[int]) -> None:
@@ -55,7 +55,7 @@ class Allocated:
 
 
 def allocated(call: Callable[[], object]) -> Allocated:
-    """What a call, whose result is dropped, does to the allocator of the device in use."""
+    """Run a call, drop its result, and return its effect on the current device's allocator."""
     if device.current() != "cpu":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -71,24 +71,24 @@ def allocated(call: Callable[[], object]) -> Allocated:
 
 
 def peak_of(candidate: Candidate) -> int:
-    """The most that one run holds, once the runs before it have filled what is filled once."""
-    _once(candidate)()
-    _once(candidate)()
-    return allocated(_once(candidate)).peak
+    """The peak memory of one run, after two runs that fill whatever is filled only once."""
+    _one_run(candidate)()
+    _one_run(candidate)()
+    return allocated(_one_run(candidate)).peak
 
 
-def _once(candidate: Candidate) -> Callable[[], object]:
-    given = candidate.prepare()
+def _one_run(candidate: Candidate) -> Callable[[], object]:
+    prepared = candidate.prepare()
 
     def call() -> None:
-        candidate.run(given)
+        candidate.run(prepared)
 
     return call
 
 
-def _and_let_go(candidate: Candidate) -> Callable[[], object]:
+def _run_and_clear(candidate: Candidate) -> Callable[[], object]:
     def call() -> None:
         candidate.run(candidate.prepare())
-        candidate.prepare()  # gradients, for one, are no leak
+        candidate.prepare()  # drops gradients, which are no leak
 
     return call

@@ -1,4 +1,4 @@
-"""What is timed: each operation in TransformerLens, and what stands beside it in HuggingFace, as candidates."""
+"""The timed operations: each as a TransformerLens candidate and its HuggingFace counterparts."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tlbench.reference import huggingface
 from tlbench.reference.lengths import long_ids, longest
 
 GENERATED = 16
-"""Tokens of one generation. The prompt is the shape's length."""
+"""Tokens per generation. The prompt has the shape's length."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An operation on both sides.
+    """One operation on both sides.
 
     Attributes:
         tl: in TransformerLens.
         eager: in HuggingFace, with the attention that TransformerLens forces.
-        default: in HuggingFace, with its default attention; None where attention plays no part.
+        default: in HuggingFace, with its default attention; None if attention plays no part.
     """
 
     tl: Candidate
@@ -38,54 +38,52 @@ class Pair:
 
     @property
     def candidates(self) -> list[Candidate]:
-        """Those that there are, TransformerLens's first."""
-        return [one for one in (self.tl, self.eager, self.default) if one is not None]
+        """The candidates that exist, TransformerLens's first."""
+        return [candidate for candidate in (self.tl, self.eager, self.default) if candidate is not None]
 
 
 def prepare(cell: RuntimeCell, checkpoint: Checkpoint) -> Pair:
-    """Load what an operation needs, on both sides.
+    """Load what an operation needs on both sides.
 
     Raises:
-        NotApplicable: if this TransformerLens has no such wrapper, option, architecture or operation, or the model no such
-            length.
+        NotApplicable: if this TransformerLens has no such wrapper, option, architecture or operation, or the model's
+            context is too short.
         CellFailed: if loading raised.
     """
     if cell.operation in (Operation.LOADING, Operation.PROCESSING):
         return _LOADERS[cell.operation](cell, checkpoint)
     ids = token_ids(cell, checkpoint)
     tl = lens.load(cell.cell, checkpoint, readback=False)
-    beside = {attention: hf_model(cell, checkpoint, attention) for attention in Attention}
-    own, reference = _RUNS[cell.operation]
-    return Pair(own(tl, ids), reference(beside[Attention.EAGER], ids), reference(beside[Attention.DEFAULT], ids))
+    hf = {attention: hf_model(cell, checkpoint, attention) for attention in Attention}
+    in_tl, in_hf = _RUNS[cell.operation]
+    return Pair(in_tl(tl, ids), in_hf(hf[Attention.EAGER], ids), in_hf(hf[Attention.DEFAULT], ids))
 
 
 def forward_pair(operation: Operation, tl: lens.Lens, eager: Any, ids: Tensor) -> tuple[Candidate, Candidate]:
-    """An operation on loaded models, in TransformerLens and in HuggingFace."""
-    own, reference = _RUNS[operation]
-    return own(tl, ids), reference(eager, ids)
+    """The candidates of an operation on loaded models, in TransformerLens and in HuggingFace."""
+    in_tl, in_hf = _RUNS[operation]
+    return in_tl(tl, ids), in_hf(eager, ids)
 
 
 def own_candidate(operation: Operation, tl: lens.Lens, ids: Tensor) -> Candidate:
-    """An operation on a loaded model, in TransformerLens alone."""
+    """The candidate of an operation on a loaded TransformerLens model alone."""
     return _RUNS[operation][0](tl, ids)
 
 
 def token_ids(cell: RuntimeCell, checkpoint: Checkpoint) -> Tensor:
-    """Natural text of the cell's shape, ``[batch, pos]``: each sequence goes on where the one before it ends.
+    """Natural text in the cell's shape, ``[batch, pos]``. Each sequence continues where the previous one ends.
 
     Raises:
         NotApplicable: if the model's longest context is shorter.
     """
     end = cell.length + (GENERATED if cell.operation is Operation.GENERATION else 0)
     if end > longest(checkpoint.folder):
-        raise NotApplicable(
-            f"{cell.model}'s longest context is {longest(checkpoint.folder)} tokens, and {end} are asked for"
-        )
+        raise NotApplicable(f"{cell.model}'s longest context is {longest(checkpoint.folder)} tokens: {end} are too many")
     return long_ids(checkpoint, cell.batch * cell.length).reshape(cell.batch, cell.length).to(device.current())
 
 
 def hf_model(cell: RuntimeCell, checkpoint: Checkpoint, attention: Attention) -> Any:
-    """HuggingFace's model on the device in use."""
+    """HuggingFace's model on the current device."""
     return huggingface.load_model(checkpoint.folder, cell.dtype, attention).to(device.current())
 
 
@@ -101,11 +99,11 @@ def _forward(tl: lens.Lens, ids: Tensor) -> Candidate:
 
 
 def _hooks(tl: lens.Lens, ids: Tensor) -> Candidate:
-    hooks: dict[str, lens.Hook] = {name: _look for name in tl.hook_names() if tl.accepts_hook(name)}
+    hooks: dict[str, lens.Hook] = {name: _no_op for name in tl.hook_names() if tl.accepts_hook(name)}
     return _without_gradients(lambda: tl.run_with_hooks(ids, hooks))
 
 
-def _look(value: Tensor) -> None:
+def _no_op(value: Tensor) -> None:
     return None
 
 
@@ -140,8 +138,8 @@ def _with_gradients(model: Any, logits: Callable[[], Tensor], ids: Tensor) -> Ca
 
     def timed(_: object) -> None:
         with torch.enable_grad():
-            found = logits()[:, :-1].flatten(0, 1).float()
-            torch.autograd.backward(torch.nn.functional.cross_entropy(found, ids[:, 1:].flatten()))
+            predictions = logits()[:, :-1].flatten(0, 1).float()
+            torch.autograd.backward(torch.nn.functional.cross_entropy(predictions, ids[:, 1:].flatten()))
 
     return Candidate(timed, prepare)
 
@@ -154,10 +152,10 @@ def _generation(tl: lens.Lens, ids: Tensor) -> Candidate:
 
 
 def _plain_generation(model: Any, ids: Tensor) -> Candidate:
-    model.generation_config.eos_token_id = None  # as many tokens as asked for, as TransformerLens is told
-    words = {"max_new_tokens": GENERATED, "do_sample": False, "pad_token_id": 0}
+    model.generation_config.eos_token_id = None  # always generate the full length, as TransformerLens does
+    settings = {"max_new_tokens": GENERATED, "do_sample": False, "pad_token_id": 0}
     mask = torch.ones_like(ids)
-    return _without_gradients(lambda: model.generate(ids, attention_mask=mask, **words))
+    return _without_gradients(lambda: model.generate(ids, attention_mask=mask, **settings))
 
 
 # Loading and processing ----------------------------------------------------------------------------------------------
@@ -174,7 +172,7 @@ def _plain_loading(cell: RuntimeCell, checkpoint: Checkpoint) -> Candidate:
 
 def _processing(cell: RuntimeCell, checkpoint: Checkpoint) -> Pair:
     if cell.option is Option.UNPROCESSED:
-        raise NotApplicable("without an option there is no processing")
+        raise NotApplicable("nothing to process: the option is unprocessed")
     unprocessed = RuntimeCell(**{**vars(cell), "option": Option.UNPROCESSED}).cell
 
     def prepare() -> lens.Lens:

@@ -1,4 +1,4 @@
-"""TransformerLens's side of an operation alone, for those who measure time or memory themselves: asv's own benchmarks."""
+"""TransformerLens's side of an operation alone, for asv's own time and memory benchmarks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tlbench.questions.answers import setting
 
 
 class Model:
-    """A loaded model and what can be done with it. ``run`` is what is to be timed."""
+    """A loaded model and its operations. ``run`` is the timed part."""
 
     def __init__(self, cell: RuntimeCell) -> None:
-        setting()  # proves which TransformerLens is imported
+        setting()  # verifies which TransformerLens is imported
         checkpoint = located(cell)
         settle(cell, checkpoint)
         tl, ids = lens.load(cell.cell, checkpoint, readback=False), token_ids(cell, checkpoint)
@@ -27,17 +27,17 @@ class Model:
         self._candidates: dict[Operation, Candidate] = {operation: own_candidate(operation, tl, ids) for operation in runs}
 
     def rest(self) -> None:
-        """Drop what a run leaves, such as gradients: before each that is timed."""
+        """Drop what a run leaves behind, such as gradients. Call before each timed run."""
         for candidate in self._candidates.values():
             candidate.prepare()
 
     def run(self, operation: Operation) -> object:
-        """Do it once."""
+        """Run the operation once."""
         return with_room(partial(self._candidates[operation].run, None))
 
 
 class Loading:
-    """A checkpoint that can be loaded, and a model, new each time, whose weights can be processed."""
+    """A checkpoint to load, and a fresh model whose weights can be processed."""
 
     def __init__(self, cell: RuntimeCell) -> None:
         setting()
@@ -48,33 +48,33 @@ class Loading:
         self._loaded: lens.Lens | None = None
 
     def rest(self) -> None:
-        """Have a new unprocessed model to process."""
+        """Load a fresh, unprocessed model to process."""
         self._loaded = None
-        gc.collect()  # asv's timer has switched the collector off
+        gc.collect()  # asv's timer switches the collector off
         self._loaded = self.load()
 
     def load(self) -> lens.Lens:
-        """From the files to a model that can run, unprocessed."""
+        """Load the files into a runnable model, unprocessed."""
         return with_room(partial(lens.load, self._unprocessed, self._checkpoint, readback=False))
 
     def process(self) -> None:
-        """Process the weights as the cell's option asks.
+        """Process the weights with the cell's option.
 
         Raises:
-            NotApplicable: if it is no option.
+            NotApplicable: if the option is ``unprocessed``.
         """
         if self._option is Option.UNPROCESSED:
-            raise NotApplicable("without an option there is no processing")
+            raise NotApplicable("nothing to process: the option is unprocessed")
         assert self._loaded is not None
         with_room(partial(self._loaded.process, self._option))
 
 
 @lru_cache(maxsize=1)
 def loaded(cell: RuntimeCell) -> Model:
-    """The cell's model, loaded once: asv sets up before every call.
+    """The cell's model, loaded only once: asv runs setup before every call.
 
     Raises:
-        NotApplicable: if there is none here, its checkpoint's absence included.
+        NotApplicable: if this TransformerLens does not support the cell, or its checkpoint is not on this machine.
         CellFailed: if loading raised.
     """
     try:
@@ -85,7 +85,7 @@ def loaded(cell: RuntimeCell) -> Model:
 
 @lru_cache(maxsize=1)
 def loading(cell: RuntimeCell) -> Loading:
-    """The same, for loading and processing themselves."""
+    """Like :func:`loaded`, for loading and processing themselves."""
     try:
         return Loading(cell)
     except CheckpointUnavailable as reason:

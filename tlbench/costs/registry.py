@@ -1,4 +1,4 @@
-"""The questions about costs. None is kept between runs: times are never the same twice."""
+"""The questions about costs. No record is cached between runs, since times are never the same twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do time and memory grow with the length, the batch and the depth?"""
+"""How do time and memory grow with length, batch and depth?"""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from tlbench.reference.lengths import longest
 
 BUDGET_S = 0.5
 LONGEST = 1024
-"""Tokens: longer ones take minutes on a CPU."""
+"""In tokens. Longer contexts take minutes on a CPU."""
 MOST_SEQUENCES = 16
 FEW_BLOCKS = 8
 
 
 def measure_scaling(cell: RuntimeCell) -> Scaling:
-    """The cost of a forward pass at sizes that double.
+    """Measure the cost of a forward pass at doubling sizes.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
         CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, the model no such length, this
-            machine no such device, or the operation is no forward pass.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, the model's context is too
+            short, this machine lacks the device, or the operation is not a forward pass.
         CellFailed: if loading or running raised.
     """
     if cell.operation not in (Operation.FORWARD, Operation.CACHE):
-        raise NotApplicable("growth is measured of forward passes, with and without a cache")
+        raise NotApplicable("growth is measured only for forward passes, with or without a cache")
     checkpoint = located(cell)
     settle(cell, checkpoint)
     tl = lens.load(cell.cell, checkpoint, readback=False)
@@ -68,7 +68,7 @@ def measure_scaling(cell: RuntimeCell) -> Scaling:
 
 
 def depths_of(n_blocks: int) -> list[int]:
-    """How many blocks are run: numbers that double, or all where there are few. Never all blocks, which is a full pass."""
+    """The numbers of blocks to run: doubling, or every number in a shallow model. Never all blocks, which is a full pass."""
     return list(range(1, n_blocks)) if n_blocks <= FEW_BLOCKS else _doubling(n_blocks - 1)
 
 

@@ -24,85 +24,90 @@ from tlbench.records.costs import Slowdown
 from tlbench.records.serial import plain, restored
 
 BUDGET_S = 0.4
-"""What the rounds of one process take together, where five take less."""
+"""Total time for the rounds of one process, unless the minimum of five takes longer."""
 NAMES = [f"timing-{number}" for number in range(1, INTERPRETERS + 1)]
-"""The servers that timed processes are forked from."""
+"""The fork servers that timed processes come from."""
 IMPORTS = ("import transformer_lens", "import torch, transformers.models.auto.modeling_auto, transformers.generation.utils")
-"""TransformerLens's import, and that of what it stands on and a user of HuggingFace imports too."""
+"""TransformerLens's import, and the imports it is built on, which a HuggingFace user needs too."""
 
 Times = Sequence[Sequence[Sequence[float]]]
-"""Of one interpreter: ``[process][round][candidate]``."""
+"""The times of one interpreter: ``[process][round][candidate]``."""
 
 
 def measure_slowdown(cell: RuntimeCell) -> Slowdown:
-    """Time a cell on both sides, in processes forked from several interpreters by turns.
+    """Time a cell on both sides, in processes forked from several interpreters in turn.
 
-    The interpreters are fork servers. They are started if they do not run, and live as long as the server that this process
-    was forked from, or as this process.
+    The interpreters are fork servers. They start on demand and live as long as the server this process was forked from, or
+    as long as this process if there is none.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
         CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option, architecture or operation, the model no such
-            length, or this machine no such device.
+        NotApplicable: if this TransformerLens has no such wrapper, option, architecture or operation, the model's context
+            is too short, or this machine lacks the device.
         CellFailed: if loading or running raised, or an interpreter cannot be started.
     """
-    located(cell)  # what cannot be measured at all is said before the interpreters start
+    located(cell)  # raise before the interpreters start if the cell cannot be measured
     servers = [beside(name, preload=PRELOAD) for name in NAMES]
     with ThreadPoolExecutor() as starting:
         list(starting.map(Server.start, servers))
     interpreters: list[list[list[list[float]]]] = [[] for _ in NAMES]
     for _ in range(PROCESSES):
-        for server, own in zip(servers, interpreters, strict=True):
-            own.append(server.call(time_rounds, plain(cell), before=hash_checkpoint))
+        for server, processes in zip(servers, interpreters, strict=True):
+            processes.append(server.call(time_rounds, plain(cell), before=hash_checkpoint))
     return _slowdown(cell, interpreters)
 
 
 def time_rounds(fields: dict[str, str]) -> list[tuple[float, ...]]:
-    """Time a cell in this process, in which nothing else may have been measured: ``[round][candidate]``, in seconds.
+    """Time a cell in this process, which must not have measured anything else: ``[round][candidate]``, in seconds.
 
     Raises:
-        BadInput, CheckpointUnavailable, NotApplicable, CellFailed: as :func:`measure_slowdown`, but for what it starts.
+        BadInput, CheckpointUnavailable, NotApplicable, CellFailed: as :func:`measure_slowdown`, which also starts
+            interpreters.
     """
     cell = restored(RuntimeCell, fields)
     return _time(cell, located(cell))
 
 
 def hash_checkpoint(fields: dict[str, str]) -> None:
-    """In a server, so that no fork hashes the checkpoint again."""
-    located(restored(RuntimeCell, fields))
+    """Hash the checkpoint in a server, so that no fork has to. The device is not touched."""
+    _checkpoint(restored(RuntimeCell, fields))
 
 
 def measure_import(cell: Import) -> Slowdown:
-    """Time the import in fresh interpreters, TransformerLens and HuggingFace by turns.
+    """Time imports in fresh interpreters, TransformerLens and HuggingFace in turn.
 
     Raises:
-        CellFailed: if either does not import.
+        CellFailed: if either import fails.
     """
     candidates = [Candidate(partial(_import, code)) for code in IMPORTS]
     rounds = take_turns(candidates, time.perf_counter, budget=0, fewest=INTERPRETERS, warm_up=1)
-    return _slowdown(None, [[[pair]] for pair in rounds])  # each import is an interpreter of its own
+    return _slowdown(None, [[[pair]] for pair in rounds])  # each import has its own interpreter
 
 
 def located(cell: RuntimeCell) -> Checkpoint:
-    """A cell's checkpoint, verified, on a machine that has the device.
+    """A cell's verified checkpoint, on a machine that has the cell's device.
 
     Raises:
         BadInput, CheckpointUnavailable: as :func:`tlbench.checkpoints.locate`.
-        NotApplicable: if this machine has no such device.
+        NotApplicable: if this machine lacks the device.
     """
-    from tlbench import catalogue as catalogues
-
     try:
         require(cell.device.value)
     except BadInput as error:
         raise NotApplicable(str(error)) from None
+    return _checkpoint(cell)
+
+
+def _checkpoint(cell: RuntimeCell) -> Checkpoint:
+    from tlbench import catalogue as catalogues
+
     catalogue = catalogues.load()
     return locate(catalogue.get(cell.model), catalogue)
 
 
 def settle(cell: RuntimeCell, checkpoint: Checkpoint) -> None:
-    """Fix what two runs could differ in, and put everything on the cell's device. For a process of one cell."""
+    """Fix what could make two runs differ, and select the cell's device. For a process that measures a single cell."""
     from tlbench.questions.loading import make_deterministic
 
     os.environ[DEVICE_VARIABLE] = cell.device.value
@@ -117,12 +122,12 @@ def _time(cell: RuntimeCell, checkpoint: Checkpoint) -> list[tuple[float, ...]]:
     loads = cell.operation in (Operation.LOADING, Operation.PROCESSING)
     gc.collect()
     gc.freeze()
-    gc.disable()  # as timeit and pyperf do: a collection would fall on whoever's turn it is
+    gc.disable()  # as in timeit and pyperf: a collection would count for whichever candidate is running
     return take_turns(candidates, synchronized_clock, BUDGET_S, *((3, 1) if loads else ()))
 
 
 def _slowdown(cell: RuntimeCell | None, interpreters: Sequence[Times]) -> Slowdown:
-    processes = [rounds for own in interpreters for rounds in own]
+    processes = [rounds for interpreter in interpreters for rounds in interpreter]
     seconds = [statistics.median(side) for side in zip(*(times for rounds in processes for times in rounds), strict=True)]
     has_default = len(seconds) > 2
     return Slowdown(

@@ -1,4 +1,4 @@
-"""Candidates take turns in one process, so that a machine that slows down slows all of them."""
+"""Candidates take turns in one process, so a machine that slows down slows all of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tlbench.costs.stack import with_room
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of those that take turns.
+    """One of the things timed in turn.
 
     Attributes:
-        run: what is timed. It is given what ``prepare`` returned.
-        prepare: what comes before it each time, and is not timed.
+        run: the timed part. It gets the result of ``prepare``.
+        prepare: runs before it each time, untimed.
     """
 
     run: Callable[[Any], object]
@@ -26,16 +26,15 @@ class Candidate:
 def take_turns(
     candidates: Sequence[Candidate], clock: Callable[[], float], budget: float, fewest: int = 5, warm_up: int = 2
 ) -> list[tuple[float, ...]]:
-    """The time of each candidate in each round, ``[round][candidate]``, in the clock's unit.
+    """Time each candidate in each round: ``[round][candidate]``, in the clock's unit.
 
-    Every other round goes through them backwards, so that none always comes after the same one.
+    Every other round runs in reverse order, so no candidate always follows the same one.
 
     Args:
-        candidates: who takes turns.
-        clock: tells the time; it also waits for a device that works on its own.
-        budget: no new round is begun once the timed runs have taken this long.
-        fewest: rounds that are run whatever they take.
-        warm_up: rounds before these that are not kept.
+        clock: returns the time, after waiting for any asynchronous device.
+        budget: no new round starts once the timed runs have taken this long.
+        fewest: the minimum number of rounds, however long they take.
+        warm_up: number of rounds to run first and discard.
     """
     return with_room(partial(_take_turns, candidates, clock, budget, fewest, warm_up))
 
@@ -55,9 +54,9 @@ def _take_turns(
 
 
 def _timed(candidate: Candidate, clock: Callable[[], float]) -> float:
-    given = candidate.prepare()
+    prepared = candidate.prepare()
     started = clock()
-    result = candidate.run(given)
+    result = candidate.run(prepared)
     ended = clock()
-    del result  # freed only now: what it holds on to is not part of the time
+    del result  # freed only now, so that freeing it is not timed
     return ended - started

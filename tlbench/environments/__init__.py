@@ -1,4 +1,4 @@
-"""Environments of Python: this project's own, where references are made, and those of the TransformerLens under test."""
+"""Python environments: this project's own, which computes references, and those with a TransformerLens under test."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ PROJECT = "transformer-lens"
 
 @dataclass(frozen=True)
 class LensEnvironment:
-    """An environment with one TransformerLens in it.
+    """An environment with a TransformerLens installed.
 
     Attributes:
         python: its interpreter.
-        name: what was installed, as its user named it.
+        name: what is installed, as the user named it.
     """
 
     python: Path
@@ -41,13 +41,13 @@ class LensEnvironment:
 
 
 def reference_python() -> Path:
-    """The interpreter of this project's own pinned environment, which no TransformerLens is in.
+    """The interpreter of this project's own pinned environment, which has no TransformerLens.
 
-    It is the one that ``make`` leaves in the repository, else the running one if its versions are the pinned ones, else
-    one made in the cache.
+    This is the environment that ``make`` created in the repository. Without one it is the running interpreter, if that has
+    the pinned versions, and otherwise an environment created in the cache.
 
     Raises:
-        BadInput: if it has to be made and cannot be.
+        BadInput: if the environment must be created and that fails.
     """
     of_make = package_dir().parent / ".venv" / "bin" / "python"
     if of_make.exists():
@@ -59,48 +59,58 @@ def reference_python() -> Path:
     python, done = folder / "bin" / "python", folder / "complete"
     with locked(folder.with_suffix(".lock")):
         if not done.exists():
-            _uv("venv", "--quiet", "--clear", str(folder), doing="making the environment of references")
+            _uv("venv", "--quiet", "--clear", str(folder), doing="creating the environment for references")
             requirements = ["--requirements", str(lock)]
-            _uv("pip", "install", "--quiet", "--python", str(python), *requirements, doing="installing its packages")
+            _uv(
+                "pip",
+                "install",
+                "--quiet",
+                "--python",
+                str(python),
+                *requirements,
+                doing="installing the packages for references",
+            )
             done.touch()
     return python
 
 
 def lens_environment(wanted: str, say: Say = lambda _: None) -> LensEnvironment:
-    """An environment in which a TransformerLens is installed, apart from everything else; kept for the next time.
+    """A separate environment with one TransformerLens installed. It is kept and reused.
 
     Args:
         wanted: the folder of a source tree, a release (``4.3.0``), or a commit of upstream's repository.
-        say: told in a few words what is being done.
+        say: receives a short progress message at each step.
 
     Raises:
-        BadInput: if it is none of these, cannot be had, or does not build or install.
+        BadInput: if ``wanted`` is none of these, cannot be downloaded, or does not build or install.
     """
     source = Path(wanted).expanduser()
     if source.is_dir():
         if not (source / "pyproject.toml").is_file():
-            raise BadInput(f"--tl {wanted}: the folder has no pyproject.toml: name the top folder of a TransformerLens tree")
+            raise BadInput(
+                f"--tl {wanted}: no pyproject.toml in this folder: give the top folder of a TransformerLens source tree"
+            )
         return _of_tree(source.resolve(), wanted, say)
     if match := VERSION_PATTERN.fullmatch(wanted):
         return _of_release(match[1], say)
     if COMMIT_PATTERN.fullmatch(wanted):
         return _of_commit(wanted, say)
-    raise BadInput(f"--tl {wanted!r} is no folder, no release such as 4.3.0 and no commit hash: name one of these")
+    raise BadInput(f"invalid --tl {wanted!r}: expected a folder, a release, e.g. 4.3.0, or a commit hash")
 
 
 def _of_tree(source: Path, name: str, say: Say, commit: str = "") -> LensEnvironment:
     with tempfile.TemporaryDirectory(prefix="tlbench-wheel-") as wheels:
         say("building TransformerLens")
-        with _in_one_sentence():
+        with _as_bad_input():
             installer.build(source, Path(wheels))
         (wheel,) = Path(wheels).glob("*.whl")
         return _installed(f"tree-{_content_digest(wheel)}", wheel, commit, name, say)
 
 
 def _of_release(release: str, say: Say) -> LensEnvironment:
-    found = _existing(release)
-    if found:
-        return LensEnvironment(found, release)
+    python = _existing(release)
+    if python:
+        return LensEnvironment(python, release)
     from tlbench.environments.package_index import wheel
 
     return _installed(release, wheel(PROJECT, release, cache_dir() / "downloads", say), f"v{release}", release, say)
@@ -112,20 +122,20 @@ def _of_commit(commit: str, say: Say) -> LensEnvironment:
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             full = done.stdout.strip()
-            if found := _existing(full[:12]):
-                return LensEnvironment(found, full[:8])
+            if python := _existing(full[:12]):
+                return LensEnvironment(python, full[:8])
             with tempfile.TemporaryDirectory(prefix="tlbench-tree-") as folder:
                 say(f"checking out {full[:8]}")
                 _git_archive(repository, full, Path(folder))
                 return _of_tree(Path(folder), full[:8], say, full)
     raise BadInput(
-        f"--tl {commit}: no repository on this machine has that commit, and upstream's could not be fetched: run "
-        "`asv run` once where GitHub can be reached, or name the folder of a source tree"
+        f"--tl {commit}: no such commit in the clones of TransformerLens on this machine: run `asv run` once where GitHub "
+        "can be reached, or give the folder of a source tree"
     )
 
 
 def _repositories() -> list[Path]:
-    """The clones of TransformerLens that this repository keeps: asv's own of upstream, and the history of releases."""
+    """The clones of TransformerLens in this repository: asv's clone of upstream, and the history of releases."""
     root = package_dir().parent
     return [path for path in (root / "transformer-lens", root / "releases" / "TransformerLens.git") if path.is_dir()]
 
@@ -136,7 +146,7 @@ def _git_archive(repository: Path, commit: str, folder: Path) -> None:
     with archive.open("wb") as file:
         done = subprocess.run(words, stdout=file, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise BadInput(f"--tl {commit[:8]} cannot be read from {repository}: {done.stderr.strip()}")
+        raise BadInput(f"--tl {commit[:8]}: cannot read it from {repository}: {done.stderr.strip()}")
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     archive.unlink()
@@ -145,18 +155,18 @@ def _git_archive(repository: Path, commit: str, folder: Path) -> None:
 def _installed(key: str, wheel: Path, commit: str, name: str, say: Say) -> LensEnvironment:
     folder = _folder(key)
     with locked(folder.with_suffix(".lock")):
-        found = _existing(key)
-        if found is None:
+        python = _existing(key)
+        if python is None:
             say("installing TransformerLens and its dependencies")
-            _uv("venv", "--quiet", "--clear", str(folder), doing=f"making an environment for TransformerLens {name}")
-            with _in_one_sentence():
+            _uv("venv", "--quiet", "--clear", str(folder), doing=f"creating an environment for TransformerLens {name}")
+            with _as_bad_input():
                 installer.install(wheel, commit, str(folder / "bin" / "python"))
-            found = folder / "bin" / "python"
-    return LensEnvironment(found, name)
+            python = folder / "bin" / "python"
+    return LensEnvironment(python, name)
 
 
 def _existing(key: str) -> Path | None:
-    """The interpreter of an environment that was made to the end: the installer's record is written last."""
+    """The interpreter of a complete environment, or None. The installer writes its record last, so the record proves it."""
     folder = _folder(key)
     return folder / "bin" / "python" if (folder / RECORD_NAME).exists() else None
 
@@ -167,7 +177,7 @@ def _folder(key: str) -> Path:
 
 
 def _content_digest(wheel: Path) -> str:
-    """A hash of what a wheel holds; the archive itself carries the time at which it was built."""
+    """A hash of a wheel's content. The archive's own bytes would not do, because they include the build time."""
     with zipfile.ZipFile(wheel) as archive:
         members = sorted((info.filename, info.CRC, info.file_size) for info in archive.infolist())
     return hashlib.sha256(repr(members).encode()).hexdigest()[:12]
@@ -190,13 +200,13 @@ def _lock_file() -> Path:
 
 
 def _uv(*arguments: str, doing: str) -> None:
-    with _in_one_sentence():
+    with _as_bad_input():
         installer.run_uv(*arguments, doing=doing)
 
 
 @contextmanager
-def _in_one_sentence() -> Iterator[None]:
-    """Turn what the installer could not do into bad input."""
+def _as_bad_input() -> Iterator[None]:
+    """Within the block, turn an installer's failure into ``BadInput``."""
     try:
         yield
     except installer.InstallError as error:

@@ -1,19 +1,19 @@
-"""Build and install one commit of TransformerLens into an environment, in about a second, whatever came before.
+"""Build one commit of TransformerLens and install it into an environment, in about a second.
 
-asv calls it with the environment's own Python, in the steps that ``asv.conf.json`` names, and needs nothing installed::
+asv runs this script with the environment's own Python, as ``asv.conf.json`` says. It needs nothing installed::
 
     python installer.py build BUILD_DIR WHEEL_DIR
     python installer.py install WHEEL COMMIT
 
-The result depends on the commit alone, not on what was installed before: ``uv pip install --exact`` removes whatever the
-commit does not need, every dependency that matters is pinned by *era* (the range of TransformerLens releases that works
-with one major version of transformers), and the package itself is always reinstalled, since every commit calls
-itself version 0.0.0. What was installed is recorded for :mod:`tlbench.environments.provenance` to prove.
+The result depends only on the commit, not on what was installed before. ``uv pip install --exact`` removes every package
+that the commit does not need. Every dependency that matters is pinned by *era*, the range of TransformerLens releases that
+works with one major version of transformers. The package itself is always reinstalled, because every commit has version
+0.0.0. The installer leaves a record that :mod:`tlbench.environments.provenance` verifies later.
 
 Settings (environment variables):
-    TLBENCH_TORCH_BACKEND: which build of torch to install, in uv's words (``cpu``, ``cu130``, ``auto``). Without it, what
-        the machine's own indexes and links offer.
-    PIP_FIND_LINKS: passed on to uv, which does not read it, so that a build that lies on the machine is found.
+    TLBENCH_TORCH_BACKEND: which build of torch to install, as uv names it (``cpu``, ``cu130``, ``auto``). By default the one
+        that the machine's own indexes and links provide.
+    PIP_FIND_LINKS: passed on to uv, which does not read it itself, so that uv finds a build stored on the machine.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ ERAS = HERE / "eras"
 PACKAGE = "transformer-lens"
 PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)$", re.MULTILINE)
 OF_TORCH = re.compile(r"nvidia-|cuda-|triton$")
-"""What a build of torch brings along, which is the machine's choice and in no lock."""
+"""Packages that come with a build of torch. They depend on the machine, so no lock has them."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one step; a failure is one sentence on standard error and exit status 1."""
+    """Run one step. On failure, print one sentence to stderr and return exit status 1."""
     sys.path.insert(0, str(HERE.parents[1]))
     from tlbench.spans import Category, span
 
@@ -61,26 +61,29 @@ def _run_step(arguments: Sequence[str]) -> None:
 
 
 class InstallError(Exception):
-    """One sentence of what could not be done."""
+    """A step failed; the message says which, and why."""
 
 
 def build(source: Path, wheels: Path) -> None:
-    """Build the checkout ``source`` into a wheel in ``wheels``."""
+    """Build a wheel from the checkout ``source`` into the folder ``wheels``."""
     run_uv("build", "--wheel", "--quiet", "--out-dir", str(wheels), str(source), doing=f"building {source}")
 
 
 def install(wheel: Path, commit: str, python: str = sys.executable) -> None:
-    """Install a wheel with its era's dependencies, and nothing else; then record what was installed.
+    """Install a wheel with its era's dependencies and nothing else, then record what was installed.
 
     Args:
-        wheel: the built TransformerLens.
-        commit: what the record says it was built from.
+        wheel: the wheel of TransformerLens.
+        commit: the commit that it was built from, for the record.
         python: the interpreter of the environment to install into.
+
+    Raises:
+        InstallError: if it cannot be installed.
     """
     era = era_of(wheel)
     pins = [str(path) for path in pins_of(era)]
     backend = os.environ.get("TLBENCH_TORCH_BACKEND")
-    words = (
+    arguments = (
         *("pip", "install", "--quiet", "--python", python, "--upgrade", "--exact"),
         *(word for file in pins for word in ("--requirements", file)),
         *(word for file in pins for word in ("--overrides", file)),
@@ -88,21 +91,22 @@ def install(wheel: Path, commit: str, python: str = sys.executable) -> None:
         *("--reinstall-package", PACKAGE, str(wheel)),
         *(("--torch-backend", backend) if backend else ()),
     )
-    doing = f"installing {wheel.name} of commit {commit[:8]} with the pins of {era}"
-    if not _installed_from_cache(words, era, python):
-        run_uv(*words, doing=doing)
+    doing = f"installing {wheel.name} from commit {commit[:8]} with the pins of {era}"
+    if not _installed_from_cache(arguments, era, python):
+        run_uv(*arguments, doing=doing)
     _record(wheel, commit, era, python)
 
 
-def _installed_from_cache(words: Sequence[str], era: str, python: str) -> bool:
-    """Whether uv could install from what it has kept, and the index, whose answer takes seconds, would give nothing else.
+def _installed_from_cache(arguments: Sequence[str], era: str, python: str) -> bool:
+    """Try to install from uv's cache alone, which saves the index's seconds. Returns whether the result can be used.
 
-    That is so where every version is pinned. A machine's own indexes may hold another build of the same version.
+    It can if every installed version is pinned, because the index would then give the same. A machine with its own indexes
+    never uses the cache alone, because those may have another build of the same version.
     """
     if any("INDEX" in name for name in os.environ if name.startswith("UV_")) or "://" in os.environ.get("UV_FIND_LINKS", ""):
         return False
     try:
-        run_uv(*words, "--offline", doing="installing what was kept")
+        run_uv(*arguments, "--offline", doing="installing from the cache")
     except InstallError:
         return False
     pinned = {pin for path in (*pins_of(era), lock_of(era)) for pin in PINNED.findall(path.read_text())}
@@ -110,26 +114,26 @@ def _installed_from_cache(words: Sequence[str], era: str, python: str) -> bool:
 
 
 def _frozen(python: str) -> list[tuple[str, str]]:
-    """Name and version of every package of an environment."""
-    listed = run_uv("pip", "freeze", "--quiet", "--python", python, doing="listing what was installed")
-    return [(name, version.split("+")[0]) for name, version in PINNED.findall(listed)]
+    """Name and version of every package in an environment."""
+    output = run_uv("pip", "freeze", "--quiet", "--python", python, doing="listing what was installed")
+    return [(name, version.split("+")[0]) for name, version in PINNED.findall(output)]
 
 
 def pins_of(era: str) -> list[Path]:
-    """The files of what an era's environments have whatever the commit asks for, chosen by hand."""
+    """The files with an era's pins, chosen by hand. They override a commit's own requirements."""
     return [ERAS / "common.txt", ERAS / f"{era}.txt"]
 
 
 def lock_of(era: str) -> Path:
-    """The file of all else that releases of an era need: see :mod:`tlbench.environments.locking`."""
+    """The file that pins everything else an era's releases need; see :mod:`tlbench.environments.locking`."""
     return ERAS / f"{era}.lock.txt"
 
 
 def era_of(wheel: Path) -> str:
-    """The era of a wheel, from the lower bound that its metadata puts on transformers.
+    """The era of a wheel, chosen by its lower bound on transformers.
 
-    Below 5: ``era4`` (TransformerLens 1.x to 3.2.1). From 5 and below 5.9: ``era5a`` (3.3 to 3.5, the 4.0 alphas).
-    From 5.9: ``era5``.
+    A bound below 5 is ``era4`` (TransformerLens 1.x to 3.2.1). From 5 up to but excluding 5.9 it is ``era5a`` (3.3 to 3.5,
+    and the 4.0 alphas). From 5.9 on it is ``era5``.
     """
     from packaging.requirements import Requirement
     from packaging.version import Version
@@ -154,7 +158,7 @@ def _metadata(wheel: Path) -> Message:
 
 
 def _record(wheel: Path, commit: str, era: str, python: str) -> None:
-    """Leave the proof of what is installed, for tlbench.environments.provenance."""
+    """Write the record of what is installed, for tlbench.environments.provenance."""
     importlib.invalidate_caches()
     from tlbench.environments.provenance import RECORD_NAME, wheel_digest
     from tlbench.files import write_json
@@ -173,10 +177,14 @@ def _record(wheel: Path, commit: str, era: str, python: str) -> None:
 
 
 def run_uv(*arguments: str, doing: str) -> str:
-    """Run uv, which is put into the environment first if it is not there, and return what it printed.
+    """Run uv and return its output. uv is installed into the environment first if it is missing.
+
+    Args:
+        arguments: uv's command and arguments.
+        doing: what uv does, for the error message.
 
     Raises:
-        InstallError: if it fails; ``doing`` says at what.
+        InstallError: if it fails.
     """
     if importlib.util.find_spec("uv") is None:
         pin = next(line for line in (ERAS / "common.txt").read_text().splitlines() if line.startswith("uv=="))

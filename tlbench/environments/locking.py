@@ -1,8 +1,8 @@
-"""Make the locks of the eras: ``python -m tlbench.environments.locking``, after a pin or the list of releases has changed.
+"""Write the eras' lock files: run ``python -m tlbench.environments.locking`` after a pin or the list of releases changes.
 
-A lock holds what any release of an era needs beside the era's own pins, each in the version that uv resolves today. So an
-environment depends on the commit alone and not on the day on which it is installed, and uv needs no network for one whose
-packages it has kept.
+A lock pins everything that the releases of an era need in addition to the era's own pins, at the versions that uv resolves
+today. So an environment depends only on the commit and not on the day of installation, and uv needs no network if its cache
+has the packages.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from tlbench.environments.package_index import client, download, packages_of
 from tlbench.paths import cache_dir
 
 OLDEST = Version("1.2.2")
-"""The first release that runs with this torch."""
+"""The first release that runs with the pinned torch."""
 HEADER = "# What releases of this era need beside its pins. Made by `python -m tlbench.environments.locking`; do not edit.\n"
 
 
 def main() -> int:
-    """Write the lock of every era, but of one with a release that cannot be resolved: it is told, and exit status 1."""
+    """Write each era's lock. If a release cannot be resolved, print why, skip its era and return exit status 1."""
     failed: set[str] = set()
-    found: dict[str, dict[str, str]] = defaultdict(dict)
+    packages_by_era: dict[str, dict[str, str]] = defaultdict(dict)
     with client() as index:
         wheels = {p.version: p for p in packages_of(index, PACKAGE) if p.version and p.package_type == "wheel"}
-        # The newest last: where two releases of an era ask for two versions, its choice stands.
-        wanted = sorted((version for version in wheels if Version(version) >= OLDEST), key=Version)
-        for version in track(wanted, "resolving", console=Console(stderr=True)):
+        # Newest last, so that its versions win where releases of an era disagree.
+        versions = sorted((version for version in wheels if Version(version) >= OLDEST), key=Version)
+        for version in track(versions, "resolving", console=Console(stderr=True)):
             wheel = download(index, wheels[version], cache_dir() / "downloads")
             try:
-                found[era_of(wheel)] |= resolved(wheel)
+                packages_by_era[era_of(wheel)] |= resolved(wheel)
             except InstallError as error:
                 failed.add(era_of(wheel))
                 print(error, file=sys.stderr)
-    for era, packages in found.items():
+    for era, packages in packages_by_era.items():
         if era in failed:
             continue
         pinned = {name for path in pins_of(era) for name, _ in PINNED.findall(path.read_text())}
@@ -50,19 +50,19 @@ def main() -> int:
 
 
 def resolved(wheel: Path) -> dict[str, str]:
-    """Name to version of all that a wheel needs with its era's pins, but itself.
+    """Resolve a wheel's dependencies under its era's pins. Returns versions by package name, without the wheel itself.
 
     Raises:
-        InstallError: if there is no such set of packages.
+        InstallError: if they cannot be resolved.
     """
     pins = [str(path) for path in pins_of(era_of(wheel))]
     overrides = [word for path in pins for word in ("--overrides", path)]
     with TemporaryDirectory() as folder:
-        asked = Path(folder) / "requirements.in"
-        asked.write_text(f"{PACKAGE} @ {wheel.as_uri()}\n")
+        requirements = Path(folder) / "requirements.in"
+        requirements.write_text(f"{PACKAGE} @ {wheel.as_uri()}\n")
         words = ("pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", "3.11")
-        printed = run_uv(*words, str(asked), *pins, *overrides, doing=f"resolving {wheel.name}")
-    return {name: version for name, version in PINNED.findall(printed) if name != PACKAGE}
+        output = run_uv(*words, str(requirements), *pins, *overrides, doing=f"resolving {wheel.name}")
+    return {name: version for name, version in PINNED.findall(output) if name != PACKAGE}
 
 
 if __name__ == "__main__":

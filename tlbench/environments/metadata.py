@@ -1,6 +1,6 @@
-"""What decides a figure beside the code under test: processor, libraries, threads, device. asv itself keeps none of it.
+"""Metadata of a measuring process: processor, libraries, threads and device. asv itself stores none of it.
 
-The measuring process writes them beside its outcomes, and ``asv_plugins/facts.py`` keeps them with asv's results.
+The measuring process writes its metadata beside its outcomes, and ``asv_plugins/facts.py`` stores it with asv's results.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tlbench.files import write_json, written_whole
 
 FILE_NAME = "environment.json"
 SUFFIX = ".environments.jsonl"
-"""Of the file beside a file of results: one environment a line. asv takes every ``.json`` there for results."""
+"""Suffix of the file beside a results file, with one environment per line. asv reads every ``.json`` there as results."""
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "huggingface-hub", "transformer-lens")
 ARITHMETIC_FLAGS = ("avx", "amx", "fma", "f16c", "sse4", "bf16", "fp16", "sve", "asimd", "neon")
 VARIABLES = (
@@ -30,10 +30,10 @@ Facts = dict[str, str]
 
 
 def facts() -> Facts:
-    """The facts of this process. Imports torch.
+    """The metadata of this process. Imports torch.
 
     Raises:
-        CellFailed: if it computes in another arithmetic than it should.
+        CellFailed: if the process computes in the wrong arithmetic.
     """
     import torch
 
@@ -41,7 +41,7 @@ def facts() -> Facts:
 
     arithmetic = establish()
     blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
-    found = {
+    metadata = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": processor_name(),
@@ -56,34 +56,38 @@ def facts() -> Facts:
         "cuda": (torch.version.cuda or "") if torch.cuda.is_available() else "",
         "gpu driver": _driver() if torch.cuda.is_available() else "",
     }
-    found |= {name: version_of(name) for name in PACKAGES}
-    return found | {name: os.environ.get(name, "") for name in VARIABLES}
+    metadata |= {name: version_of(name) for name in PACKAGES}
+    return metadata | {name: os.environ.get(name, "") for name in VARIABLES}
 
 
 def record(folder: Path) -> None:
-    """Write this process's facts into a folder of outcomes."""
+    """Write this process's metadata into a folder of outcomes."""
     write_json(folder / FILE_NAME, facts())
 
 
 def keep(recorded: Path, results: Path) -> None:
-    """Add recorded facts to those that are kept with a file of asv's results, the last run's at the end; each once.
+    """Add recorded metadata to the metadata stored beside a file of asv's results, last run last, without duplicates.
+
+    Args:
+        recorded: the file that :func:`record` wrote.
+        results: the file of asv's results.
 
     Raises:
-        BadInput: if either file is damaged, or the second cannot be written.
+        BadInput: if a file is damaged or cannot be written.
     """
     if not recorded.is_file():
         return
     stored = results.with_suffix(SUFFIX)
     earlier = read(stored) if stored.is_file() else []
-    one = _parsed(recorded, recorded.read_text())
-    if earlier[-1:] == [one]:
+    latest = _parsed(recorded, recorded.read_text())
+    if earlier[-1:] == [latest]:
         return
     with written_whole(stored) as path:
-        path.write_text("".join(json.dumps(facts) + "\n" for facts in (*(e for e in earlier if e != one), one)))
+        path.write_text("".join(json.dumps(facts) + "\n" for facts in (*(e for e in earlier if e != latest), latest)))
 
 
 def read(stored: Path) -> list[Facts]:
-    """Every environment of a file that :func:`keep` wrote, the last run's at the end.
+    """Read every environment from a file that :func:`keep` wrote, last run last.
 
     Raises:
         BadInput: if the file is damaged.
@@ -99,7 +103,7 @@ def _parsed(path: Path, text: str) -> Facts:
 
 
 def differences(one: Facts, other: Facts) -> dict[str, tuple[str, str]]:
-    """What differs between two environments, in the first one's order."""
+    """The differences between two environments, in the first one's order."""
     names = [*one, *(name for name in other if name not in one)]
     pairs = {name: (one.get(name, ""), other.get(name, "")) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
@@ -107,12 +111,17 @@ def differences(one: Facts, other: Facts) -> dict[str, tuple[str, str]]:
 
 def _driver() -> str:
     path = Path("/proc/driver/nvidia/version")
-    found = re.search(r"Kernel Module\D*([\d.]+)", path.read_text()) if path.exists() else None
-    return found[1] if found else ""
+    return driver_version(path.read_text()) if path.exists() else ""
+
+
+def driver_version(text: str) -> str:
+    """The driver version in the text of ``/proc/driver/nvidia/version``, or ""."""
+    version_match = re.search(r"Kernel Module\b.*?\s(\d+\.[\d.]+)", text)
+    return version_match[1] if version_match else ""
 
 
 def version_of(name: str) -> str:
-    """The version of an installed package, or ""."""
+    """The version of an installed package, or "" if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Files from the Python package index, verified and kept."""
+"""Download files from the Python package index, verify them and keep them."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ TIMEOUT_S = 60.0
 
 
 def client() -> PyPISimple:
-    """The index that pip itself would ask: ``$PIP_INDEX_URL``, else PyPI."""
+    """A client of the index that pip uses: ``$PIP_INDEX_URL``, else PyPI."""
     endpoint = os.environ.get(INDEX_VARIABLE)
     return PyPISimple(endpoint) if endpoint else PyPISimple()
 
 
 def packages_of(index: PyPISimple, project: str) -> list[DistributionPackage]:
-    """Every file of a project.
+    """List every file of a project.
 
     Raises:
         OSError: if the index cannot be reached.
-        BadInput: if it does not know the project.
+        BadInput: if it does not have the project.
     """
     try:
         return index.get_project_page(project, timeout=TIMEOUT_S).packages
     except (NoSuchProjectError, UnsupportedRepoVersionError, ValueError) as error:
         raise BadInput(
-            f"asked the package index for {project} and got no usable answer ({type(error).__name__}): unset "
-            f"{INDEX_VARIABLE}, or set it to an index that has the project"
+            f"the package index gave no usable answer for {project} ({type(error).__name__}): unset {INDEX_VARIABLE}, or "
+            "set it to an index that has the project"
         ) from error
 
 
 def kept(folder: Path, filename: str, sha256: str) -> Path | None:
-    """The file of that name in ``folder`` if it lies there whole. An index cannot name one outside of it."""
+    """The file of that name in ``folder`` if its hash matches, else None. Only the last part of the name counts."""
     path = folder / Path(filename).name
     return path if path.is_file() and sha256_of(path) == sha256 else None
 
@@ -46,32 +46,32 @@ def kept(folder: Path, filename: str, sha256: str) -> Path | None:
 def download(
     index: PyPISimple, package: DistributionPackage, folder: Path, say: Callable[[str], None] = lambda _: None
 ) -> Path:
-    """Download one file into ``folder``, unless it lies there whole, and verify it.
+    """Download a file into ``folder`` and verify it, unless an intact copy is there already.
 
     Raises:
         OSError: if the index cannot be reached.
-        BadInput: if the index gives no digest, or what it sent has another.
+        BadInput: if the index gives no digest, or the download does not match it.
     """
     digest = package.digests.get("sha256")
     if digest is None:
-        raise BadInput(f"the package index gives no SHA-256 of {package.filename}: unset {INDEX_VARIABLE}")
-    if whole := kept(folder, package.filename, digest):
-        return whole
+        raise BadInput(f"the package index gives no SHA-256 for {package.filename}: unset {INDEX_VARIABLE}")
+    if intact := kept(folder, package.filename, digest):
+        return intact
     say(f"downloading {package.filename}")
     target = folder / Path(package.filename).name
     with written_whole(target) as temporary:
         index.download_package(package, temporary, verify=False, timeout=TIMEOUT_S)
-        found = sha256_of(temporary)
-        if found != digest:
+        received = sha256_of(temporary)
+        if received != digest:
             raise BadInput(
-                f"the package index lists {package.filename} with SHA-256 {digest[:16]}… and sent {found[:16]}…: try "
-                "again, and if it stays so, trust neither"
+                f"the package index lists {package.filename} with SHA-256 {digest[:16]}… but sent {received[:16]}…: try "
+                "again; if this persists, do not trust the index"
             )
     return target
 
 
 def wheel(project: str, version: str, folder: Path, say: Callable[[str], None] = lambda _: None) -> Path:
-    """A release's wheel, in ``folder``.
+    """Download a release's wheel into ``folder``, unless it is there already.
 
     Raises:
         BadInput: if there is no such wheel, or the index cannot be reached.
@@ -83,7 +83,7 @@ def wheel(project: str, version: str, folder: Path, say: Callable[[str], None] =
                 return download(index, package, folder, say)
     except OSError as error:
         raise BadInput(
-            f"{project} {version} cannot be downloaded, since the package index cannot be reached "
-            f"({type(error).__name__}): connect and run the command again"
+            f"cannot download {project} {version}: the package index cannot be reached ({type(error).__name__}): connect to "
+            "the network and run the command again"
         ) from error
-    raise BadInput(f"the package index has no wheel of {project} {version}: correct the catalogue")
+    raise BadInput(f"no wheel of {project} {version} on the package index: correct the version")

@@ -1,9 +1,9 @@
-"""Proof of which TransformerLens a process has imported.
+"""Verify which TransformerLens a process has imported.
 
-Every commit installs as version 0.0.0, so an installer that trusts version numbers keeps the previous commit's code and
-every commit then measures the same. The installer (``tlbench/environments/installer.py``) therefore leaves a record of the
-commit and of a hash of the wheel's files in the environment, and before a figure is recorded the files that were really
-imported are hashed and compared with it.
+Every commit installs as version 0.0.0. An installer that trusts version numbers would keep the previous commit's code, and
+all commits would measure the same. So the installer (``tlbench/environments/installer.py``) leaves a record in the
+environment: the commit, and a hash of the wheel's files. Before a figure is recorded, the imported files are hashed and
+compared with it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ RECORD_NAME = "tlbench-install.json"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Which TransformerLens this is.
+    """The identity of the imported TransformerLens.
 
     Attributes:
-        commit: the full commit hash, or "" where nothing was asked for and nothing recorded.
+        commit: the full commit hash, or "" if none was requested and none recorded.
         package_digest: SHA-256 over the names and bytes of the imported package's Python and data files.
     """
 
@@ -42,37 +42,37 @@ def prove() -> Provenance:
     """Hash the imported TransformerLens and compare it with what the installer recorded.
 
     Raises:
-        WrongTransformerLens: if the record is missing though a commit was asked for, names another commit, or the
-            imported files are not the wheel's.
+        WrongTransformerLens: if a commit is requested and the record is missing or names another commit, or if the imported
+            files differ from the wheel's.
     """
     import transformer_lens
 
     folder = Path(transformer_lens.__path__[0])
     digest = package_digest(folder)
-    asked = os.environ.get(COMMIT_VARIABLE, "")
+    requested = os.environ.get(COMMIT_VARIABLE, "")
     record_path = Path(sys.prefix) / RECORD_NAME
     if not record_path.exists():
-        if asked:
+        if requested:
             raise WrongTransformerLens(
-                f"commit {asked[:8]} was asked for, and {record_path} is missing, so nothing proves what is installed: "
-                "install with the install_command of asv.conf.json"
+                f"cannot verify that commit {requested[:8]} is installed, because {record_path} is missing: install with "
+                "the install_command of asv.conf.json"
             )
         return Provenance("", digest)
     record = json.loads(record_path.read_text())
-    if asked and record["commit"] != asked:
+    if requested and record["commit"] != requested:
         raise WrongTransformerLens(
-            f"commit {asked[:8]} was asked for and {record['commit'][:8]} is installed: delete the environment and run again"
+            f"expected commit {requested[:8]}, but {record['commit'][:8]} is installed: delete the environment and run again"
         )
     if record["package_digest"] != digest:
         raise WrongTransformerLens(
-            f"the files of {folder} are not those of the wheel built from {record['commit'][:8]}: delete the environment "
-            "and run again"
+            f"the files in {folder} differ from the wheel built from {record['commit'][:8]}: delete the environment and run "
+            "again"
         )
     return Provenance(record["commit"], digest)
 
 
 def package_digest(folder: Path) -> str:
-    """One SHA-256 over a package folder: every file's relative name and bytes, compiled files left out."""
+    """One SHA-256 over a package folder: every file's relative name and bytes, except compiled files."""
     return tree_digest(
         {
             path.relative_to(folder).as_posix(): sha256_of(path)
@@ -83,7 +83,7 @@ def package_digest(folder: Path) -> str:
 
 
 def wheel_digest(files: dict[str, bytes]) -> str:
-    """The same hash, from a wheel's members (name in the archive to bytes)."""
+    """The same hash for a wheel, from its members' bytes by name."""
     prefix = f"{PACKAGE}/"
     return tree_digest(
         {

@@ -1,4 +1,4 @@
-"""Which code and which libraries decide a figure: found from the imports, so that no list can fall behind."""
+"""The code and libraries that determine a figure. They are found from the imports, so no list can become outdated."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tlbench.paths import package_dir
 
 PACKAGE = "tlbench"
 PLAIN_MARSHAL = 2
-"""The last version of marshal's format whose bytes do not depend on which objects a process happens to share."""
+"""The last version of the marshal format whose bytes do not depend on which objects a process happens to share."""
 
 
 @lru_cache
 def code_digest(*modules: str) -> str:
-    """A SHA-256 over the code of modules and of all of tlbench that they import, however far down.
+    """A SHA-256 over the code of some modules and of all tlbench modules that they import, directly or indirectly.
 
-    Comments and docstrings decide no figure and are left out, so that rewording them costs no measurement.
+    Comments and docstrings are left out. They affect no figure, so rewording them must not cause a new measurement.
 
     Args:
-        modules: dotted names within tlbench, such as ``tlbench.questions.accuracy``.
+        modules: dotted module names within tlbench, e.g. ``tlbench.questions.accuracy``.
     """
     digest = hashlib.sha256()
     for name in sorted(modules_behind(*modules)):
@@ -38,35 +38,39 @@ def code_digest(*modules: str) -> str:
 
 @lru_cache
 def modules_behind(*modules: str) -> frozenset[str]:
-    """Modules, and all of tlbench that they import at their top, in functions or for types; packages among them."""
-    found: set[str] = set()
+    """The modules and all tlbench modules and packages that they import, whether at the top, in functions or for types."""
+    modules_found: set[str] = set()
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found:
+        if name in modules_found:
             continue
-        found.add(name)
+        modules_found.add(name)
         waiting += [PACKAGE, *_imported(name)]
-    return frozenset(found)
+    return frozenset(modules_found)
 
 
 @lru_cache
 def libraries(*roots: str) -> dict[str, str]:
-    """Name and version of installed packages and of all that they require, however far down; sorted by name."""
-    found: dict[str, str] = {}
+    """Versions of installed packages and of everything they require, directly or indirectly, sorted by name."""
+    versions: dict[str, str] = {}
     waiting = list(roots)
     while waiting:
         name = canonicalize_name(waiting.pop())
-        if name in found:
+        if name in versions:
             continue
         try:
             installed = distribution(name)
         except PackageNotFoundError:
             continue
-        found[name] = installed.version
+        versions[name] = installed.version
         requirements = [Requirement(line) for line in installed.requires or []]
-        waiting += [one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
-    return dict(sorted(found.items()))
+        waiting += [
+            requirement.name
+            for requirement in requirements
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        ]
+    return dict(sorted(versions.items()))
 
 
 def _file(name: str) -> Path | None:
@@ -78,7 +82,7 @@ def _file(name: str) -> Path | None:
 def _tree(name: str) -> ast.Module:
     file = _file(name)
     if file is None:
-        raise ModuleNotFoundError(f"{PACKAGE} has no module {name}", name=name)
+        raise ModuleNotFoundError(f"no module {name} in {PACKAGE}", name=name)
     return ast.parse(file.read_text())
 
 
@@ -98,11 +102,13 @@ def _imported(name: str) -> Iterator[str]:
 
 
 def _code(name: str) -> bytes:
-    """A module's bytecode, which has neither comments nor docstrings, without its lines' numbers."""
+    """A module's bytecode without line numbers. Bytecode at this optimisation level has neither comments nor docstrings."""
     code = compile(_tree(name), PACKAGE, "exec", dont_inherit=True, optimize=2)
     return marshal.dumps(_without_places(code), PLAIN_MARSHAL)
 
 
 def _without_places(code: CodeType) -> CodeType:
-    constants = tuple(_without_places(one) if isinstance(one, CodeType) else one for one in code.co_consts)
+    constants = tuple(
+        _without_places(constant) if isinstance(constant, CodeType) else constant for constant in code.co_consts
+    )
     return code.replace(co_consts=constants, co_firstlineno=0, co_linetable=b"")

@@ -1,11 +1,11 @@
-"""A git history of TransformerLens's releases, made from the source archives on the package index.
+"""A git history of TransformerLens's releases, built from their source archives on the package index.
 
-One commit a release, with the upload time as its date, so that ``asv`` can walk releases of which no
-clone is at hand. The hashes depend on the archives alone: they are the same on every machine, and a
-release published later leaves the earlier ones as they are. Needs ``git``; no working tree is made.
+Each release becomes one commit, dated by its upload time, so ``asv`` can walk the releases without a clone of
+TransformerLens. The commit hashes depend only on the archives. They are the same on every machine, and a later release does
+not change earlier ones. Needs ``git``; creates no working tree.
 
-``listing`` knows what the package index has, ``sdists`` reads an archive, ``repository`` writes commits,
-and ``releases`` puts the three together.
+``listing`` lists the releases on the package index, ``sdists`` reads an archive, ``repository`` writes commits, and
+``releases`` combines the three.
 """
 
 from tlbench.history.listing import Release

@@ -1,4 +1,4 @@
-"""What the package index has of TransformerLens, with and without a network."""
+"""TransformerLens's releases on the package index, online or from an earlier listing."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Release:
     """One release on the package index.
 
     Attributes:
-        version: as the archive's name has it, such as ``3.0.0b1``.
+        version: the version in the archive's name, e.g. ``3.0.0b1``.
         filename: the name of the source archive (sdist).
-        sha256: the hexadecimal SHA-256 of the archive.
+        sha256: the archive's SHA-256, hexadecimal.
         uploaded: when the archive was uploaded, in UTC, whole seconds.
     """
 
@@ -36,19 +36,19 @@ class Release:
 
     @property
     def tag(self) -> str:
-        """TransformerLens's own name of the tag. No release on PyPI has another than ``v`` + version."""
+        """TransformerLens's own tag name. For every release on PyPI it is ``v`` + version."""
         return f"v{self.version}"
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What the package index has, now or when it was last reached.
+    """The releases on the package index, now or when it was last reached.
 
     Attributes:
-        releases: those with a gzipped sdist, in any order.
-        skipped: from version to the reason why it is not among them.
-        offline: whether the index could not be reached and this is what it had earlier.
-        packages: from the name of each sdist to where the index has it; empty if offline.
+        releases: the releases with a gzipped sdist, in any order.
+        skipped: the reason for leaving out each other version.
+        offline: whether this is an earlier listing, because the index could not be reached.
+        packages: the index's entry for each sdist, by file name. Empty if offline.
     """
 
     releases: tuple[Release, ...]
@@ -58,11 +58,11 @@ class Listing:
 
 
 def list_releases(index: PyPISimple, downloads: Path) -> Listing:
-    """Every release of TransformerLens. The listing is kept in ``downloads`` for when the index is out of reach.
+    """List every release of TransformerLens. The listing is saved in ``downloads`` for later use offline.
 
     Raises:
-        BadInput: if the index cannot be reached and no listing is kept; if it does not know
-            TransformerLens, or gives no digests or upload times.
+        BadInput: if the index cannot be reached and there is no saved listing, if it does not have TransformerLens, or if it
+            gives no digests or upload times.
     """
     record = downloads / LISTING_NAME
     try:
@@ -72,8 +72,8 @@ def list_releases(index: PyPISimple, downloads: Path) -> Listing:
             return _read(record)
         except (OSError, ValueError, KeyError, TypeError):
             raise BadInput(
-                "asked the package index for TransformerLens's releases; it could not be reached "
-                f"({type(error).__name__}) and no earlier listing lies in {downloads}: connect and try again"
+                f"the package index could not be reached ({type(error).__name__}) and there is no earlier listing of "
+                f"TransformerLens's releases in {downloads}: connect to the network and try again"
             ) from error
     if listing.releases:
         _write(record, listing)
@@ -81,11 +81,11 @@ def list_releases(index: PyPISimple, downloads: Path) -> Listing:
 
 
 def fetch(index: PyPISimple, listing: Listing, release: Release, downloads: Path) -> Path:
-    """The verified archive of a release in ``downloads``, which is downloaded unless it lies there whole.
+    """A release's verified archive in ``downloads``; downloaded first if it is missing or damaged.
 
     Raises:
-        OSError: if it must be downloaded and the index cannot be reached, or could not when it was listed.
-        BadInput: if the index sent something else than it lists.
+        OSError: if a download is needed and the index cannot be reached, or could not be when the releases were listed.
+        BadInput: if the download does not match the index's digest.
     """
     if archive := kept(downloads, release.filename, release.sha256):
         return archive
@@ -95,7 +95,7 @@ def fetch(index: PyPISimple, listing: Listing, release: Release, downloads: Path
 
 
 def _of_packages(packages: list[DistributionPackage]) -> Listing:
-    """The releases among the project's files. Yanked ones stay: without them every later hash would change."""
+    """The releases among the project's files. Yanked ones stay, because dropping one would change every later hash."""
     sdists = {package.filename: package for package in packages if package.filename.endswith(".tar.gz")}
     releases = tuple(_release(package) for package in sdists.values())
     others = {package.version or package.filename for package in packages}
@@ -104,12 +104,12 @@ def _of_packages(packages: list[DistributionPackage]) -> Listing:
 
 
 def _release(package: DistributionPackage) -> Release:
-    """What the history needs to know of one sdist."""
+    """The release that an sdist belongs to."""
     version, sha256, uploaded = package.version, package.digests.get("sha256"), package.upload_time
     if version is None or sha256 is None or uploaded is None:
         raise BadInput(
-            f"the package index gives no version, SHA-256 or upload time of {package.filename}, without "
-            f"which hashes would differ between machines: unset {INDEX_VARIABLE}, or name an index with PEP 700"
+            f"the package index gives no version, SHA-256 or upload time for {package.filename}, and without them hashes "
+            f"would differ between machines: unset {INDEX_VARIABLE}, or set it to an index that supports PEP 700"
         )
     return Release(version, package.filename, sha256, uploaded.astimezone(UTC).replace(microsecond=0))
 
@@ -120,7 +120,7 @@ def _write(record: Path, listing: Listing) -> None:
 
 
 def _read(record: Path) -> Listing:
-    """What :func:`_write` wrote; for anything else ``OSError``, ``ValueError``, ``KeyError`` or ``TypeError``."""
+    """Read a file from :func:`_write`. Any other file raises ``OSError``, ``ValueError``, ``KeyError`` or ``TypeError``."""
     written = json.loads(record.read_text())
     releases = (Release(**{**entry, "uploaded": datetime.fromisoformat(entry["uploaded"])}) for entry in written["releases"])
     return Listing(tuple(releases), written["skipped"], offline=True)

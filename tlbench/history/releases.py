@@ -1,4 +1,4 @@
-"""Which commit each release becomes, and the repository of them all."""
+"""Map each release to a commit, and build the repository of all releases."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from tlbench.history.sdists import read_sdist
 
 PRERELEASES = "prereleases"
 LAYOUT = 1
-"""Raise it when the same archives shall give other commits: repositories of an older layout are rebuilt."""
+"""Increase this when the same archives should give different commits. Repositories of an older layout are then rebuilt."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many are done, and how many there are."""
+"""Progress callback: receives the current step, the number of finished steps, and the total."""
 
 
 @dataclass(frozen=True)
 class History:
-    """A repository of releases as it stands.
+    """A repository of releases.
 
     Attributes:
-        repository: the bare git repository.
-        releases: what it holds, in order of upload.
-        commits: from tag to commit hash.
-        skipped: from version to the reason why it has no commit.
-        built: whether it was written now; if not, it held these releases already.
-        offline: whether the index could not be reached and the listing of an earlier run was used.
+        repository: the path of the bare git repository.
+        releases: its releases, in order of upload.
+        commits: commit hash by tag.
+        skipped: the reason for each version that has no commit.
+        built: whether it was written just now. If not, it already held these releases.
+        offline: whether an earlier listing was used, because the index could not be reached.
     """
 
     repository: Path
@@ -48,7 +48,7 @@ class History:
 
     def __str__(self) -> str:
         span = f"{len(self.releases)} releases, {self.releases[0].tag} to {self.releases[-1].tag}"
-        done = "written" if self.built else "nothing to do"
+        done = "written" if self.built else "already up to date"
         offline = "; the package index could not be reached, so newer releases may be missing"
         return f"{self.repository}: {span}, {done}{offline if self.offline else ''}"
 
@@ -61,22 +61,21 @@ def build_history(
     progress: Progress | None = None,
     index: PyPISimple | None = None,
 ) -> History:
-    """Make ``repository`` a bare git repository of TransformerLens's releases, one commit each.
+    """Build a bare git repository of TransformerLens's releases, one commit each, completely or not at all.
 
-    ``main`` holds the final releases and ``prereleases`` the others; see :func:`_plan`. Archives are
-    kept in ``downloads`` and verified; what is there is not downloaded again, and a repository that holds
-    exactly these releases is left alone. It is written whole or not at all.
+    ``main`` holds the final releases and ``prereleases`` the others; see :func:`_plan`. Archives are verified and kept in
+    ``downloads``, so none is downloaded twice. A repository that already holds exactly these releases is left untouched.
 
     Args:
-        repository: where it shall be; one made here earlier is replaced, anything else is refused.
-        downloads: the folder of archives and of the last listing.
-        versions: the releases to take; by default all. A commit's hash depends on those before it.
-        progress: told of every archive and every commit.
-        index: where releases come from; by default the index that pip would ask.
+        repository: the path to write to. A repository that tlbench built is replaced; anything else is an error.
+        downloads: the folder for the archives and the last listing.
+        versions: the releases to include; by default all. A commit's hash depends on the commits before it.
+        progress: called for every archive and every commit.
+        index: the package index; by default the one that pip uses.
 
     Raises:
-        BadInput: without git or, if anything is missing, without network; for an unknown version, an
-            archive with the wrong digest or unsafe content, or a ``repository`` that is not ours.
+        BadInput: if git is missing, a needed archive cannot be downloaded, a version is unknown, an archive has the wrong
+            digest or unsafe content, or ``repository`` exists and tlbench did not build it.
     """
     require_writable(repository)
     say = progress or (lambda what, done, total: None)
@@ -95,23 +94,23 @@ def build_history(
 
 
 def _chosen(listing: Listing, versions: Sequence[str] | None) -> list[Release]:
-    """The releases of these versions (all by default) in order of upload."""
+    """The releases of these versions, by default all, in order of upload."""
     known = {Version(release.version): release for release in listing.releases}
     try:
-        wanted = set(known) if versions is None else {Version(text) for text in versions}
+        selected = set(known) if versions is None else {Version(text) for text in versions}
     except InvalidVersion as error:
-        raise BadInput(f"{error}: name releases as PyPI does, such as 2.8.1") from error
-    unknown = ", ".join(map(str, sorted(wanted - set(known))))
-    if unknown or not wanted:
+        raise BadInput(f"{error}: give versions as on PyPI, e.g. 2.8.1") from error
+    unknown = ", ".join(map(str, sorted(selected - set(known))))
+    if unknown or not selected:
         raise BadInput(
-            f"asked for {unknown or 'no release'}; the package index has {len(known)} source releases, "
-            f"{min(known, default='none')} to {max(known, default='none')}: choose among them"
+            f"no source release {unknown or 'selected'}: the package index has {len(known)} source releases, "
+            f"{min(known, default='none')} to {max(known, default='none')}"
         )
-    return [known[version] for version in sorted(wanted, key=lambda version: (known[version].uploaded, version))]
+    return [known[version] for version in sorted(selected, key=lambda version: (known[version].uploaded, version))]
 
 
 class Step(NamedTuple):
-    """A release, the branch that moves to it, and the tag of its parent."""
+    """A release, the branch to move to it, and the tag of its parent."""
 
     release: Release
     branch: str | None
@@ -119,11 +118,11 @@ class Step(NamedTuple):
 
 
 def _plan(releases: Sequence[Release]) -> list[Step]:
-    """Where each release hangs, given those uploaded before it and nothing else.
+    """Choose branch and parent of each release. The choice depends only on earlier uploads.
 
-    - A final release whose version is the highest so far is the next commit of ``main``. So far all are.
-    - One that comes late, such as 3.9.1 after 4.3.0, hangs on the highest lower one, by its tag alone.
-    - A pre-release is the next commit of ``prereleases``, which leaves ``main`` at the first of them.
+    - A final release with the highest version so far is the next commit of ``main``. So far this holds for all of them.
+    - A late one, such as 3.9.1 after 4.3.0, becomes a child of the highest lower release. Only its tag points to it.
+    - A pre-release is the next commit of ``prereleases``, which branches off ``main`` at the first pre-release.
     """
     plan: list[Step] = []
     finals: dict[Version, str] = {}
@@ -134,21 +133,21 @@ def _plan(releases: Sequence[Release]) -> list[Step]:
             plan.append(Step(release, PRERELEASES, prerelease or (finals[max(finals)] if finals else None)))
             prerelease = release.tag
         else:
-            lower = [earlier for earlier in finals if earlier < version]
-            branch = MAIN if len(lower) == len(finals) else None
-            plan.append(Step(release, branch, finals[max(lower)] if lower else None))
+            lower_versions = [earlier for earlier in finals if earlier < version]
+            branch = MAIN if len(lower_versions) == len(finals) else None
+            plan.append(Step(release, branch, finals[max(lower_versions)] if lower_versions else None))
             finals[version] = release.tag
     return plan
 
 
 def _digest(plan: Sequence[Step]) -> str:
-    """A short name for everything that the commits of a plan depend on."""
+    """A short hash of everything that determines the commits of a plan."""
     steps = [[r.filename, r.sha256, r.uploaded.isoformat(), branch, parent] for r, branch, parent in plan]
     return hashlib.sha256(canonical_json([LAYOUT, steps]).encode()).hexdigest()[:16]
 
 
 def _fetch_all(index: PyPISimple, listing: Listing, plan: Sequence[Step], downloads: Path, say: Progress) -> list[Path]:
-    """Every archive, verified, in order; each is kept as soon as it is whole."""
+    """Download and verify every archive, in order. Each is kept as soon as it is complete."""
     archives: list[Path] = []
     for number, (release, _, _) in enumerate(plan):
         say(f"sdist {release.version}", number, len(plan))
@@ -156,14 +155,14 @@ def _fetch_all(index: PyPISimple, listing: Listing, plan: Sequence[Step], downlo
             archives.append(fetch(index, listing, release, downloads))
         except OSError as error:
             raise BadInput(
-                f"asked the package index for {release.filename}, in vain ({type(error).__name__}): "
-                f"connect and try again, the {number} archives before it are kept in {downloads}"
+                f"cannot download {release.filename} ({type(error).__name__}): connect to the network and try again; the "
+                f"{number} archives before it are kept in {downloads}"
             ) from error
     return archives
 
 
 def _commits(plan: Sequence[Step], archives: Sequence[Path], say: Progress) -> Iterator[SourceCommit]:
-    """One commit a release, read from its archive when its turn comes. What is left out is in the message."""
+    """One commit per release. Each archive is read only when its commit is due; the message lists the paths left out."""
     for number, ((release, branch, parent), archive) in enumerate(zip(plan, archives, strict=True)):
         say(f"commit {release.tag}", number, len(plan))
         files, left_out = read_sdist(archive)

@@ -1,4 +1,4 @@
-"""A bare git repository from whole trees: the same hashes everywhere, written whole or not at all."""
+"""Write a bare git repository from file trees, with the same hashes on every machine, completely or not at all."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tlbench.files import folder_written_whole
 MAIN = "main"
 IDENTITY = "TransformerLens releases <releases@localhost>"
 MARK = "built by tlbench from "
-"""How the ``description`` file of each repository made here begins; nothing else is ever replaced."""
+"""Prefix of the ``description`` file in repositories built here. tlbench never replaces a repository without it."""
 
 
 class SourceFile(NamedTuple):
-    """One file of a commit."""
+    """A file in a commit."""
 
     content: bytes
     executable: bool = False
@@ -30,15 +30,15 @@ class SourceFile(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceCommit:
-    """One commit to be written.
+    """A commit to write.
 
     Attributes:
-        tag: the name of its tag, such as ``v2.8.1``.
-        time: the date of author and committer, with a time zone; written in UTC, whole seconds.
-        message: the whole message.
-        files: the whole tree, from path (``folder/name.py``) to file.
-        branch: the branch that moves to it; none if only the tag shall hold it.
-        parent: the tag of its parent; by default the newest commit of the branch, if there is one.
+        tag: the name of its tag, e.g. ``v2.8.1``.
+        time: the date of author and committer, with a time zone. It is written in UTC, in whole seconds.
+        message: the full commit message.
+        files: the full tree: files by path, e.g. ``folder/name.py``.
+        branch: the branch to move to this commit, or None if only the tag points to it.
+        parent: the tag of the parent commit; by default the branch's newest commit, if there is one.
     """
 
     tag: str
@@ -50,18 +50,21 @@ class SourceCommit:
 
 
 def build_from_trees(repository: Path, commits: Iterable[SourceCommit], *, origin: str = "trees") -> dict[str, str]:
-    """Write ``commits``, parents first, as a new bare repository.
+    """Write commits to a new bare repository, whose ``HEAD`` points to ``main``.
 
-    The hashes depend on the commits alone, never on the machine or on git's configuration. ``HEAD``
-    points at ``main``. An iterator is consumed one commit at a time. ``origin`` goes into git's own
-    ``description`` file, to tell later what the repository was built from.
+    The hashes depend only on the commits, never on the machine or the git configuration.
+
+    Args:
+        repository: the path to write to.
+        commits: the commits, parents first. An iterator is consumed one commit at a time.
+        origin: what the repository is built from. It is stored in git's ``description`` file; see :func:`origin_of`.
 
     Returns:
-        From tag to commit hash.
+        Commit hash by tag.
 
     Raises:
-        BadInput: without git; if ``repository`` exists and is not ours; for a path that is unsafe, a tag
-            that occurs twice or a parent that does not come before. Nothing is written then.
+        BadInput: if git is missing, ``repository`` exists and tlbench did not build it, a path is unsafe, a tag occurs
+            twice, or a parent does not come first. Nothing is written in any of these cases.
     """
     require_writable(repository)
     with folder_written_whole(repository) as folder:
@@ -73,21 +76,21 @@ def build_from_trees(repository: Path, commits: Iterable[SourceCommit], *, origi
 
 
 def require_writable(repository: Path) -> None:
-    """Refuse to start without git, or to replace anything but an empty folder or a repository made here.
+    """Check that git exists and that the path is free, an empty folder, or a repository built by tlbench.
 
     Raises:
-        BadInput: in either case.
+        BadInput: if not.
     """
     if shutil.which("git") is None:
-        raise BadInput("asked for a git history; no git was found on PATH: install git")
+        raise BadInput("cannot build a git history: no git on PATH: install git")
     if repository.is_dir() and not any(repository.iterdir()):
         return
     if repository.exists() and origin_of(repository) is None:
-        raise BadInput(f"asked to write {repository}; it is there and tlbench did not make it: choose another path")
+        raise BadInput(f"cannot write {repository}: it exists and tlbench did not create it: choose another path")
 
 
 def origin_of(repository: Path) -> str | None:
-    """What the repository was built from; none if it is absent or was not built here."""
+    """What the repository was built from, or None if it does not exist or tlbench did not build it."""
     try:
         description = (repository / "description").read_text()
     except (OSError, UnicodeDecodeError):
@@ -96,37 +99,41 @@ def origin_of(repository: Path) -> str | None:
 
 
 def tags_of(repository: Path) -> dict[str, str]:
-    """From tag to commit hash, in order of names."""
+    """Commit hash by tag, sorted by tag name."""
     lines = _git(repository, "for-each-ref", "--format=%(refname:strip=2) %(objectname)", "refs/tags").splitlines()
     return dict(line.split(" ", 1) for line in lines)
 
 
 def safe_parts(path: str, where: str) -> list[str]:
-    """The folders and the name of a relative path; ``where`` is what it was found in.
+    """Split a relative path into its parts.
+
+    Args:
+        path: the path.
+        where: what contains the path, for the message.
 
     Raises:
-        BadInput: if it could lead out of its folder or into git's own.
+        BadInput: if the path could lead outside its folder or into ``.git``.
     """
     parts = path.removeprefix("./").split("/")
     if any(part in ("", ".", "..") or part.lower() == ".git" for part in parts) or set(path) & set("\n\r\0"):
         raise BadInput(
-            f"{where} has a file {path!r}, whose path is unsafe: use relative paths without '..' and '.git', "
-            "and do not trust an archive that has others"
+            f"unsafe path {path!r} in {where}: use relative paths without '..' and '.git', and do not trust an archive that "
+            "has others"
         )
     return parts
 
 
 def _stream(commits: Iterable[SourceCommit]) -> Iterator[bytes]:
-    """The commits in the language of ``git fast-import``, which moves branches and tags only at the end.
+    """The commits as input for ``git fast-import``, which moves branches and tags only at the end.
 
-    It takes a branch's newest commit for the parent of one that has no ``from``.
+    If a commit has no ``from``, git makes the branch's newest commit its parent.
     """
     marks: dict[str, int] = {}
     for mark, commit in enumerate(commits, start=1):
         if commit.tag in marks or (commit.parent and commit.parent not in marks) or commit.time.tzinfo is None:
             raise BadInput(
-                f"cannot write the commit {commit.tag!r} with parent {commit.parent!r} and time {commit.time}: give "
-                "each a tag of its own, a parent that comes before it, and a time with a time zone"
+                f"cannot write commit {commit.tag!r} with parent {commit.parent!r} and time {commit.time}: each commit "
+                "needs a unique tag, a parent that comes before it, and a time with a time zone"
             )
         ref = f"refs/heads/{commit.branch}" if commit.branch else f"refs/tags/{commit.tag}"
         who = f"{IDENTITY} {int(commit.time.timestamp())} +0000"
@@ -147,28 +154,27 @@ def _data(content: bytes) -> bytes:
 
 
 def _git(repository: Path, *arguments: str, feed: Iterable[bytes] = ()) -> str:
-    """Run git on the repository with ``feed`` as its input, and hand back its output."""
+    """Run git on the repository with ``feed`` as its input. Returns its output."""
     command = ["git", f"--git-dir={repository}", *arguments]
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaint:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=complaint, env=_environment())
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as stderr_file:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=stderr_file, env=_environment())
         assert process.stdin is not None
         try:
             with process:
                 process.stdin.writelines(feed)
         except BrokenPipeError:
-            pass  # git stopped early; its exit status and complaint say why
-        said = complaint if process.returncode else output
-        said.seek(0)
-        text = said.read().decode(errors="replace").strip()
+            pass  # git exited early; its exit status and stderr say why
+        printed = stderr_file if process.returncode else output
+        printed.seek(0)
+        text = printed.read().decode(errors="replace").strip()
     if process.returncode:
         raise BadInput(
-            f"git {arguments[0]} failed on {repository} ({text or 'no reason given'}): "
-            "free space there, or mend what git complains of"
+            f"git {arguments[0]} failed on {repository} ({text or 'no error message'}): fix the cause, or free disk space"
         )
     return text
 
 
 def _environment() -> dict[str, str]:
-    """The environment without anything by which a user or a system tells git to do otherwise."""
+    """The environment without any user or system configuration of git."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return {**plain, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "LC_ALL": "C"}

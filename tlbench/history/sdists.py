@@ -1,4 +1,4 @@
-"""The files of a source archive (sdist), and nothing unsafe among them."""
+"""Read the files of a source archive (sdist), and reject unsafe ones."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tlbench.history.repository import SourceFile, safe_parts
 
 
 def read_sdist(archive: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
-    """The files of a source archive without its top folder, and from path to reason what is left out.
+    """The files of a source archive by path below its top folder, and the reason for each path that is left out.
 
     Raises:
-        BadInput: if it is no gzipped tar file, or if a member would lie outside its one top folder.
+        BadInput: if it is not a gzipped tar file, or has a member outside its single top folder.
     """
     files: dict[str, SourceFile] = {}
     left_out: dict[str, str] = {}
@@ -28,7 +28,7 @@ def read_sdist(archive: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
                 tops.add(top)
                 if not inner or len(tops) > 1:
                     raise BadInput(
-                        f"{archive.name} has {member.name!r} outside its one top folder, as no sdist has: "
+                        f"{archive.name} has {member.name!r} outside its single top folder, which no valid sdist does: "
                         "build without this release, and report it to TransformerLens"
                     )
                 path, content = "/".join(inner), tar.extractfile(member) if member.isfile() else None
@@ -37,5 +37,5 @@ def read_sdist(archive: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
                 else:
                     files[path] = SourceFile(content.read(), bool(member.mode & 0o100))
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise BadInput(f"cannot read {archive.name} as a gzipped tar file ({error}): fetch it again") from error
+        raise BadInput(f"cannot read {archive.name} as a gzipped tar file ({error}): download it again") from error
     return files, left_out

@@ -1,7 +1,7 @@
-"""TransformerLens behind one narrow interface, whatever its version.
+"""TransformerLens of any version, behind one narrow interface.
 
-All differences between versions live in this package, found by looking at what the installed TransformerLens offers
-(every commit installs as version 0.0.0, so a version number would say nothing).
+All differences between versions live in this package. It detects them from what the installed TransformerLens offers,
+because every commit installs as version 0.0.0 and the version number says nothing.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ def import_transformer_lens() -> None:
     """Import TransformerLens.
 
     Raises:
-        CellFailed: if the installed one does not import, with the cause.
+        CellFailed: if the import fails, with the cause.
     """
     try:
         import transformer_lens  # noqa: F401
     except Exception as error:
         raise CellFailed(
-            f"this TransformerLens does not import ({type(error).__name__}: {error}): its dependencies are not the ones "
-            "it needs; see docs/operating.md, eras"
+            f"importing TransformerLens failed ({type(error).__name__}: {error}): its dependencies do not match; see "
+            "docs/operating.md, eras"
         ) from error
 
 
 def require(wrapper: Wrapper) -> None:
-    """Whether there is such a wrapper is told without loading anything.
+    """Check that this TransformerLens has a wrapper, without loading a model.
 
     Raises:
-        NotApplicable: if this TransformerLens has no such wrapper.
-        CellFailed: if it does not import.
+        NotApplicable: if it has no such wrapper.
+        CellFailed: if TransformerLens or the wrapper does not import.
     """
     import_transformer_lens()
     {Wrapper.HOOKED_TRANSFORMER: hooked_transformer_class, Wrapper.TRANSFORMER_BRIDGE: bridge_class}[wrapper]()
 
 
 def load(cell: Cell, checkpoint: Checkpoint, *, readback: bool = True) -> Lens:
-    """Load the cell's model in TransformerLens, with its weights processed.
+    """Load a cell's model in TransformerLens and process its weights.
 
     Args:
-        cell: which cell.
+        cell: the cell.
         checkpoint: its checkpoint.
-        readback: whether the weights are read before and after, to count those that processing changed. Where loading is
-            timed they must not be.
+        readback: whether to compare the weights before and after processing, to count the changed ones. Turn it off when
+            timing the load.
 
     Raises:
         NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
-        CellFailed: if it has, and loading raised.
+        CellFailed: if loading raised.
     """
     import_transformer_lens()
     loader = {

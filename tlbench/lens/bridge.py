@@ -1,4 +1,4 @@
-"""TransformerBridge, TransformerLens 3.0 on. It accepts a local folder and loads the tokenizer from it."""
+"""TransformerBridge, from TransformerLens 3.0 on. It accepts a local folder and loads the tokenizer from it."""
 
 from __future__ import annotations
 
@@ -24,23 +24,29 @@ CHANGED_PROCESSING = "TransformerLens changed how it processes weights: {}; see 
 
 
 def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: bool = True) -> Lens:
-    """Load through ``TransformerBridge.boot_transformers``.
+    """Load a model with ``TransformerBridge.boot_transformers``.
 
-    ``unprocessed`` is the model as booted, which is what its user gets; the other options switch compatibility mode
-    on with exactly the steps asked for.
+    ``unprocessed`` is the model as booted, which is what a user gets by default. The other options enable compatibility mode
+    with exactly their own processing steps.
+
+    Args:
+        checkpoint: the checkpoint.
+        dtype: the dtype to load it in.
+        option: the processing option.
+        readback: whether to count the changed weights.
 
     Raises:
-        NotApplicable: if this TransformerLens has no TransformerBridge, or it has no such architecture.
-        CellFailed: if loading raised, or the weights were not processed where it is watched.
+        NotApplicable: if this TransformerLens has no TransformerBridge, or TransformerBridge lacks the architecture.
+        CellFailed: if loading raised, or processing bypassed the function that the readback patches.
     """
     wrapper = bridge_class()
     torch_dtype = getattr(torch, dtype)
     name = checkpoint.model.repo if checkpoint.model.source is Source.HUB else str(checkpoint.folder)
     weights_read = _WeightReadback(torch_dtype)
 
-    def process(asked: Option) -> None:
+    def process(requested: Option) -> None:
         with _loading_errors(), redirect_stdout(StringIO()):
-            bridge.enable_compatibility_mode(disable_warnings=True, **asked.flags())
+            bridge.enable_compatibility_mode(disable_warnings=True, **requested.flags())
 
     with _loading_errors(), redirect_stdout(StringIO()), span(Category.LOAD):
         bridge: Any = wrapper.boot_transformers(name, device=device.current(), dtype=torch_dtype)
@@ -54,7 +60,7 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
         return output
 
     def steps(ids: Tensor) -> Iterator[Tensor]:
-        # What its own `generate` does, in every version; a return type for the cache came with 4.x.
+        # This is how `generate` does it in every version. Only 4.x can return the cache from a forward pass.
         bridge._capture_hf_cache = True
         cache: dict[str, Any] = {}
         try:
@@ -73,37 +79,38 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
 
 
 def bridge_class() -> Any:
-    """TransformerBridge.
+    """The TransformerBridge class.
 
     Raises:
         NotApplicable: if this TransformerLens has none.
         CellFailed: if it does not import.
     """
-    return class_of("transformer_lens.model_bridge", "TransformerBridge", "it came with 3.0")
+    return class_of("transformer_lens.model_bridge", "TransformerBridge", "added in 3.0")
 
 
 def _take_cache(bridge: Any) -> Any:
-    """The key-value cache that the last forward pass left behind, taken away so that no later one can be given it again.
+    """Take the key-value cache that the last forward pass left on the bridge, so that no later pass can reuse it.
 
     Raises:
-        CellFailed: if it left none. Without it the next token would be run alone, and its error be taken for the cache's.
+        CellFailed: if there is none. The next token would then run without context, and its error would pass for the
+            cache's.
     """
     cache = getattr(bridge, "_last_hf_cache", None)
     if cache is None:
         raise CellFailed(
-            "TransformerLens changed how it hands out the key-value cache: a forward pass with _capture_hf_cache left no "
-            "_last_hf_cache, so a step from the cache cannot be measured; see tlbench/lens/bridge.py"
+            "TransformerLens changed how it returns the key-value cache: a forward pass with _capture_hf_cache set no "
+            "_last_hf_cache, so generation from the cache cannot be measured; see tlbench/lens/bridge.py"
         )
     del bridge._last_hf_cache
     return cache
 
 
 class _WeightReadback:
-    """Counts the tensors that processing changes: the model's own, as booted, against what ``process_weights`` returns.
+    """Counts the tensors that processing changes, by comparing the booted model with the output of ``process_weights``.
 
-    What that function is given will not do: some adapters process before it (Phi-3's folds its norms there). Expert stacks
-    (3-D parameters of mixtures) are folded outside it, so the HuggingFace model's own are compared too.
-    If it were not called, nothing would be counted, and every option would look like a no-op.
+    The input of that function is no baseline, because some adapters process the weights before it: Phi-3's folds its norms
+    there. Expert stacks (the 3-D parameters of mixtures) are folded outside the function, so they are compared on the
+    HuggingFace model as well. If the function were never called, every option would look like a no-op; that raises instead.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -113,10 +120,10 @@ class _WeightReadback:
 
     @contextmanager
     def watching(self, bridge: Any) -> Iterator[None]:
-        """Watch what is processed within the block.
+        """Within the block, count the weights that processing changes.
 
         Raises:
-            CellFailed: if the function is not there, was not called, or renamed every weight.
+            CellFailed: if ``process_weights`` does not exist, was not called, or renamed every weight.
         """
         owner = _weight_processing()
         stacks = weights.fingerprints(self._expert_stacks(bridge), self._dtype)
@@ -124,7 +131,9 @@ class _WeightReadback:
         with patch.object(owner, "process_weights", staticmethod(self._counting(booted, owner.process_weights))):
             yield
         if not self._calls:
-            raise CellFailed(CHANGED_PROCESSING.format("ProcessWeights.process_weights, which is watched, was not called"))
+            raise CellFailed(
+                CHANGED_PROCESSING.format("it never called ProcessWeights.process_weights, which tlbench patches")
+            )
         self.changed_weights += weights.changed(stacks, weights.fingerprints(self._expert_stacks(bridge), self._dtype))
 
     def _counting(
@@ -135,7 +144,9 @@ class _WeightReadback:
             processed = original(state, *args, **kwargs)
             after = weights.fingerprints(processed, self._dtype)
             if booted.keys().isdisjoint(after):
-                raise CellFailed(CHANGED_PROCESSING.format("process_weights renames every weight, so none can be compared"))
+                raise CellFailed(
+                    CHANGED_PROCESSING.format("process_weights renames every weight, so tlbench cannot compare any")
+                )
             self.changed_weights += weights.changed(booted, after)
             return processed
 
@@ -155,7 +166,7 @@ def _weight_processing() -> Any:
     try:
         from transformer_lens.weight_processing import ProcessWeights
     except ImportError as error:
-        raise CellFailed(CHANGED_PROCESSING.format(f"ProcessWeights does not import ({error})")) from error
+        raise CellFailed(CHANGED_PROCESSING.format(f"importing ProcessWeights failed ({error})")) from error
     if not hasattr(ProcessWeights, "process_weights"):
         raise CellFailed(CHANGED_PROCESSING.format("ProcessWeights has no process_weights"))
     return ProcessWeights
@@ -163,7 +174,7 @@ def _weight_processing() -> Any:
 
 @contextmanager
 def _loading_errors() -> Iterator[None]:
-    """An architecture that TransformerBridge says it lacks is `n/a`; everything else is a failure."""
+    """Map errors while loading: an unsupported architecture is not applicable, anything else is a failure."""
     try:
         yield
     except CellFailed:
@@ -171,5 +182,5 @@ def _loading_errors() -> Iterator[None]:
     except Exception as error:
         text = str(error)
         if isinstance(error, (ValueError, KeyError, NotImplementedError)) and "nsupported architecture" in text:
-            raise NotApplicable(f"this TransformerBridge lacks the architecture: {text}") from error
+            raise NotApplicable(f"TransformerBridge lacks this architecture: {text}") from error
         raise CellFailed(f"TransformerBridge raised {type(error).__name__}: {text}") from error

@@ -1,10 +1,10 @@
-"""HookedTransformer, TransformerLens 1.x to 3.x.
+"""HookedTransformer, in TransformerLens 1.x to 3.x.
 
-It accepts official names only, never a folder. So it is asked for the name that the catalogue gives
-(``hooked_name``), while ``AutoConfig`` answers with the checkpoint's own configuration and the weights come from the
-checkpoint's HuggingFace model. TransformerLens's translation of configuration and weights runs unchanged, flags and all:
-that code is under test. Only sizes are replaced in what it returns, since some architectures' are hard-coded
-(Llama 2, Gemma), and the constants that the catalogue names.
+It accepts only official model names, never a folder. So tlbench requests the catalogue's ``hooked_name``, patches
+``AutoConfig`` to return the checkpoint's own configuration, and passes in the checkpoint's HuggingFace model for the
+weights. TransformerLens's conversion of configuration and weights is under test and runs unchanged. tlbench replaces only
+two things in the converted configuration: sizes, because TransformerLens hard-codes them for some architectures (Llama 2,
+Gemma), and the constants listed in the catalogue.
 """
 
 from __future__ import annotations
@@ -30,26 +30,33 @@ from tlbench.lens.interface import Lens, class_of
 from tlbench.spans import Category, span
 
 LONGEST_MASK = 2048
-"""HookedTransformer keeps a causal mask of n_ctx x n_ctx for every layer; TransformerLens caps its own models here too."""
+"""Cap on n_ctx: HookedTransformer stores a causal mask of n_ctx x n_ctx per layer. TransformerLens uses the same cap."""
 CHANGED_PROCESSING = "TransformerLens changed how it processes weights: {}; see tlbench/lens/hooked.py"
 
 
 def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: bool = True) -> Lens:
-    """Load through ``HookedTransformer.from_pretrained``.
+    """Load a model with ``HookedTransformer.from_pretrained``.
+
+    Args:
+        checkpoint: the checkpoint.
+        dtype: the dtype to load it in.
+        option: the processing option.
+        readback: whether to count the changed weights.
 
     Raises:
-        NotApplicable: if this TransformerLens has no HookedTransformer, or it has no such architecture or dtype.
-        CellFailed: if loading raised, or the weights or the configuration did not go through what is watched.
+        NotApplicable: if this TransformerLens has no HookedTransformer, or HookedTransformer lacks the architecture or
+            dtype.
+        CellFailed: if loading raised, or weights or configuration bypassed the functions that tlbench patches.
     """
     wrapper = hooked_transformer_class()
     _require_known_name(checkpoint)
     torch_dtype = getattr(torch, dtype)
-    offered = inspect.signature(wrapper.from_pretrained).parameters
+    accepted = inspect.signature(wrapper.from_pretrained).parameters
     arguments: dict[str, Any] = {
         "device": device.current(),
-        # `dtype` from 1.8.1; before it `torch_dtype`, from 1.3.
-        "dtype" if "dtype" in offered else "torch_dtype": torch_dtype,
-        **{flag: value for flag, value in option.flags().items() if flag in offered},
+        # `dtype` from 1.8.1 on, `torch_dtype` from 1.3 to 1.8.0.
+        "dtype" if "dtype" in accepted else "torch_dtype": torch_dtype,
+        **{flag: value for flag, value in option.flags().items() if flag in accepted},
     }
     weights_read = _WeightReadback(wrapper, torch_dtype, option, readback)
     with _loading_errors(), redirect_stdout(StringIO()), weights_read.watching(), span(Category.LOAD):
@@ -59,15 +66,15 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
             from tlbench.reference.huggingface import load_model
 
             hf_model = load_model(checkpoint.folder, dtype)
-            with _standing_in(checkpoint, hf_model.config):
+            with _local_config(checkpoint, hf_model.config):
                 model = wrapper.from_pretrained(checkpoint.model.hooked_name, hf_model=hf_model, tokenizer=None, **arguments)
             del hf_model
     model.eval()
-    found = {parameter.dtype for parameter in model.parameters()}
-    # A mixture's router stays float32 at any dtype, by TransformerLens's own choice.
-    if torch_dtype not in found:
-        names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found))
-        raise NotApplicable(f"this HookedTransformer cannot hold {dtype}: its parameters came out as {names}")
+    parameter_dtypes = {parameter.dtype for parameter in model.parameters()}
+    # TransformerLens keeps the router of a mixture of experts in float32 at any dtype.
+    if torch_dtype not in parameter_dtypes:
+        names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in parameter_dtypes))
+        raise NotApplicable(f"this HookedTransformer does not support {dtype}: it loads the parameters as {names}")
 
     def logits(tokens: Tensor) -> Tensor:
         output: Tensor = model(tokens, return_type="logits")
@@ -80,7 +87,7 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
         return AutoTokenizer.from_pretrained(checkpoint.folder)
 
     def tokenizer() -> Any:
-        """Up to 1.19 for the key-value cache, and from 2.0 for ``generate``, a tokenizer is wanted even for token ids."""
+        """The key-value cache up to 1.19, and ``generate`` from 2.0 on, need a tokenizer even for token ids."""
         return patch.object(model, "tokenizer", loaded_tokenizer())
 
     def steps(ids: Tensor) -> Iterator[Tensor]:
@@ -89,7 +96,7 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
         with tokenizer():
             for i in range(ids.shape[1]):
                 token = ids[:, i : i + 1]
-                # From 2.0 the tokenizer would say what is padding; nothing is.
+                # From 2.0 on, the tokenizer determines the padding unless there is a mask. These prompts have no padding.
                 mask = {"attention_mask": torch.ones_like(token)} if takes_mask else {}
                 yield model(token, return_type="logits", past_kv_cache=past, **mask)[:, -1]
 
@@ -98,43 +105,43 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
             tokens: Tensor = model.generate(ids, max_new_tokens=n, do_sample=False, stop_at_eos=False, verbose=False)
         return tokens
 
-    def process(asked: Option) -> None:
+    def process(requested: Option) -> None:
         if not hasattr(model, "process_weights_"):
             raise NotApplicable("this HookedTransformer has no process_weights_")
-        taken = inspect.signature(model.process_weights_).parameters
+        supported = inspect.signature(model.process_weights_).parameters
         with redirect_stdout(StringIO()):
-            model.process_weights_(**{flag: value for flag, value in asked.flags().items() if flag in taken})
+            model.process_weights_(**{flag: value for flag, value in requested.flags().items() if flag in supported})
 
     return Lens(logits, weights_read.changed_weights(model), model, steps, greedy, process)
 
 
 def hooked_transformer_class() -> Any:
-    """HookedTransformer.
+    """The HookedTransformer class.
 
     Raises:
         NotApplicable: if this TransformerLens has none.
         CellFailed: if it does not import.
     """
-    return class_of("transformer_lens", "HookedTransformer", "it was removed in 4.0")
+    return class_of("transformer_lens", "HookedTransformer", "removed in 4.0")
 
 
 def _key_value_cache() -> Any:
-    """The class was renamed in 3.0."""
+    """The key-value cache class, which was renamed in 3.0."""
     import transformer_lens
 
     for name in ("TransformerLensKeyValueCache", "HookedTransformerKeyValueCache"):
-        if found := getattr(transformer_lens, name, None):
-            return found
+        if cache_class := getattr(transformer_lens, name, None):
+            return cache_class
     from transformer_lens.past_key_value_caching import HookedTransformerKeyValueCache
 
     return HookedTransformerKeyValueCache
 
 
 class _WeightReadback:
-    """Takes the weights' fingerprints as ``load_and_process_state_dict`` receives them, to compare with the model's.
+    """Counts the tensors that processing changes, by comparing the model with the input of ``load_and_process_state_dict``.
 
-    Serves one more purpose: TransformerLens 1.3 has ``fold_value_biases`` there, on by default, but
-    ``from_pretrained`` offers it only from 1.4; so it is set here.
+    It also sets ``fold_value_biases``. In TransformerLens 1.3 that function has the flag, on by default, but
+    ``from_pretrained`` accepts it only from 1.4 on.
     """
 
     def __init__(self, hooked_transformer: Any, dtype: torch.dtype, option: Option, reads: bool) -> None:
@@ -146,10 +153,10 @@ class _WeightReadback:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch what is loaded within the block.
+        """Within the block, fingerprint the weights before processing.
 
         Raises:
-            CellFailed: if ``load_and_process_state_dict`` was not called: no option would reach the weights from here.
+            CellFailed: if ``load_and_process_state_dict`` was not called, so that no option would have reached the weights.
         """
         original = self._class.load_and_process_state_dict
         calls = 0
@@ -166,19 +173,19 @@ class _WeightReadback:
         with patch.object(self._class, "load_and_process_state_dict", load_and_process_state_dict):
             yield
         if not calls:
-            raise CellFailed(CHANGED_PROCESSING.format("load_and_process_state_dict, which is watched, was not called"))
+            raise CellFailed(CHANGED_PROCESSING.format("it never called load_and_process_state_dict, which tlbench patches"))
 
     def changed_weights(self, model: Any) -> int:
-        """How many tensors of the loaded model are not as they were received; 0 where they were not to be read.
+        """Count the tensors that processing changed. 0 if readback is off.
 
         Raises:
-            CellFailed: if the model has renamed every one of them.
+            CellFailed: if the model renamed every tensor.
         """
         if not self._reads:
             return 0
         after = weights.fingerprints(model.state_dict(), self._dtype)
         if self._before.keys().isdisjoint(after):
-            raise CellFailed(CHANGED_PROCESSING.format("the model renames every weight, so none can be compared"))
+            raise CellFailed(CHANGED_PROCESSING.format("the model renames every weight, so tlbench cannot compare any"))
         return weights.changed(self._before, after)
 
 
@@ -191,31 +198,32 @@ def _require_known_name(checkpoint: Checkpoint) -> None:
     try:
         loading.get_official_model_name(name)
     except ValueError:
-        raise NotApplicable(f"this TransformerLens does not know {name}, whose architecture is needed") from None
+        raise NotApplicable(f"this TransformerLens does not support {name}, whose architecture this model needs") from None
 
 
 @contextmanager
 def _loading_errors() -> Iterator[None]:
-    """What HookedTransformer raises for an architecture it lacks is `n/a`; everything else is a failure."""
+    """Map errors while loading: an unsupported architecture is not applicable, anything else is a failure."""
     try:
         yield
     except (NotApplicable, CellFailed):
         raise
     except NotImplementedError as error:
-        raise NotApplicable(f"this HookedTransformer lacks the architecture: {error}") from error
+        raise NotApplicable(f"HookedTransformer lacks this architecture: {error}") from error
     except Exception as error:
         raise CellFailed(f"HookedTransformer.from_pretrained raised {type(error).__name__}: {error}") from error
 
 
 @contextmanager
-def _standing_in(checkpoint: Checkpoint, hf_config: Any) -> Iterator[None]:
-    """Have TransformerLens find ``hf_config`` wherever it asks the hub for a configuration.
+def _local_config(checkpoint: Checkpoint, hf_config: Any) -> Iterator[None]:
+    """Within the block, TransformerLens gets ``hf_config`` instead of a configuration from the Hub.
 
-    That ``AutoConfig`` is asked is not required: several architectures' configurations (Llama 2, Gemma) are hard-coded.
-    All of them are translated by ``convert_hf_model_config``.
+    TransformerLens need not call ``AutoConfig``, because it hard-codes several architectures (Llama 2, Gemma). But
+    ``convert_hf_model_config`` converts every configuration.
 
     Raises:
-        CellFailed: if nothing was translated there: the model would have another's sizes and constants.
+        CellFailed: if ``convert_hf_model_config`` was not called, so that the model would have another's sizes and
+            constants.
     """
     from transformer_lens import loading_from_pretrained as loading
 
@@ -224,13 +232,13 @@ def _standing_in(checkpoint: Checkpoint, hf_config: Any) -> Iterator[None]:
         def from_pretrained(*_: Any, **__: Any) -> Any:
             return hf_config
 
-    translate: Callable[..., dict[str, Any]] = loading.convert_hf_model_config
+    convert: Callable[..., dict[str, Any]] = loading.convert_hf_model_config
     calls = 0
 
     def convert_hf_model_config(*args: Any, **kwargs: Any) -> dict[str, Any]:
         nonlocal calls
         calls += 1
-        return _resized(translate(*args, **kwargs), hf_config, checkpoint.model.replace)
+        return _resized(convert(*args, **kwargs), hf_config, checkpoint.model.replace)
 
     with (
         patch.object(loading, "AutoConfig", LocalAutoConfig),
@@ -239,16 +247,16 @@ def _standing_in(checkpoint: Checkpoint, hf_config: Any) -> Iterator[None]:
         yield
     if not calls:
         raise CellFailed(
-            f"TransformerLens changed how it finds a configuration: convert_hf_model_config was not called, so that of "
-            f"{checkpoint.model.name} was not used; see tlbench/lens/hooked.py"
+            "TransformerLens changed how it finds a configuration: it never called convert_hf_model_config, so it did not "
+            f"use that of {checkpoint.model.name}; see tlbench/lens/hooked.py"
         )
 
 
-def _resized(translated: dict[str, Any], hf_config: Any, replace: Mapping[str, Any]) -> dict[str, Any]:
-    """TransformerLens's translation of a configuration, with the checkpoint's sizes in place of hard-coded ones.
+def _resized(converted: dict[str, Any], hf_config: Any, replace: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the sizes in TransformerLens's converted configuration by the checkpoint's own.
 
     Raises:
-        NotApplicable: if the checkpoint has grouped-query attention and this translation has no place for it.
+        NotApplicable: if the checkpoint has grouped-query attention and the converted configuration does not support it.
     """
     n_heads = hf_config.num_attention_heads
     d_head = getattr(hf_config, "head_dim", None) or hf_config.hidden_size // n_heads
@@ -261,20 +269,20 @@ def _resized(translated: dict[str, Any], hf_config: Any, replace: Mapping[str, A
         "d_mlp": _d_mlp(hf_config),
     }
     n_kv = getattr(hf_config, "num_key_value_heads", None) or n_heads
-    if n_kv != n_heads and "n_key_value_heads" not in translated:
+    if n_kv != n_heads and "n_key_value_heads" not in converted:
         raise NotApplicable(
-            "this TransformerLens's translation of the architecture has no grouped-query attention, and the checkpoint "
-            f"has {n_kv} key-value heads for {n_heads}"
+            "this TransformerLens does not support grouped-query attention for this architecture, and the checkpoint has "
+            f"{n_kv} key-value heads for {n_heads} query heads"
         )
-    if translated.get("n_key_value_heads") is not None:
+    if converted.get("n_key_value_heads") is not None:
         sizes["n_key_value_heads"] = n_kv
-    if translated.get("rotary_dim") == translated["d_head"]:
+    if converted.get("rotary_dim") == converted["d_head"]:
         sizes["rotary_dim"] = d_head
     longest = getattr(hf_config, "max_position_embeddings", None) or LONGEST_MASK
-    sizes["n_ctx"] = min(translated["n_ctx"], longest, LONGEST_MASK)
-    if translated.get("attn_types"):
-        sizes["attn_types"] = translated["attn_types"][: hf_config.num_hidden_layers]
-    return {**translated, **sizes, "tokenizer_name": None, **replace}
+    sizes["n_ctx"] = min(converted["n_ctx"], longest, LONGEST_MASK)
+    if converted.get("attn_types"):
+        sizes["attn_types"] = converted["attn_types"][: hf_config.num_hidden_layers]
+    return {**converted, **sizes, "tokenizer_name": None, **replace}
 
 
 def _d_mlp(hf_config: Any) -> int:

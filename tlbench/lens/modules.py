@@ -1,4 +1,4 @@
-"""What TransformerLens is made of, for a server to import before it forks. Not every version has each."""
+"""TransformerLens's modules that the fork server imports before it forks. Not every version has all of them."""
 
 MODULES = (
     "transformer_lens",

@@ -1,4 +1,4 @@
-"""Whether weight processing changed anything is read back from the weights, never assumed."""
+"""Read back from the weights whether processing changed anything, rather than assume it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from tlbench.spans import Category, span
 
 Fingerprints = dict[str, str]
-"""Parameter name to a hash of its values."""
+"""A hash of each parameter's values, by name."""
 
 
 def fingerprints(state: Mapping[str, Any], dtype: torch.dtype) -> Fingerprints:
-    """A hash of each floating-point tensor's values at ``dtype``: XXH3's 128 bits, which is as fast as memory is."""
+    """Hash each floating-point tensor's values at ``dtype`` with 128-bit XXH3, which runs at memory speed."""
     with span(Category.FINGERPRINT):
         return {
             name: _fingerprint(value.detach().to(dtype))
@@ -26,9 +26,9 @@ def fingerprints(state: Mapping[str, Any], dtype: torch.dtype) -> Fingerprints:
 
 
 def changed(before: Fingerprints, after: Fingerprints) -> int:
-    """How many tensors that stand on both sides differ.
+    """Count the tensors that differ, among those present on both sides.
 
-    A norm's gain that folding takes away stands on one side only; what it was folded into stands on both.
+    Folding removes a norm's gain, so the gain is on one side only. The matrix that it was folded into is on both.
     """
     return sum(before[name] != after[name] for name in before.keys() & after.keys())
 

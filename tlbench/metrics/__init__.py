@@ -1,1 +1,1 @@
-"""Errors as numbers: formulas over tensors, statistics and verdicts. Knows nothing of models."""
+"""Error formulas over tensors, statistics and verdicts. No models here."""

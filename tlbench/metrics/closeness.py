@@ -1,8 +1,8 @@
-"""How far TransformerLens is from HuggingFace, beside what HuggingFace's own rounding can do: for where there is no golden.
+"""TransformerLens's distance from HuggingFace, relative to HuggingFace's own rounding. Used where no golden can judge.
 
-HuggingFace's variants compute the same function with another rounding (:mod:`tlbench.reference.variants`). If two roundings
-are independent and of one size, TransformerLens is as far from HuggingFace as a variant is, so the ratio is near 1; the
-gates are those of the ratio against the golden. All arithmetic is float64, on centred logits.
+HuggingFace's variants (:mod:`tlbench.reference.variants`) compute the same function with different rounding. If two
+roundings are independent and equally large, TransformerLens is as far from HuggingFace as a variant is and the ratio is
+near 1. So the gates are the same as against the golden. All arithmetic is float64, on centred logits.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tlbench.metrics.hf_error import centred_difference
 
 @dataclass(frozen=True)
 class Spread:
-    """How far one variant of HuggingFace is from HuggingFace.
+    """The distance of one HuggingFace variant from HuggingFace.
 
     Attributes:
-        squares: the mean over the vocabulary of (z_v - z_h) squared at each position. ``[batch, pos]``, nats squared.
-        largest: max |z_v - z_h| over every entry, in nats.
+        squares: mean over the vocabulary of (z_v - z_h) squared at each position. ``[batch, pos]``, nats squared.
+        largest: max |z_v - z_h| over all entries, in nats.
     """
 
     squares: Tensor
@@ -34,41 +34,41 @@ class Spread:
 
     @property
     def rms(self) -> float:
-        """Over every entry, in nats."""
+        """Root mean square over all entries, in nats."""
         return math.sqrt(self.squares.mean().item())
 
     @property
     def typical(self) -> float:
-        """Of the median position, in nats."""
+        """Root mean square at the median position, in nats."""
         return math.sqrt(self.squares.median().item())
 
 
 def spread(v: Tensor, h: Tensor) -> Spread:
-    """Of two models' logits ``[batch, pos, d_vocab]``."""
+    """The distance between two models' logits ``[batch, pos, d_vocab]``."""
     parts = [(error.square().mean(-1), error.max().item()) for error in centred_difference(v, h)]
     return Spread(torch.cat([squares for squares, _ in parts], 1), max(largest for _, largest in parts))
 
 
 def closeness(t: Tensor, h: Tensor, variants: Mapping[str, Spread], dtype: Dtype, *, has_experts: bool) -> Closeness:
-    """TransformerLens beside HuggingFace and its variants.
+    """Compare TransformerLens's distance from HuggingFace with that of HuggingFace's variants.
 
     Args:
-        t: TransformerLens's finite logits ``[batch, pos, d_vocab]``.
-        h: HuggingFace's.
-        variants: by name, how far each of HuggingFace's variants is from ``h``.
-        dtype: at which all were computed.
-        has_experts: whether the model is a mixture of experts, whose positions are judged by the typical one: rounding sends
-            some tokens to other experts, in one model as in another.
+        t: TransformerLens's logits ``[batch, pos, d_vocab]``, all finite.
+        h: HuggingFace's logits, of the same shape.
+        variants: the distance of each HuggingFace variant from ``h``, by name.
+        dtype: the dtype of all of them.
+        has_experts: whether the model is a mixture of experts. Those are judged at the median position, because rounding
+            sends some tokens to variant_rms experts in either model.
     """
     distance = spread(t, h)
     widest = max(variants, key=lambda name: variants[name].rms, default="")
     width = variants[widest].rms if widest else 0.0
-    one, other = distance.rms, width
+    tl_rms, variant_rms = distance.rms, width
     if has_experts:
-        one, other = distance.typical, max((variant.typical for variant in variants.values()), default=0.0)
-    ratio = one / other if other else (0.0 if one == 0 else math.inf)
-    bridged = 2 * RATIO_GATE[dtype] * max((variant.largest for variant in variants.values()), default=0.0)
-    unexplained = int((top1_changes(t, h, dtype) > bridged).sum())
+        tl_rms, variant_rms = distance.typical, max((variant.typical for variant in variants.values()), default=0.0)
+    ratio = tl_rms / variant_rms if variant_rms else (0.0 if tl_rms == 0 else math.inf)
+    largest_explained = 2 * RATIO_GATE[dtype] * max((variant.largest for variant in variants.values()), default=0.0)
+    unexplained = int((top1_changes(t, h, dtype) > largest_explained).sum())
     return Closeness(
         identical=torch.equal(t, h),
         distance_rms=distance.rms,

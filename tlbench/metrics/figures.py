@@ -1,4 +1,4 @@
-"""The figures that are measured of a cell, as plain values: this module and what it needs import no torch."""
+"""The figures measured for a cell, as plain values. Neither this module nor its imports need torch."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from dataclasses import dataclass
 from tlbench.grid import Dtype, Statistic
 
 UNIT_ROUNDOFF = {Dtype.FLOAT32: 2.0**-24, Dtype.FLOAT16: 2.0**-11, Dtype.BFLOAT16: 2.0**-8}
-"""u: half the distance from 1 to the next number of the type (Higham, "Accuracy and Stability", 2nd ed., section 2.1)."""
+"""u: half the gap between 1 and the next number of the dtype (Higham, "Accuracy and Stability", 2nd ed., section 2.1)."""
 RATIO_GATE = {Dtype.FLOAT32: 2.0, Dtype.FLOAT16: 3.0, Dtype.BFLOAT16: 3.0}
-"""How many times HuggingFace's own error is still benign, as in PyTorch's accuracy check (``torch._dynamo.utils.same``)."""
+"""An error up to this many times HuggingFace's is benign, as in PyTorch's accuracy check (``torch._dynamo.utils.same``)."""
 TAIL_SLACK = 3.0
-"""In a mixture of experts what attends to a token that was sent elsewhere is off as well, by a few roundings: of a healthy
-draw of the zoo's Mixtral in bfloat16 the tail's ratio is 3.4 (``python -m tools.seeds --family mixtral``)."""
+"""The tail ratio of a mixture of experts is divided by this. When a token goes to another expert, the positions that attend
+to it are off by a few roundings too: a healthy draw of the zoo's Mixtral in bfloat16 has a tail ratio of 3.4
+(``python -m tools.seeds --family mixtral``)."""
 
 
 def root_mean_square(errors: Collection[float]) -> float:
-    """Of rms errors that are each of as many entries: that of all the entries."""
+    """Combine rms errors over equally many entries into the rms over all of them."""
     return math.sqrt(math.fsum(error**2 for error in errors) / len(errors))
 
 
 @dataclass(frozen=True)
 class ErrorStatistics:
-    """Four statistics of one tensor of absolute errors, in the unit of the space they were taken in."""
+    """Four statistics of one tensor of absolute errors, in the unit of their space."""
 
     max: float
     mean: float
@@ -32,17 +33,17 @@ class ErrorStatistics:
     std: float
 
     def get(self, statistic: Statistic) -> float:
-        """The statistic of that name."""
+        """Look up a statistic by name."""
         return float(getattr(self, statistic.value))
 
 
 @dataclass(frozen=True)
 class Shift:
-    """What centring removes: the difference of the two models' logits, as one constant a position.
+    """What centring removes from the difference of two models' logits: one constant per position.
 
     Attributes:
         max_abs: the largest absolute constant over all positions, in logits (nats).
-        raw_max: max |z_t - z_h| with nothing removed, in logits (nats).
+        raw_max: max |z_t - z_h| of the uncentred logits (nats).
     """
 
     max_abs: float
@@ -51,35 +52,36 @@ class Shift:
 
 @dataclass(frozen=True)
 class Truth:
-    """How far one model's logits are from the exact ones, beside HuggingFace's distance at the same dtype.
+    """One model's distance from the golden, next to HuggingFace's distance at the same dtype.
 
     Attributes:
-        identical: whether the logits are HuggingFace's bit for bit.
+        identical: whether the logits equal HuggingFace's bit for bit.
         error_rms: rms(e_t), in nats.
         reference_rms: rms(e_h), in nats.
         golden_rms: rms of the golden's centred logits, in nats.
-        error_ratio: R = rms(e_t) / rms(e_h). 1: rounds as HuggingFace does; below 1: nearer the truth.
+        error_ratio: R = rms(e_t) / rms(e_h). 1: rounds as HuggingFace does; below 1: closer to the golden.
         error_correlation: corr(e_t, e_h). Near 1: the same rounding; near 0: independent rounding.
         bits_lost: log2(1 + rms(e_t) / (u rms(z_g))). 0 when exact; comparable across dtypes.
-        kl_nats: KL(g || t), the mean over positions, in nats a token.
-        kl_max_nats: the largest KL(g || t) of a position.
-        top1_flips: positions whose most likely token is not the golden's though its margin there is above a few ULPs.
-        top1_ties: positions where it is not the golden's and the margin is within a few ULPs.
-        top1_unexplained: flips whose golden margin no error within the gate of the ratio could bridge.
-        shift_spread: the largest standard deviation over the vocabulary, of any position, of t - g: what of the
-            difference is no shift common to all logits. Nats.
-        total_rms: rms of the distance to the function of the weights as they are in the file, in nats.
-        weights_rms: how far rounding the weights to the dtype alone moves the exact function, in nats.
-        golden_precision: ``float64``; ``float32`` marks a makeshift golden.
-        typical_ratio: the ratio between medians over positions: of the mean square of e_t and of e_h, its root.
-        has_experts: whether the model is a mixture of experts, where a rounding may send a token to another expert.
-        tail_ratio: the ratio between the positions that a twelfth of all positions exceed: of the mean square of e_t and of
-            e_h, its root.
-        settled_ratio: the ratio over the positions that no rounding can send to other experts; None where there are too few.
-        settled_share: which share of all positions these are.
-        difference_rms: rms error of a logit difference, in nats, between two of the golden's ten likeliest tokens at a
-            position, against the weights as they are in the file.
-        difference_p99: and the 99th percentile of its absolute value.
+        kl_nats: KL(g || t), averaged over positions, in nats per token.
+        kl_max_nats: the largest KL(g || t) at any position.
+        top1_flips: positions whose top token is not the golden's, where the golden margin is above a few ULPs.
+        top1_ties: positions whose top token is not the golden's, where the golden margin is within a few ULPs.
+        top1_unexplained: flips with a golden margin too large for any error within the ratio's gate.
+        shift_spread: the largest standard deviation of t - g over the vocabulary at any position, in nats: the part of the
+            difference that is not a shift common to all logits.
+        total_rms: rms distance from the golden of the weights as stored in the file, in nats.
+        weights_rms: how far rounding the weights to the dtype alone moves the golden, rms in nats.
+        golden_precision: ``float64``, or ``float32`` for a makeshift golden.
+        typical_ratio: the ratio at the median position: median over positions of the mean square of e_t, over that of e_h,
+            rooted.
+        has_experts: whether the model is a mixture of experts, where rounding may send a token to another expert.
+        tail_ratio: the same as ``typical_ratio``, but at the level that a twelfth of the positions exceed.
+        settled_ratio: the ratio over the settled positions, up to which no rounding can send a token to another expert;
+            None if there are too few.
+        settled_share: the share of positions that are settled.
+        difference_rms: rms error of the logit difference between any two of the golden's ten likeliest tokens at a
+            position, in nats, against the golden of the weights as stored in the file.
+        difference_p99: the 99th percentile of that error's absolute value.
     """
 
     identical: bool
@@ -108,14 +110,18 @@ class Truth:
 
     @property
     def judged_ratio(self) -> float:
-        """The ratio that the gate is held against.
+        """The ratio that is compared with the gate.
 
-        In a mixture of experts any rounding sends a token near the border between two experts to the other one, which makes
-        an error of another size at that position and those that attend to it: in TransformerLens at some, in HuggingFace at
-        others, and neither is less right. These are few: in 20 draws of the zoo's Mixtral at most 4 of 128. So it is the
-        largest of three there: the typical position's; a third of that of the position that a twelfth of all exceed, where a
-        fault of a tenth of the positions shows; and that of all positions before which no token is near a border, which in
-        float32 are nearly always all.
+        In a mixture of experts, any rounding can send a token near the border between two experts to the other one. The
+        error at that position, and at those that attend to it, then has a different size. TransformerLens does this at some
+        positions and HuggingFace at others, and neither is less right. Few positions are affected: at most 4 of 128 in 20
+        draws of the zoo's Mixtral.
+
+        So a mixture of experts is judged by the largest of three ratios:
+
+        - that of the median position;
+        - a third of the tail's, which catches a fault in a tenth of the positions;
+        - that of the settled positions, up to which no token is near a border. In float32 that is nearly always all of them.
         """
         if not self.has_experts:
             return self.error_ratio
@@ -124,18 +130,18 @@ class Truth:
 
 @dataclass(frozen=True)
 class Closeness:
-    """How far a model's logits are from HuggingFace's, beside what HuggingFace's own rounding can do. No golden is needed.
+    """One model's distance from HuggingFace, relative to HuggingFace's own rounding. Needs no golden.
 
     Attributes:
-        identical: whether the logits are HuggingFace's bit for bit.
+        identical: whether the logits equal HuggingFace's bit for bit.
         distance_rms: rms(z_t - z_h), in nats.
-        spread_rms: the largest rms(z_v - z_h) over HuggingFace's variants v, which compute the same function with another
-            rounding. 0 where no variant rounds otherwise, so that nothing can be said.
-        widest: the name of that variant; "" where there is none.
-        ratio: distance over spread; of a mixture of experts, of the typical position. Two independent roundings of one size
-            make it 1. Infinite where the spread is 0 and the distance is not.
-        top1_unexplained: positions whose most likely token is not HuggingFace's though no variant's error, times the gate,
-            could bridge the margin.
+        spread_rms: the largest rms(z_v - z_h) over HuggingFace's variants v, which compute the same function with different
+            rounding. 0 if no variant rounds differently; the cell then stays unjudged.
+        widest: the name of that variant; "" if there is none.
+        ratio: distance over spread; for a mixture of experts, at the median position. Two independent, equally large
+            roundings give 1. Infinite if the spread is 0 and the distance is not.
+        top1_unexplained: positions whose top token differs from HuggingFace's by a margin that no variant's error, times
+            the gate, could bridge.
     """
 
     identical: bool

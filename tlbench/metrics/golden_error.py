@@ -1,9 +1,9 @@
-"""The formulas against the truth: how far two models' logits are from the exact function's.
+"""Error formulas against the golden: how far two models' logits are from it.
 
-Every function takes raw logits ``[batch, pos, d_vocab]`` and knows tensors only: ``t`` (TransformerLens), ``h``
-(HuggingFace at the same dtype) and ``g`` (the golden, float64). All arithmetic is float64; errors are taken between
-logits centred at each position, so that e_t = z_t - z_g and e_h = z_h - z_g. They are made some positions at a time: only
-tensors ``[batch, pos]`` are ever whole.
+Every function takes raw logits ``[batch, pos, d_vocab]`` and works on tensors only: ``t`` (TransformerLens), ``h``
+(HuggingFace at the same dtype) and ``g`` (the golden, float64). All arithmetic is float64. Errors are differences of
+logits centred at each position: e_t = z_t - z_g and e_h = z_h - z_g. They are computed a few positions at a time, so only
+``[batch, pos]`` tensors ever exist in full.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from tlbench.metrics.hf_error import centred
 from tlbench.metrics.streaming import Chunked, combined_mean, in_blocks, position_chunks, unfilled
 
 TIE_ULPS = 4
-"""A golden margin of at most so many units in the last place makes a change of the top token a tie."""
+"""A changed top token is a tie if the golden margin is at most this many units in the last place."""
 FLOAT64_RESOLUTION = 2.0**-52
 LIKELIEST = 10
-"""Tokens at each position whose logit differences are looked at: those that anyone compares."""
+"""Logit differences are taken between this many of the likeliest tokens at a position: the ones people compare."""
 TAIL = 0.99
-"""The quantile of a logit difference's error that stands for its tail."""
+"""The quantile that represents the tail of a logit difference's error."""
 TAIL_OF_POSITIONS = 11 / 12
-"""A twelfth of the positions exceed it: more than any rounding sends to other experts, less than a tenth."""
+"""A twelfth of the positions exceed this quantile: more than rounding sends to other experts, fewer than a tenth."""
 FEWEST_SETTLED = 16
-"""A ratio over fewer positions of a mixture of experts says little."""
+"""A ratio over fewer settled positions than this says little."""
 SERIES_BELOW = 1e-2
-"""Below it expm1(x) - x cancels, and its Taylor series to x**6 is exact to float64."""
+"""Below this, expm1(x) - x cancels and its Taylor series to x**6 is exact in float64."""
 
 
 def against_truth(
@@ -45,18 +45,18 @@ def against_truth(
     *,
     settled: Tensor | None = None,
 ) -> Truth:
-    """Every figure of one cell against the truth.
+    """Compute every figure of one cell against the golden.
 
     Args:
-        t: TransformerLens's finite logits.
-        h: HuggingFace's finite logits at the same dtype, with the attention that TransformerLens forces.
-        g: the golden logits of the weights rounded to ``dtype``.
-        original: the golden logits of the weights as they are in the file; where rounding changes none, ``g`` itself may
-            be given, which saves reading it twice.
-        dtype: at which ``t`` and ``h`` were computed.
-        precision: in what the goldens were computed.
-        settled: of a mixture of experts, which positions no rounding at ``dtype`` can send to other experts, nor any before
-            them. ``[batch, pos]``. None of any other model.
+        t: TransformerLens's logits, all finite.
+        h: HuggingFace's logits at the same dtype, all finite, with the attention that TransformerLens forces.
+        g: the golden of the weights rounded to ``dtype``.
+        original: the golden of the weights as stored in the file. If rounding changes no weight, pass ``g`` itself, which
+            saves reading it twice.
+        dtype: the dtype of ``t`` and ``h``.
+        precision: the precision of the goldens.
+        settled: for a mixture of experts, the positions where no rounding at ``dtype`` can send the token, or any before
+            it, to another expert. ``[batch, pos]``. None for any other model.
     """
     parts = [
         _part(t[:, rows], h[:, rows], g[:, rows], None if original is g else original[:, rows], dtype)
@@ -100,19 +100,19 @@ def against_truth(
 
 @dataclass(frozen=True)
 class _Part:
-    """What some positions give.
+    """The figures of one chunk of positions.
 
     Attributes:
-        entries: how many logits.
-        identical: whether t and h are the same, bit for bit.
-        mean_squares: of e_t, e_h, z_g, e_t + z_g - z_original and z_g - z_original.
+        entries: number of logits.
+        identical: whether t and h are equal bit for bit.
+        mean_squares: of e_t, e_h, z_g, e_t + z_g - z_original and z_g - z_original, in this order.
         product: of e_t and e_h.
         largest_reference: max |e_h|.
-        error_squares: the mean of e_t squared at each position. ``[batch, pos]``.
-        reference_squares: and that of e_h squared.
-        kl: as :func:`kl_divergence`. ``[batch, pos]``.
-        flips: as :func:`top1_changes`. ``[n]``.
-        differences: |error| of the logit differences between the golden's likeliest tokens. ``[batch, pos, pair]``.
+        error_squares: mean over the vocabulary of e_t squared. ``[batch, pos]``.
+        reference_squares: mean over the vocabulary of e_h squared. ``[batch, pos]``.
+        kl: see :func:`kl_divergence`. ``[batch, pos]``.
+        flips: see :func:`top1_changes`. ``[n]``.
+        differences: see :func:`logit_differences`. ``[batch, pos, pair]``.
     """
 
     entries: int
@@ -128,7 +128,7 @@ class _Part:
 
 
 def _part(t: Tensor, h: Tensor, g: Tensor, original: Tensor | None, dtype: Dtype) -> _Part:
-    """The figures of some positions. ``original`` is None where it is ``g`` itself."""
+    """The figures of one chunk. ``original`` is None if it is ``g`` itself."""
     kl, flips = kl_divergence(g, t), top1_changes(t, g, dtype)
     z_g = in_blocks(centred, g)
     e_t, e_h = in_blocks(_error, t, z_g), in_blocks(_error, h, z_g)
@@ -154,7 +154,7 @@ def _part(t: Tensor, h: Tensor, g: Tensor, original: Tensor | None, dtype: Dtype
 
 
 def logit_differences(error: Tensor, g: Tensor) -> Tensor:
-    """|e_a - e_b| for each two of the golden's :data:`LIKELIEST` tokens at each position. ``[batch, pos, pair]``."""
+    """|e_a - e_b| for each pair of the golden's :data:`LIKELIEST` likeliest tokens. ``[batch, pos, pair]``."""
     likeliest = g.topk(min(LIKELIEST, g.shape[-1]), dim=-1).indices
     chosen = error.gather(-1, likeliest)
     a, b = torch.triu_indices(chosen.shape[-1], chosen.shape[-1], offset=1)
@@ -162,19 +162,19 @@ def logit_differences(error: Tensor, g: Tensor) -> Tensor:
 
 
 def _quantile(values: Tensor, q: float) -> float:
-    """The least value that a share ``q`` of all values does not exceed; 0 of none."""
+    """The smallest value that a share ``q`` of all values do not exceed; 0 if there are no values."""
     if not values.numel():
         return 0.0
     return values.flatten().kthvalue(math.ceil(q * values.numel())).values.item()
 
 
 def _scale(golden_rms: float, g: Tensor) -> float:
-    """The size that errors are relative to: of centred logits; of raw ones where they are constant; of 0, 1."""
+    """The size errors are relative to: rms of the centred logits, of the raw ones if those are constant, 1 if all are 0."""
     return golden_rms or rms(Chunked(lambda z: z.double(), (g,))) or 1.0
 
 
 def _settled_ratio(squares: Tensor, reference_squares: Tensor, settled: Tensor, resolution: float) -> float | None:
-    """The ratio of rms(e_t) to rms(e_h) over settled positions, or None where they are fewer than :data:`FEWEST_SETTLED`."""
+    """rms(e_t) / rms(e_h) over the settled positions; None if there are fewer than :data:`FEWEST_SETTLED`."""
     if int(settled.sum()) < FEWEST_SETTLED:
         return None
     error, reference = (_root(values[settled].mean().item()) for values in (squares, reference_squares))
@@ -182,7 +182,7 @@ def _settled_ratio(squares: Tensor, reference_squares: Tensor, settled: Tensor, 
 
 
 def _error(logits: Tensor, z_g: Tensor) -> Tensor:
-    """Centred logits less the golden's centred ones."""
+    """Centred logits minus the golden's centred logits."""
     return centred(logits).sub_(z_g)
 
 
@@ -192,20 +192,20 @@ def _mean_squares(error: Tensor) -> Tensor:
 
 
 def _rms_values(parts: Sequence[_Part]) -> list[float]:
-    """The root of each of the mean squares over all parts."""
+    """The rms over all parts of each quantity in :attr:`_Part.mean_squares`."""
     counts = [part.entries for part in parts]
     return [_root(combined_mean(means, counts)) for means in zip(*(part.mean_squares for part in parts), strict=True)]
 
 
 def _mean_square(error: Tensor, scratch: Tensor | None = None) -> float:
-    """The mean square over every entry; ``scratch``, which may be ``error`` itself, is overwritten by the squares."""
+    """The mean square over all entries. The squares overwrite ``scratch``, which may be ``error`` itself."""
     return torch.square(error, out=scratch).mean().item()
 
 
 def rms(error: Chunked) -> float:
-    """The root of the mean square over every entry."""
-    found = [(_mean_square(chunk), chunk.numel()) for chunk in error]
-    return _root(combined_mean(*zip(*found, strict=True)))
+    """The root mean square over all entries."""
+    parts = [(_mean_square(chunk), chunk.numel()) for chunk in error]
+    return _root(combined_mean(*zip(*parts, strict=True)))
 
 
 def _root(value: float) -> float:
@@ -213,18 +213,18 @@ def _root(value: float) -> float:
 
 
 def _tail(squares: Tensor) -> float:
-    """The root of the mean square over the vocabulary at the position that a twelfth of all exceed."""
+    """The rms over the vocabulary that a twelfth of the positions exceed."""
     return math.sqrt(_quantile(squares, TAIL_OF_POSITIONS))
 
 
 def _typical(squares: Tensor) -> float:
-    """The root of the median over positions of the mean square over the vocabulary."""
+    """The rms over the vocabulary at the median position."""
     return math.sqrt(squares.median().item())
 
 
 @dataclass(frozen=True)
 class Product:
-    """Of two errors: the sum of their products, the norm of each, and whether they are the same."""
+    """Two errors' dot product, their norms, and whether they are equal."""
 
     dot: float
     norms: tuple[float, float]
@@ -232,28 +232,28 @@ class Product:
 
 
 def product_of(e_t: Tensor, e_h: Tensor, scratch: Tensor | None = None) -> Product:
-    """Of two errors of one shape; ``scratch`` is overwritten by their products."""
+    """The product of two errors of the same shape. Elementwise products overwrite ``scratch``."""
     dot = float(torch.mul(e_t, e_h, out=scratch).sum())
     return Product(dot, (float(e_t.norm()), float(e_h.norm())), torch.equal(e_t, e_h))
 
 
 def correlation(e_t: Tensor, e_h: Tensor) -> float:
-    """The cosine of two errors, which are centred already; 1 where both are 0, and 0 where one is."""
+    """The cosine of two errors that are already centred. 1 if both are 0, and 0 if only one is."""
     return combined_correlation([product_of(e_t, e_h)])
 
 
 def combined_correlation(parts: Sequence[Product]) -> float:
-    """:func:`correlation` of two errors given in parts."""
-    one, other = (math.hypot(*(part.norms[i] for part in parts)) for i in range(2))
-    if one * other == 0:
+    """:func:`correlation` of two errors, from the products of their parts."""
+    t_norm, h_norm = (math.hypot(*(part.norms[i] for part in parts)) for i in range(2))
+    if t_norm * h_norm == 0:
         return 1.0 if all(part.equal for part in parts) else 0.0
-    return math.fsum(part.dot for part in parts) / (one * other)
+    return math.fsum(part.dot for part in parts) / (t_norm * h_norm)
 
 
 def bits_lost(error_rms: float, golden_rms: float, dtype: Dtype) -> float:
-    """log2(1 + rms(e) / (u rms(z_g))): bits that an error costs of those that the dtype has. Never negative.
+    """log2(1 + rms(e) / (u rms(z_g))): how many of the dtype's bits the error costs. Never negative.
 
-    ``golden_rms`` is positive: for constant logits it is their own size, since their centred ones are 0.
+    ``golden_rms`` must be positive. For constant logits, whose centred values are 0, it is their raw rms.
     """
     return math.log2(1 + error_rms / (UNIT_ROUNDOFF[dtype] * golden_rms))
 
@@ -261,9 +261,9 @@ def bits_lost(error_rms: float, golden_rms: float, dtype: Dtype) -> float:
 def kl_divergence(g: Tensor, t: Tensor) -> Tensor:
     """KL(softmax(g) || softmax(t)) at each position, in nats. ``[batch, pos]``.
 
-    It is of second order in d = z_t - z_g, and the plain formula loses it among rounding errors of first order. With d
-    less its mean under softmax(g), KL = log(1 + sum p (expm1(d) - d)), every term of which is positive. Where some d of a
-    block of positions is 500 or more, which overflows, that block has the plain formula.
+    KL is second order in d = z_t - z_g, so the plain formula loses it among first-order rounding errors. With d minus its
+    mean under softmax(g), KL = log(1 + sum p (expm1(d) - d)), where no term is negative. If |d| reaches 500 anywhere in a
+    block of positions, expm1 may overflow and the block uses the plain formula.
     """
     return in_blocks(_kl_divergence, g, t)
 
@@ -282,12 +282,12 @@ def _kl_divergence(g: Tensor, t: Tensor) -> Tensor:
 
 
 def _expm1_less_x(x: Tensor) -> Tensor:
-    """exp(x) - 1 - x without cancellation: never negative."""
+    """exp(x) - 1 - x without cancellation. Never negative."""
     return torch.where(x.abs() < SERIES_BELOW, _series(x), torch.expm1(x).sub_(x))
 
 
 def _series(x: Tensor) -> Tensor:
-    """exp(x) - 1 - x by Taylor's series to x**6: x * x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6))))."""
+    """exp(x) - 1 - x by Taylor series to x**6: x * x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6))))."""
     series = (x / 6).add_(1)
     for divisor in (5, 4, 3):
         series.mul_(x / divisor).add_(1)
@@ -295,21 +295,21 @@ def _series(x: Tensor) -> Tensor:
 
 
 def top1_changes(t: Tensor, g: Tensor, dtype: Dtype) -> Tensor:
-    """For each position whose top token is not the golden's, the golden's margin, and 0 where that is a tie. ``[n]``.
+    """The golden margin at each position whose top token is not the golden's; 0 for a tie. ``[n]``.
 
-    The margin is the golden logit of its own top token less that of ``t``'s. A tie is within :data:`TIE_ULPS` units in
-    the last place of the larger top logit at ``dtype``.
+    The margin is the golden logit of the golden's top token minus that of ``t``'s top token. It is a tie within
+    :data:`TIE_ULPS` units in the last place, at ``dtype``, of the larger top logit.
     """
     top_g, top_t = g.argmax(-1), t.argmax(-1)
     changed = top_g != top_t
     z = g.double()[changed]
-    own, other = top_g[changed].unsqueeze(-1), top_t[changed].unsqueeze(-1)
-    margin = (z.gather(-1, own) - z.gather(-1, other)).squeeze(-1)
-    largest = torch.maximum(z.gather(-1, own).abs(), t.double()[changed].gather(-1, other).abs()).squeeze(-1)
+    golden_token, model_token = top_g[changed].unsqueeze(-1), top_t[changed].unsqueeze(-1)
+    margin = (z.gather(-1, golden_token) - z.gather(-1, model_token)).squeeze(-1)
+    largest = torch.maximum(z.gather(-1, golden_token).abs(), t.double()[changed].gather(-1, model_token).abs()).squeeze(-1)
     return torch.where(is_tie(margin, largest, dtype), torch.zeros_like(margin), margin)
 
 
 def is_tie(margin: Tensor, largest: Tensor, dtype: Dtype) -> Tensor:
-    """Whether logits of size ``largest`` that are ``margin`` apart are within :data:`TIE_ULPS` units in the last place."""
+    """Whether logits of size ``largest`` and ``margin`` apart are within :data:`TIE_ULPS` units in the last place."""
     ulp = 2 * UNIT_ROUNDOFF[dtype] * torch.exp2(torch.floor(torch.log2(largest)))
     return margin <= TIE_ULPS * ulp

@@ -1,4 +1,4 @@
-"""How fast an error grows: the exponent of a power law, with its uncertainty."""
+"""How fast an error grows: a power law's exponent and its uncertainty."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FEWEST_POINTS = 3
-"""Two points lie on any line: a fit to them has no uncertainty to state."""
+"""Any two points lie on a line, so a fit to them has no uncertainty."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """error ~ x ** exponent, by least squares on the logarithms.
+    """error ~ x ** exponent, fitted by least squares on the logarithms.
 
     Attributes:
-        exponent: 1/2 where independent roundings add up, 1 where they are systematic, 0 where nothing grows.
+        exponent: 1/2 if independent roundings accumulate, 1 if they are systematic, 0 if the error does not grow.
         standard_error: of the exponent, from the scatter of the points about the line.
-        points: how many there are.
+        points: number of points fitted.
     """
 
     exponent: float
@@ -26,9 +26,10 @@ class Growth:
 
 
 def fit(x: Sequence[float], error: Sequence[float]) -> Growth | None:
-    """The growth of ``error`` over ``x``, points without a positive finite error left out; None with fewer than three.
+    """Fit the growth of ``error`` over ``x``, ignoring points whose error is not positive and finite.
 
-    Source: the ordinary least-squares slope, and its standard error with n - 2 degrees of freedom.
+    The slope is ordinary least squares, its standard error has n - 2 degrees of freedom. None if fewer than three points
+    are left, or all share one ``x``.
     """
     logs = [(math.log(a), math.log(b)) for a, b in zip(x, error, strict=True) if b > 0 and math.isfinite(b)]
     n = len(logs)
@@ -39,5 +40,5 @@ def fit(x: Sequence[float], error: Sequence[float]) -> Growth | None:
     if spread == 0:
         return None
     slope = sum((a - mean_x) * (b - mean_y) for a, b in logs) / spread
-    rest = sum((b - mean_y - slope * (a - mean_x)) ** 2 for a, b in logs)
-    return Growth(slope, math.sqrt(rest / (n - 2) / spread), n)
+    residual = sum((b - mean_y - slope * (a - mean_x)) ** 2 for a, b in logs)
+    return Growth(slope, math.sqrt(residual / (n - 2) / spread), n)

@@ -1,9 +1,9 @@
-"""The formulas: how two models' logits are compared.
+"""Error formulas against HuggingFace: how two models' logits are compared.
 
-Every function takes ``t`` (TransformerLens) and ``h`` (the reference), both ``[batch, pos, d_vocab]``,
-and knows tensors only. All arithmetic is float64 except in :func:`origin_error`, which repeats TransformerLens
-issue 496's figures to the letter. Statistics run over every entry of the tensor, some positions at a time, so that no
-tensor of the size of the logits is made (:mod:`tlbench.metrics.streaming`).
+Every function takes ``t`` (TransformerLens) and ``h`` (the reference), both ``[batch, pos, d_vocab]``, and works on
+tensors only. All arithmetic is float64, except in :func:`origin_error`, which reproduces TransformerLens issue 496's
+figures exactly. Statistics run over all entries, a few positions at a time, so no new tensor is as large as the logits
+(:mod:`tlbench.metrics.streaming`).
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from tlbench.metrics.streaming import Chunked, in_blocks, median, moments
 def statistics(error: Chunked) -> ErrorStatistics:
     """Max, mean, median (the lower of two middles) and unbiased std of a non-negative error, in its own dtype.
 
-    Of one chunk they are torch's. Of several, maximum and median are the same, and mean and std are combined in float64 and
-    then rounded to the dtype.
+    For a single chunk these are torch's. For several, max and median still equal torch's; mean and std are combined in
+    float64 and then rounded to the dtype.
     """
     if len(error) == 1:
         return whole_statistics(*error)
-    found = moments(error)
+    totals = moments(error)
     dtype = error.dtype
     return ErrorStatistics(
-        max=found.largest,
-        mean=_rounded(found.mean, dtype),
-        median=median(error, found.count),
-        std=_rounded(found.std, dtype),
+        max=totals.largest,
+        mean=_rounded(totals.mean, dtype),
+        median=median(error, totals.count),
+        std=_rounded(totals.std, dtype),
     )
 
 
@@ -46,7 +46,7 @@ def whole_statistics(error: Tensor) -> ErrorStatistics:
 
 
 def _median(error: Tensor) -> float:
-    """torch's median. numpy's selection, which is vectorized, finds the same number several times as fast."""
+    """torch's median. numpy's vectorised selection finds the same number several times faster."""
     if error.dtype is not torch.float64:
         return torch.median(error).item()
     middle = (error.numel() - 1) // 2
@@ -56,11 +56,11 @@ def _median(error: Tensor) -> float:
 def origin_error(t: Tensor, h: Tensor) -> ErrorStatistics:
     """|softmax(t) - softmax(h)| with the softmax in the model's own dtype. Unit: probability.
 
-    This is ``calculate_error`` of TransformerLens pull request 521 (the successor of issue 496's code), kept so
-    that figures can stand beside that issue's tables. Its float16 median of 0 is underflow, not agreement.
+    This is ``calculate_error`` of TransformerLens pull request 521, the successor of issue 496's code, so the figures are
+    comparable with that issue's tables. Their median of 0 in float16 is underflow, not agreement.
 
     Raises:
-        NonFiniteLogits: if either side holds a NaN or an infinity.
+        NonFiniteLogits: if either side has a NaN or an infinity.
         CellFailed: if the shapes differ.
     """
     _require_comparable(t, h)
@@ -71,7 +71,7 @@ def probability_error(t: Tensor, h: Tensor) -> ErrorStatistics:
     """|softmax(t) - softmax(h)| with the softmax in float64. Unit: probability.
 
     Raises:
-        NonFiniteLogits: if either side holds a NaN or an infinity.
+        NonFiniteLogits: if either side has a NaN or an infinity.
         CellFailed: if the shapes differ.
     """
     _require_comparable(t, h)
@@ -79,10 +79,10 @@ def probability_error(t: Tensor, h: Tensor) -> ErrorStatistics:
 
 
 def centred(logits: Tensor) -> Tensor:
-    """Logits less their mean over the vocabulary at each position, in float64.
+    """Logits minus their mean over the vocabulary at each position, in float64.
 
-    Softmax is invariant to one constant a position, and ``center_unembed`` moves logits by just that, so only
-    centred logits may be compared.
+    Softmax ignores a constant per position, and ``center_unembed`` adds exactly that, so only centred logits are
+    comparable.
     """
     z = logits.double()
     return z - z.mean(dim=-1, keepdim=True)
@@ -92,7 +92,7 @@ def logit_error(t: Tensor, h: Tensor) -> ErrorStatistics:
     """|centred(t) - centred(h)|, in float64. Unit: logits (nats).
 
     Raises:
-        NonFiniteLogits: if either side holds a NaN or an infinity.
+        NonFiniteLogits: if either side has a NaN or an infinity.
         CellFailed: if the shapes differ.
     """
     _require_comparable(t, h)
@@ -105,12 +105,12 @@ def centred_difference(t: Tensor, h: Tensor) -> Chunked:
 
 
 def removed_shift(t: Tensor, h: Tensor) -> Shift:
-    """The per-position constant that :func:`logit_error` does not see, and the raw error that does see it.
+    """The per-position constant that :func:`logit_error` ignores, and the raw error that includes it.
 
-    A model with a final soft cap is not invariant to the constant: there ``raw_max`` is the figure to read.
+    A model with a final soft cap is not invariant to the constant. Use ``raw_max`` there.
 
     Raises:
-        NonFiniteLogits: if either side holds a NaN or an infinity.
+        NonFiniteLogits: if either side has a NaN or an infinity.
         CellFailed: if the shapes differ.
     """
     _require_comparable(t, h)
@@ -119,13 +119,13 @@ def removed_shift(t: Tensor, h: Tensor) -> Shift:
 
 
 def _shift_and_largest(t: Tensor, h: Tensor) -> Tensor:
-    """At each position |mean(t - h)| and max |t - h| over the vocabulary. ``[batch, pos, 2]``."""
+    """|mean(t - h)| and max |t - h| over the vocabulary at each position. ``[batch, pos, 2]``."""
     difference = t.double() - h.double()
     return torch.stack((difference.mean(dim=-1).abs(), difference.abs().amax(dim=-1)), -1)
 
 
 def over_common_vocabulary(t: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Both logits over the tokens that both have: one side may pad its vocabulary, or leave the padding out."""
+    """Cut both logits to the tokens they share: one side may pad its vocabulary, or drop the padding."""
     if t.shape[:-1] != h.shape[:-1]:
         return t, h
     d_vocab = min(t.shape[-1], h.shape[-1])
@@ -133,14 +133,14 @@ def over_common_vocabulary(t: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ends(logits: Tensor) -> Tensor:
-    """The least and the largest at each position, which a NaN is both of. ``[batch, pos, 2]``."""
+    """The minimum and maximum at each position; both are NaN if any entry is. ``[batch, pos, 2]``."""
     return torch.stack(logits.aminmax(dim=-1), -1)
 
 
 def count_nonfinite(logits: Tensor) -> int:
     """How many logits are NaN or infinite."""
     if logits.numel() == 0 or torch.isfinite(in_blocks(_ends, logits)).all():
-        return 0  # nearly always, and found in a fraction of the time that counting takes
+        return 0  # the usual case, at a fraction of the cost of counting
     return int(in_blocks(lambda z: torch.isfinite(z).logical_not_().sum(-1), logits).sum())
 
 
@@ -151,13 +151,13 @@ def _rounded(value: float, dtype: torch.dtype) -> float:
 def _require_comparable(t: Tensor, h: Tensor) -> None:
     if t.shape != h.shape:
         raise CellFailed(
-            f"TransformerLens returned logits of shape {list(t.shape)} where HuggingFace returned {list(h.shape)}: "
-            "the two models do not have the same positions or vocabulary"
+            f"TransformerLens returned logits of shape {list(t.shape)}, HuggingFace of shape {list(h.shape)}: "
+            "the models differ in positions or vocabulary"
         )
     for name, logits in (("TransformerLens", t), ("HuggingFace", h)):
         bad = count_nonfinite(logits)
         if bad:
             raise NonFiniteLogits(
-                f"{name} returned {bad} non-finite logits of {logits.numel()}: the model overflowed or is broken at "
-                "this dtype, and no error can be stated"
+                f"{name} returned {bad} non-finite logits of {logits.numel()}, so there is no error to compute: "
+                "the model overflows or is broken at this dtype"
             )

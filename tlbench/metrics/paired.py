@@ -1,8 +1,8 @@
-"""Ratios of times that survive a noisy machine: candidates take turns in one process, in processes of several interpreters.
+"""Time ratios that survive a noisy machine: candidates take turns in one process, repeated over several interpreters.
 
-A machine that slows down slows both sides of a pair, so a round's ratio keeps its value where its times do not. What is
-left differs from process to process as much as from round to round, and a little more between interpreters; so interpreters
-are what is repeated: Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013. No tensors here, no models.
+A machine that slows down slows both sides of a pair, so a round's ratio stays put when its times do not. The remaining
+noise is as large between processes as between rounds, and a little larger between interpreters, so interpreters are what
+gets repeated (Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013). No tensors or models here.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from dataclasses import dataclass
 from typing import Protocol
 
 INTERPRETERS = 8
-"""Interpreters of one ratio."""
+"""Interpreters per ratio."""
 PROCESSES = 2
-"""Of each interpreter."""
+"""Processes per interpreter."""
 T_99 = 3.499
-"""Student's t at 99.5 %, one side, for INTERPRETERS - 1 degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2)."""
+"""Student's t at 99.5 %, one-sided, for INTERPRETERS - 1 degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2)."""
 FALSE_ALARMS = 0.01
-"""How often, at most, unchanged cells may be called changed: what T_99 leaves on both sides."""
+"""The highest allowed rate of calling unchanged cells changed: what T_99 leaves in both tails."""
 
 
 @dataclass(frozen=True)
 class Paired:
-    """A ratio of two times, from processes of several interpreters.
+    """A ratio of two times, from several processes of several interpreters.
 
     Attributes:
-        medians: of each process, the median of its rounds' ratios, ``[interpreter][process]``; of INTERPRETERS, for which
-            the interval holds.
+        medians: the median of each process's ratios over its rounds, ``[interpreter][process]``. The interval assumes
+            INTERPRETERS interpreters.
     """
 
     medians: tuple[tuple[float, ...], ...]
@@ -41,34 +41,34 @@ class Paired:
 
     @property
     def log_error(self) -> float:
-        """The standard deviation of one interpreter's logarithm, its processes taken together.
+        """The standard deviation of one interpreter's log ratio, averaged over its processes.
 
-        What interpreters differ by is what their processes make of it and what is their own. The latter is no less than
-        nothing, so where they differ by less than their processes alone would make, they agree by luck.
+        Interpreters differ partly because their processes do, and partly by something of their own. The second part
+        cannot be negative: interpreters that differ by less than their processes imply agree by luck.
         """
-        logs = [list(map(math.log, own)) for own in self.medians]
-        within = [statistics.variance(own) / len(own) for own in logs if len(own) > 1]
+        logs = [list(map(math.log, processes)) for processes in self.medians]
+        within = [statistics.variance(processes) / len(processes) for processes in logs if len(processes) > 1]
         return math.sqrt(max(statistics.variance(self._logs()), statistics.fmean(within or [0])))
 
     @property
     def half_width(self) -> float:
-        """Of a 99 % interval for a repeated run of as many interpreters, relative to the ratio.
+        """Half-width of the 99 % interval for a repeated run with as many interpreters, relative to the ratio.
 
-        It is the prediction interval of a second mean: t s sqrt(1/n + 1/n), on the logarithms.
+        This is the prediction interval of a second mean, t s sqrt(1/n + 1/n), on logarithms.
         """
         return T_99 * self.log_error * math.sqrt(2 / INTERPRETERS)
 
     def _logs(self) -> list[float]:
-        return [statistics.fmean(map(math.log, own)) for own in self.medians]
+        return [statistics.fmean(map(math.log, processes)) for processes in self.medians]
 
 
 @dataclass(frozen=True)
 class Change:
-    """A ratio beside an earlier one, from what is stored of both.
+    """A ratio compared with an earlier one, from stored figures.
 
     Attributes:
-        factor: the later over the earlier.
-        half_width: of the 99 % interval of the factor, relative to it.
+        factor: the later ratio over the earlier one.
+        half_width: half-width of the factor's 99 % interval, relative to the factor.
     """
 
     factor: float
@@ -76,24 +76,24 @@ class Change:
 
     @classmethod
     def between(cls, earlier: Measured, later: Measured) -> Change:
-        """From two ratios with the half-widths of :attr:`Paired.half_width`.
+        """Compare two ratios whose half-widths are :attr:`Paired.half_width`.
 
-        Each of these is t s sqrt(2/n); the difference of two means has t sqrt(s1**2/n1 + s2**2/n2), which is their root
-        mean square.
+        Each half-width is t s sqrt(2/n). That of a difference of two means is t sqrt(s1**2/n1 + s2**2/n2), which is the
+        root mean square of the two.
         """
         half_width = math.sqrt((earlier.half_width**2 + later.half_width**2) / 2)
         return cls(later.ratio / earlier.ratio, half_width)
 
     def is_slower(self, threshold: float) -> bool:
-        """Whether it grew by at least ``threshold``, such as 0.05, and by more than chance moves a single cell.
+        """Whether the ratio grew by at least ``threshold``, such as 0.05, and by more than chance moves a single cell.
 
-        Where several cells are compared, :func:`slower` is the test: one cell of a hundred is moved beyond this by chance.
+        To test several cells, use :func:`slower`: chance moves one cell in a hundred beyond this.
         """
         return self.factor >= 1 + threshold and math.log(self.factor) > self.half_width
 
     @property
     def p_value(self) -> float:
-        """How often chance alone moves an unchanged ratio as far, up or down: at most FALSE_ALARMS beyond ``half_width``."""
+        """How often chance moves an unchanged ratio this far either way: at most FALSE_ALARMS beyond ``half_width``."""
         moved = abs(math.log(self.factor))
         if self.half_width == 0:
             return 0.0 if moved else 1.0
@@ -101,7 +101,7 @@ class Change:
 
 
 class Measured(Protocol):
-    """A ratio and what chance moves it by."""
+    """A ratio and how far chance moves it."""
 
     @property
     def ratio(self) -> float:
@@ -109,13 +109,13 @@ class Measured(Protocol):
 
     @property
     def half_width(self) -> float:
-        """Of the interval in which a repeated run ends, relative to the ratio."""
+        """Half-width of the interval a repeated run falls into, relative to the ratio."""
 
 
 def two_sided(t: float) -> float:
     """The probability that Student's t with INTERPRETERS - 1 degrees of freedom is at least as far from 0 as ``t``.
 
-    A difference of two ratios has more degrees of freedom than one of them (Welch), so with these it is no less than exact.
+    A difference of two ratios has more degrees of freedom than either ratio (Welch), so this never understates it.
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3, for an odd number of degrees of freedom.
     """
     freedom = INTERPRETERS - 1
@@ -130,33 +130,36 @@ def two_sided(t: float) -> float:
 def slower(changes: Sequence[Change], threshold: float) -> list[bool]:
     """Which of several cells grew by at least ``threshold``, such as 0.05, and by more than chance moves any of them.
 
-    However many unchanged cells are compared, chance makes any of them look slower at most FALSE_ALARMS of the time. A cell
-    that is compared alone is tested by its own interval.
+    However many unchanged cells there are, the chance that any of them looks slower is at most FALSE_ALARMS. A single cell
+    is tested by its own interval.
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
     """
-    real = [False] * len(changes)
-    by_chance = sorted(range(len(changes)), key=lambda i: changes[i].p_value)
-    for left, i in zip(range(len(changes), 0, -1), by_chance, strict=True):
-        if left * changes[i].p_value > FALSE_ALARMS:
+    is_significant = [False] * len(changes)
+    by_p_value = sorted(range(len(changes)), key=lambda i: changes[i].p_value)
+    for remaining, i in zip(range(len(changes), 0, -1), by_p_value, strict=True):
+        if remaining * changes[i].p_value > FALSE_ALARMS:
             break
-        real[i] = True
-    return [is_real and change.factor >= 1 + threshold for is_real, change in zip(real, changes, strict=True)]
+        is_significant[i] = True
+    return [
+        significant and change.factor >= 1 + threshold for significant, change in zip(is_significant, changes, strict=True)
+    ]
 
 
 def is_inside(first: Measured, repeat: Measured) -> bool:
-    """Whether a repeated run's ratio lies within the first run's interval."""
+    """Whether a repeated run's ratio is within the first run's interval."""
     return abs(math.log(repeat.ratio / first.ratio)) <= first.half_width
 
 
 def paired(interpreters: Sequence[Sequence[Sequence[Sequence[float]]]], other: int) -> Paired:
-    """The ratio of the first candidate's times to another's in the same rounds.
+    """The first candidate's times over another candidate's, round by round.
 
     Args:
         interpreters: times, ``[interpreter][process][round][candidate]``.
-        other: which candidate's times are the denominators.
+        other: index of the candidate in the denominator.
     """
     return Paired(
         tuple(
-            tuple(statistics.median(times[0] / times[other] for times in rounds) for rounds in own) for own in interpreters
+            tuple(statistics.median(times[0] / times[other] for times in rounds) for rounds in processes)
+            for processes in interpreters
         )
     )

@@ -1,4 +1,4 @@
-"""How far a quantity inside a network is from its exact value. Knows tensors only; all arithmetic is float64."""
+"""The relative error of a quantity inside a network. Works on tensors only; all arithmetic is float64."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def relative_error(value: Tensor, exact: Tensor, *, centred: bool = False) -> float:
-    """rms(value - exact) / rms(exact), over every entry; infinite where ``value`` is not finite.
+    """rms(value - exact) / rms(exact), over all entries. Infinite if ``value`` is not finite.
 
     Args:
-        value: what was computed, of any dtype.
-        exact: what it should be, of the same shape.
-        centred: whether both are first centred over their last axis, where only that is defined.
+        value: the computed value, of any dtype.
+        exact: the value it should have, of the same shape.
+        centred: centre both over their last axis first, for quantities defined only up to a constant along it.
     """
     v, e = value.double().cpu(), exact.double()
     if centred:
@@ -26,10 +26,10 @@ def relative_error(value: Tensor, exact: Tensor, *, centred: bool = False) -> fl
 
 
 def logit_difference(logits: Tensor, tokens: Tensor) -> Tensor:
-    """The difference of two tokens' logits at the last position, in nats. ``[batch]``
+    """The difference between two tokens' logits at the last position, in nats. ``[batch]``
 
     Args:
-        logits: ``[batch, pos, d_vocab]`` or, of the last position alone, ``[batch, d_vocab]``.
+        logits: ``[batch, pos, d_vocab]``, or ``[batch, d_vocab]`` for the last position alone.
         tokens: ``[batch, 2]``.
     """
     last = logits[:, -1] if logits.ndim == 3 else logits

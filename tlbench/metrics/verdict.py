@@ -1,4 +1,4 @@
-"""One word for a cell, by one pure function. The gates are stated in docs/method.md, with their reasons."""
+"""One word per cell, from one pure function. docs/method.md states the gates and their reasons."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from tlbench.grid import Dtype
 from tlbench.metrics.figures import RATIO_GATE, Closeness, Truth
 
 SAME_RATIO = 1.1
-"""The same rounding: the error's size is HuggingFace's to within a tenth, and"""
+"""Same rounding: the error's size is within a tenth of HuggingFace's."""
 SAME_CORRELATION = 0.95
-"""so correlated that at most a tenth of its variance is its own (1 - 0.95**2 is 0.0975)."""
+"""Same rounding: at most a tenth of the error's variance is TransformerLens's own (1 - 0.95**2 is 0.0975)."""
 BROKEN_RATIO = 100.0
-"""An error of so many times HuggingFace's is no rounding at all."""
+"""An error this many times HuggingFace's is not rounding at all."""
 
 
 class Verdict(StrEnum):
-    """What a person should think of a cell, from best to worst within the measured ones."""
+    """What to think of a cell. The measured ones come first, from best to worst."""
 
     EXACT = "exact"
-    """HuggingFace's logits bit for bit."""
+    """HuggingFace's logits, bit for bit."""
     SAME_ROUNDING = "same rounding"
     """The error is HuggingFace's own, nearly entry by entry."""
     BENIGN = "benign"
     """It rounds differently from HuggingFace, but no worse."""
     NO_OP = "no-op"
-    """The option changed no weight of this model. This does not say that the option is exact."""
+    """The option changed no weight of this model. That does not mean the option is exact."""
     UNJUDGED = "unjudged"
-    """Measured, but neither a golden nor HuggingFace's own rounding can say whether it is right. It never passes."""
+    """Measured, but neither a golden nor HuggingFace's own rounding can tell whether it is right. Never passes."""
     WORSE = "worse"
     """Beyond the gate: TransformerLens loses accuracy that HuggingFace keeps."""
     BROKEN = "broken"
-    """Another function: non-finite, top tokens changed that no rounding explains, or an error in the hundreds."""
+    """Not the same function: non-finite logits, changed top tokens that no rounding explains, or a ratio of 100 or more."""
     NOT_APPLICABLE = "n/a"
     """This TransformerLens has no such wrapper, option or architecture."""
     FAILED = "failed"
@@ -42,21 +42,21 @@ class Verdict(StrEnum):
 
     @property
     def severity(self) -> float:
-        """0 exact, 1 same rounding, 2 benign, 2.5 unjudged, 3 worse, 4 broken: a number whose steps up are regressions.
+        """0 exact, 1 same rounding, 2 benign, 2.5 unjudged, 3 worse, 4 broken: a step up is a regression.
 
         Raises:
-            KeyError: for a word that says nothing about an error.
+            KeyError: for a verdict that does not rate an error.
         """
         return SEVERITIES[self]
 
     @property
     def is_alarm(self) -> bool:
-        """Whether it is known to be wrong: worse than benign."""
+        """Whether the cell is known to be wrong."""
         return self in (Verdict.WORSE, Verdict.BROKEN, Verdict.FAILED)
 
     @property
     def passes(self) -> bool:
-        """Whether it is known to be right."""
+        """Whether the cell is known to be right."""
         return self in (Verdict.EXACT, Verdict.SAME_ROUNDING, Verdict.BENIGN, Verdict.NO_OP)
 
 
@@ -71,38 +71,38 @@ SEVERITIES = {
 
 
 def word_of(severity: float) -> Verdict:
-    """The verdict that a stored severity stands for.
+    """The verdict of a stored severity.
 
     Raises:
-        KeyError: if it stands for none.
+        KeyError: if no verdict has this severity.
     """
     return {value: word for word, value in SEVERITIES.items()}[severity]
 
 
 class JudgedBy(StrEnum):
-    """What a verdict rests on."""
+    """What a verdict is based on."""
 
     GOLDEN = "golden"
-    """The distance from the golden, beside HuggingFace's own."""
+    """The distance from the golden, relative to HuggingFace's own."""
     HUGGINGFACE = "HuggingFace"
-    """The distance from HuggingFace, beside what HuggingFace's own rounding can do: there is no golden to trust."""
+    """The distance from HuggingFace, relative to HuggingFace's own rounding: no golden can judge."""
     NOTHING = ""
-    """Nothing but whether the logits are finite."""
+    """Only whether the logits are finite."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a verdict is given on.
+    """Everything a verdict is based on.
 
     Attributes:
-        dtype: of the cell.
-        nonfinite: how many of TransformerLens's logits are NaN or infinite.
-        reference_nonfinite: how many of HuggingFace's are.
+        dtype: the cell's dtype.
+        nonfinite: number of NaN or infinite logits from TransformerLens.
+        reference_nonfinite: number of NaN or infinite logits from HuggingFace.
         no_op: whether the option changed no weight.
-        truth: the figures against the golden; None where there is none.
-        closeness: the figures against HuggingFace and its variants; None where they were not needed or cannot be had.
-        reference_fault: why HuggingFace's own logits are wrong, which nobody may blame on TransformerLens; "" where they are
-            right, or there is no golden to tell.
+        truth: the figures against the golden; None if there is no golden.
+        closeness: the figures against HuggingFace and its variants; None if they were not needed or are not available.
+        reference_fault: why HuggingFace's own logits are wrong, which is not TransformerLens's fault; "" if they are right
+            or no golden can tell.
     """
 
     dtype: Dtype
@@ -117,15 +117,15 @@ class Evidence:
 def judge(evidence: Evidence) -> Verdict:
     """The verdict of a measured cell.
 
-    A fault outranks a no-op, and so does having nothing to judge by: a model that is wrong is wrong under an option that
-    does nothing, too.
+    A fault outranks a no-op: a wrong model is still wrong under an option that does nothing. So does having nothing to
+    judge by.
     """
     word, _ = _judge(evidence)
     return Verdict.NO_OP if evidence.no_op and word.passes else word
 
 
 def judged_by(evidence: Evidence) -> JudgedBy:
-    """What :func:`judge` rested on."""
+    """What :func:`judge` based its verdict on."""
     return _judge(evidence)[1]
 
 
@@ -135,7 +135,7 @@ def _judge(evidence: Evidence) -> tuple[Verdict, JudgedBy]:
     if evidence.nonfinite:
         return Verdict.BROKEN, JudgedBy.NOTHING
     if evidence.reference_fault:
-        return _beside_a_wrong_reference(evidence)
+        return _with_wrong_reference(evidence)
     if evidence.truth is not None:
         return _by_golden(evidence.dtype, evidence.truth), JudgedBy.GOLDEN
     if evidence.closeness is not None:
@@ -145,7 +145,7 @@ def _judge(evidence: Evidence) -> tuple[Verdict, JudgedBy]:
 
 def _by_golden(dtype: Dtype, truth: Truth) -> Verdict:
     beyond = truth.judged_ratio > RATIO_GATE[dtype]
-    # In a mixture of experts a token that rounding sends to another expert may change its top token, too.
+    # In a mixture of experts, rounding can send a token to another expert and so change the top token.
     unexplained = truth.top1_unexplained and (beyond or not truth.has_experts)
     if unexplained or truth.error_ratio >= BROKEN_RATIO:
         return Verdict.BROKEN
@@ -168,8 +168,8 @@ def _by_huggingface(dtype: Dtype, closeness: Closeness) -> Verdict:
     return Verdict.WORSE if closeness.ratio > RATIO_GATE[dtype] else Verdict.BENIGN
 
 
-def _beside_a_wrong_reference(evidence: Evidence) -> tuple[Verdict, JudgedBy]:
-    """TransformerLens is right if it computes what HuggingFace does, or what HuggingFace should; else nobody can say."""
+def _with_wrong_reference(evidence: Evidence) -> tuple[Verdict, JudgedBy]:
+    """TransformerLens is right if it computes what HuggingFace does, or what HuggingFace should. Otherwise unjudged."""
     closeness, truth, gate = evidence.closeness, evidence.truth, RATIO_GATE[evidence.dtype]
     if closeness is None:
         return Verdict.UNJUDGED, JudgedBy.NOTHING

@@ -1,4 +1,4 @@
-"""The worst of several figures, where one that is no number is the worst of all. Knows numbers only."""
+"""The worst of several figures, where NaN is the worst of all. Works on numbers only."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 
 def worst(values: Iterable[float]) -> float | None:
-    """The largest; infinite if one is not a number, which ``max`` would hide; None if there are none."""
+    """The largest value; infinite if any is NaN, which ``max`` would hide; None if there are no values."""
     return max((math.inf if math.isnan(value) else value for value in values), default=None)
 
 
 def times(error: float, reference_error: float, roundoff: float) -> float:
-    """An error over the reference's own, or over one rounding where that is larger.
+    """An error over the reference's own, or over one rounding if that is larger.
 
-    1 where neither is finite: the reference overflows there, too. Infinite where the error alone is not.
+    1 if neither is finite, since the reference overflows too. Infinite if only the error is not finite.
     """
     if not math.isfinite(error):
         return math.inf if math.isfinite(reference_error) else 1.0

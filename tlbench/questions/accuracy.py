@@ -1,4 +1,4 @@
-"""The error of a cell: one load, one forward pass of each prompt set, every statistic."""
+"""The error of a cell: one load, one forward pass per prompt set, every statistic."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from tlbench.reference.golden import Weights
 
 
 def measure(cell: Cell, loaded: Loaded | None = None) -> Measurement:
-    """The error of the installed TransformerLens in one cell. Deterministic on a CPU.
+    """Measure the installed TransformerLens's error in one cell. Deterministic on a CPU.
 
     Args:
-        cell: which cell.
-        loaded: what :func:`load_cell` gave for it, where that is there already.
+        loaded: the result of :func:`load_cell` for this cell, if already available.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
@@ -65,7 +64,7 @@ def measure(cell: Cell, loaded: Loaded | None = None) -> Measurement:
 
 
 def measure_reference(cell: ReferenceCell) -> ReferenceMeasurement:
-    """HuggingFace's own distance from the exact answer, with one of its attention implementations.
+    """Measure HuggingFace's own distance from the golden, with one of its attention implementations.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
@@ -98,5 +97,5 @@ def _closeness(checkpoint: Checkpoint, dtype: Dtype, t: Tensor, h: Tensor) -> Cl
     try:
         variants = huggingface.reference_variants(checkpoint, dtype)
     except CellFailed:
-        variants = {}  # and the cell is unjudged
+        variants = {}  # the cell stays unjudged
     return closeness(t, h, variants, dtype, has_experts=checkpoint.has_experts)

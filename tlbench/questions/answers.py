@@ -1,11 +1,11 @@
-"""Ask questions of cells in a server's environment: each cell is measured once, and everyone reads its outcome.
+"""Ask questions of cells in a server's environment. Each cell is measured once, and every benchmark reads its outcome.
 
-The process that measures writes the outcome itself, into the server's folder, which lives as long as a run does; failures
-are written, too, so they are met once a run. Between runs a record is kept under a hash of everything that decides it (a
-cell is deterministic), so an interrupted run loses nothing. Failures are not kept: they may pass (memory, disk).
+The measuring process writes the outcome into the server's folder, which lasts as long as the run. It writes failures too,
+so a run hits each only once. Between runs, a record is cached under a hash of everything that determines it (cells are
+deterministic), so an interrupted run loses nothing. Failures are not cached, since they may be transient (memory, disk).
 Set ``TLBENCH_REMEASURE=1`` to measure again.
 
-This module imports neither torch nor TransformerLens at its top: asv's process, which only reads, imports it.
+Importing this module loads neither torch nor TransformerLens, because asv's process imports it only to read outcomes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tlbench.records.serial import plain, restored
 from tlbench.spans import Category, span
 
 MEASURING = "measuring"
-"""The name of the server that measures."""
+"""The name of the measuring server."""
 PRELOAD, PRELOAD_AND_RECORD = "tlbench.questions.preload:preload", "tlbench.questions.preload:preload_and_record"
 REMEASURE_VARIABLE = "TLBENCH_REMEASURE"
 TRANSFORMER_LENS = "transformer-lens"
@@ -47,19 +47,19 @@ Questions = Sequence[Question[Cell, Any]]
 
 @dataclass(frozen=True)
 class Answers:
-    """The outcomes of one cell, by the question's name."""
+    """The outcomes of one cell, by question name."""
 
     cell: Cell
     outcomes: Mapping[str, Outcome[Any]]
 
 
 def shared(question: Question[S, R], cell: S, server: Server) -> R:
-    """The record of a cell, measured now if nobody else has done so in this run.
+    """A cell's record. Measure it now unless this run already has.
 
     Raises:
-        NotApplicable: if the cell does not exist in this TransformerLens.
-        NotMeasured: if it does, and its hub model or golden cannot be had here.
-        CellFailed: if measuring it raised, died, or was stopped.
+        NotApplicable: if this TransformerLens does not support the cell.
+        NotMeasured: if the cell's hub model or golden is not available here.
+        CellFailed: if measuring it raised, died or was stopped.
     """
     path = server.folder / file_name(question, cell)
     with span(Category.ANSWER):
@@ -77,13 +77,12 @@ def interview(
     settings: Mapping[str, str] | None = None,
     starting: Callable[[Cell], None] = lambda _: None,
 ) -> Iterator[Answers]:
-    """Each cell's answers, in order, from a server of an environment's own that ends with the last of them.
+    """Yield each cell's answers, in order, from an environment's own server. It stops after the last cell.
 
     Args:
         python: the environment's interpreter.
-        questions: what each cell is asked. Its model is loaded once for all of them.
-        cells: which cells.
-        settings: environment variables of the server.
+        questions: the questions for each cell. Its model is loaded once for all of them.
+        settings: environment variables for the server.
         starting: called before each cell.
 
     Raises:
@@ -97,7 +96,7 @@ def interview(
 
 @contextmanager
 def measuring(python: Path, settings: Mapping[str, str]) -> Iterator[Server]:
-    """A server of an environment that lives as long as the block.
+    """An environment's measuring server, which runs for the duration of the block.
 
     Raises:
         BadInput: if the environment cannot run tlbench.
@@ -112,9 +111,9 @@ def measuring(python: Path, settings: Mapping[str, str]) -> Iterator[Server]:
 
 
 def ask(server: Server, questions: Sequence[Question[S, Any]], cell: S) -> dict[str, Outcome[Any]]:
-    """The outcome of each question. A measurement that dies or is stopped is a failure of what it has not answered.
+    """The outcome of each question. If the measurement dies or is stopped, the unanswered questions count as failed.
 
-    Outcomes are also kept where a run of asv keeps them, for those who ask later why a cell failed.
+    Outcomes also go into the outcomes folder of an asv run, which later explains why a cell failed.
     """
     paths = {question: server.folder / file_name(question, cell) for question in questions}
     log = outcomes_dir()
@@ -128,7 +127,7 @@ def ask(server: Server, questions: Sequence[Question[S, Any]], cell: S) -> dict[
     except KeyboardInterrupt:
         raise
     except BaseException:  # asv's time limit
-        reason = "it was stopped while it was measured: it took longer than asv's time limit"
+        reason = "stopped while measuring: it exceeded asv's time limit"
         raise
     finally:
         for question, path in paths.items():
@@ -138,24 +137,24 @@ def ask(server: Server, questions: Sequence[Question[S, Any]], cell: S) -> dict[
 
 
 def read(path: Path, question: Question[Any, R]) -> Outcome[R]:
-    """The outcome that was written to a path."""
+    """Read the outcome at a path."""
     outcome: Outcome[R] = restored(Outcome[question.record], json.loads(path.read_text()))  # type: ignore[name-defined]
     return outcome
 
 
 def file_name(question: Question[Any, Any], cell: Any) -> str:
-    """The name of an outcome in a folder of outcomes."""
+    """The file name of an outcome in its folder."""
     return f"{question.name}-{str(cell).replace(' ', '-')}.json"
 
 
 def answer(addresses: Sequence[str], fields: dict[str, str], folder: str, log: str) -> Iterator[str]:
-    """In a fork of a server: answer questions of one cell and write each outcome; the names of those answered.
+    """In a server's fork: answer questions about one cell, write each outcome, and yield the question's name.
 
     Args:
-        addresses: of the questions; see :attr:`Question.address`.
-        fields: of the cell.
-        folder: where outcomes are written.
-        log: a second folder for them, or "".
+        addresses: the questions' addresses; see :attr:`Question.address`.
+        fields: the cell's fields.
+        folder: the folder for outcomes.
+        log: a second folder for outcomes, or "".
     """
     questions = [find(address) for address in addresses]
     cell = restored(questions[0].cell, fields)
@@ -166,9 +165,9 @@ def answer(addresses: Sequence[str], fields: dict[str, str], folder: str, log: s
 
 
 def answer_without_fork(addresses: Sequence[str], fields: dict[str, str], folder: str, log: str) -> list[str] | None:
-    """In a server, before it forks: answer at once if this TransformerLens has no such wrapper; else None.
+    """In a server, before forking: answer at once if this TransformerLens has no such wrapper, otherwise None.
 
-    What the fork will read is hashed here, if it is there, so that no fork hashes it again.
+    Also hash the files that the fork will read, if they exist, so that no fork has to.
     """
     questions = [find(address) for address in addresses]
     cell = restored(questions[0].cell, fields)
@@ -182,21 +181,21 @@ def answer_without_fork(addresses: Sequence[str], fields: dict[str, str], folder
 
 
 def versions() -> dict[str, str]:
-    """The versions that an environment runs."""
+    """The package versions in this environment."""
     return {name: version_of(name) for name in VERSIONS}
 
 
 def attempt(question: Question[S, R], cell: S, measure: Callable[[Question[S, R]], R]) -> Outcome[R]:
-    """Measure a cell, or take the record that was kept; whatever goes wrong becomes a reason."""
+    """Measure a cell or read its cached record. Any exception becomes the outcome's reason."""
     try:
         with span(Category.KEEP):
             path = kept_path(question, cell)
             if path and is_there(path):
                 return Outcome(Kind.MEASURED, restored(question.record, json.loads(path.read_text())))
-            with span(Category.ARITHMETIC):  # what is anything else within has a span of its own
+            with span(Category.ARITHMETIC):  # anything else inside has its own span
                 record = measure(question)
             if path and is_final(record):
-                write_json(path, plain(record))
+                write_json(path, plain(record), sort=False)
             return Outcome(Kind.MEASURED, record)
     except NotApplicable as error:
         return Outcome(Kind.NOT_APPLICABLE, reason=str(error))
@@ -209,26 +208,26 @@ def attempt(question: Question[S, R], cell: S, measure: Callable[[Question[S, R]
 
 
 def is_final(record: Any) -> bool:
-    """Whether another run would find the same, so that a record may be kept."""
+    """Whether another run would find the same, so that the record may be cached."""
     return record.is_final if isinstance(record, Measurement | ReferenceMeasurement) else True
 
 
 def is_there(path: Path | None) -> bool:
-    """Whether a record was kept at a path by an earlier run, and may be used."""
+    """Whether an earlier run cached a record at a path, and this run may use it."""
     return path is not None and path.exists() and not os.environ.get(REMEASURE_VARIABLE)
 
 
 def kept_path(question: Question[S, R], cell: S) -> Path | None:
-    """Where a cell's record is kept: a name made of everything that decides it; None where it is not.
+    """Where a cell's record is cached: the name hashes everything that determines it. None if it is not cached.
 
     Raises:
-        WrongTransformerLens: if the imported TransformerLens is not the commit asked for, so that no record may be kept.
+        WrongTransformerLens: if the imported TransformerLens is not the requested commit, so nothing may be cached.
         CellFailed: if TransformerLens does not import.
     """
-    proved = setting()
+    environment = setting()
     if not question.is_kept or isinstance(cell, Import):
         return None
-    key = {"question": question.name, "cell": str(cell), **proved, "checkpoint": _pinned(cell.model)}
+    key = {"question": question.name, "cell": str(cell), **environment, "checkpoint": _pinned(cell.model)}
     key["code"] = code_digest(question.module)
     name = hashlib.sha256(canonical_json(key).encode()).hexdigest()
     return cache_dir() / "cells" / name[:2] / f"{name}.json"
@@ -236,7 +235,7 @@ def kept_path(question: Question[S, R], cell: S) -> Path | None:
 
 @lru_cache
 def setting() -> dict[str, Any]:
-    """What decides every cell alike: the code under test, all libraries behind it, the arithmetic and the device."""
+    """What determines all cells alike: the code under test, the libraries behind it, the arithmetic and the device."""
     from tlbench.environments.provenance import prove
     from tlbench.lens import import_transformer_lens
 
@@ -244,7 +243,7 @@ def setting() -> dict[str, Any]:
     versions = libraries(TRANSFORMER_LENS, "torch", "transformers")
     return {
         "transformer_lens": prove().package_digest,
-        # Whatever its commit, TransformerLens calls itself 0.0.0 or its release; its files are what counts.
+        # TransformerLens reports 0.0.0 or its release at every commit, so its files count instead of its version.
         "libraries": {name: number for name, number in versions.items() if name != TRANSFORMER_LENS},
         "arithmetic": asdict(arithmetic.establish()),
         "device": device.current(),
@@ -252,11 +251,11 @@ def setting() -> dict[str, Any]:
 
 
 class _Subject:
-    """A cell whose model is loaded when the first question needs it, after the references that it reads."""
+    """A cell whose model is loaded when a question first needs it, after the references that the questions read."""
 
     def __init__(self, cell: Any, questions: Sequence[Question[Any, Any]]) -> None:
         self.cell = cell
-        self.references = list(dict.fromkeys(kind for question in questions for kind in question.references))
+        self.references = list(dict.fromkeys(attention for question in questions for attention in question.references))
 
     @cached_property
     def loaded(self) -> Any:
@@ -270,14 +269,14 @@ class _Subject:
 
 
 def _absent_wrapper(cell: Any) -> Outcome[Any] | None:
-    """That this TransformerLens has no such wrapper comes before all else that may be wrong.
+    """The not-applicable outcome if this TransformerLens has no such wrapper, which outranks any other fault.
 
-    What stands in the way of telling is left to the fork.
+    Errors on the way are left to the fork.
     """
     with suppress(Exception):
         from tlbench.lens import require
 
-        setting()  # nothing is said of another TransformerLens than the one asked for
+        setting()  # raises if this is not the requested TransformerLens
         try:
             if isinstance(cell, Cell | RuntimeCell):
                 require(cell.wrapper)
@@ -299,10 +298,10 @@ def _hash_what_is_read(questions: Sequence[Question[Any, Any]], cell: Any) -> No
 
 
 def _write(question: Question[Any, Any], cell: Any, outcome: Outcome[Any], folder: Path, log: Path | None) -> None:
-    found = {**plain(outcome), "question": question.name, "cell": str(cell)}
-    for place in (log, folder):  # whoever waits looks into the folder: it comes last
-        if place is not None:
-            write_json(place / file_name(question, cell), found)
+    data = {**plain(outcome), "question": question.name, "cell": str(cell)}
+    for destination in (log, folder):  # readers wait for the one in ``folder``, so it comes last
+        if destination is not None:
+            write_json(destination / file_name(question, cell), data, sort=False)
 
 
 def _pinned(name: str) -> dict[str, Any]:
@@ -311,5 +310,5 @@ def _pinned(name: str) -> dict[str, Any]:
 
     catalogue = catalogues.load()
     model = catalogue.get(name)
-    entry = {field: value for field, value in asdict(model).items() if field != "path"}  # the files say what lies there
+    entry = {field: value for field, value in asdict(model).items() if field != "path"}  # the pinned files say what is there
     return {**entry, "files": read_pins(catalogue).get(name)}

@@ -1,4 +1,4 @@
-"""Asking one thing of a model after another, so that what fails leaves its reason and the rest goes on."""
+"""Independent attempts at one model: a failure leaves its reason and the rest go on."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from tlbench.exceptions import NoGolden, NotApplicable
 
 T = TypeVar("T")
 NOT_APPLICABLE = "n/a"
-"""How the reason of what cannot exist begins."""
+"""The prefix of a reason that means not applicable."""
 
 
 @dataclass
 class Attempts:
-    """Collects the reasons of what could not be measured.
+    """Collects the reasons why figures are missing.
 
     Attributes:
-        reasons: by the name of what was asked.
+        reasons: by attempt.
     """
 
     reasons: dict[str, str] = field(default_factory=dict)
 
     def attempt(self, name: str, find: Callable[[], T]) -> T | None:
-        """What ``find`` returns, or None and a reason."""
+        """The result of ``find``, or None after recording why it raised."""
         try:
             return find()
         except (NotApplicable, NoGolden, NotImplementedError) as reason:

@@ -1,4 +1,4 @@
-"""How does the error grow with the sequence? By length, by position, and where something changes."""
+"""How does the error grow along the sequence? By length, by position, and at edges such as a sliding window's."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PADDED_TOKENS, PADDING = 32, 8
 
 
 def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
-    """The errors of a cell's model at each length, doubling from one token to its longest context.
+    """Measure a model's error at each length, doubling from one token to its longest context.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
         CheckpointUnavailable: if it is a hub model that is not on this machine.
         NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
-        NoGolden: if there is no exact answer.
+        NoGolden: if there is no golden.
         CellFailed: if loading or running raised.
     """
     checkpoint, lens = loaded or load_cell(cell)
@@ -33,15 +33,15 @@ def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
     reference = huggingface_lengths(checkpoint, cell.dtype)
     ids = long_ids(checkpoint, exact.lengths[-1])
     longest = lens.longest_context()
-    found_edges = edges(checkpoint.folder)
+    edge_positions = edges(checkpoint.folder)
     if (table := lens.rotary_table()) is not None:
-        found_edges["rotary_table"] = table
-    within = [length for length in exact.lengths if longest is None or length <= longest]
-    lengths = measure_lengths(replace(exact, lengths=within), ids, lambda some: forward(lens, some))
+        edge_positions["rotary_table"] = table
+    supported = [length for length in exact.lengths if longest is None or length <= longest]
+    lengths = measure_lengths(replace(exact, lengths=supported), ids, lambda prefix: forward(lens, prefix))
     attempts = Attempts()
     padded = attempts.attempt("left_padding", lambda: _left_padding(lens, ids[:, :PADDED_TOKENS]))
     stopped = lengths.stopped
-    if not stopped and within != exact.lengths:
+    if not stopped and supported != exact.lengths:
         stopped = f"TransformerLens's longest context is {longest} tokens"
     return ContextLength(
         cell=cell,
@@ -49,7 +49,7 @@ def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
         reference_errors=reference.errors,
         positions=lengths.positions,
         reference_positions=reference.positions,
-        edges=found_edges,
+        edges=edge_positions,
         stopped=stopped,
         left_padding=padded,
         reasons=attempts.reasons,
@@ -57,7 +57,7 @@ def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
 
 
 def _left_padding(lens: Lens, ids: Tensor) -> float:
-    """By how much padding on the left, masked, changes the centred logits of the other tokens. Nats."""
+    """The largest change that masked left padding makes to the other tokens' centred logits, in nats."""
     padded = torch.cat([torch.zeros_like(ids[:, :PADDING]), ids], -1)
     mask = torch.ones_like(padded)
     mask[:, :PADDING] = 0

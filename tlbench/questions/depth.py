@@ -1,4 +1,4 @@
-"""At which block and component does error enter? Two forward passes: one from the tokens, one fed block by block."""
+"""At which block and component does error enter? Two forward passes: one from the tokens, one with golden block inputs."""
 
 from __future__ import annotations
 
@@ -28,29 +28,28 @@ HOOKS = {
     Component.MLP_OUT: "hook_mlp_out",
     Component.RESID_POST: "hook_resid_post",
 }
-"""The hook points of both wrappers, the same names since TransformerLens 1.0."""
+"""Hook points of both wrappers. The names have not changed since TransformerLens 1.0."""
 LN_FINAL_HOOK = f"ln_final.{NORMALISED}"
 
 
 def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
-    """The errors inside a cell's model, by block and component. Errors are taken as activations pass, and none is kept.
+    """Measure the errors inside a cell's model, by block and component, as activations pass by. No activation is kept.
 
     Args:
-        cell: which cell.
-        loaded: what :func:`~tlbench.questions.loading.load_cell` gave for it, where that is there already.
+        loaded: the result of :func:`~tlbench.questions.loading.load_cell` for this cell, if already available.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
         CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside.
-        NoGolden: if there is no exact answer.
-        CellFailed: if loading or running raised, or an activation has another shape than HuggingFace's.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside it.
+        NoGolden: if there is no golden.
+        CellFailed: if loading or running raised, or an activation's shape differs from HuggingFace's.
     """
     checkpoint, lens = loaded or load_cell(cell)
     g = exact(checkpoint, cell.dtype)
     reference = huggingface_inside(checkpoint, cell.dtype)
     if lens.n_blocks != g.n_blocks:
-        raise CellFailed(f"TransformerLens has {lens.n_blocks} blocks where the checkpoint has {g.n_blocks}")
+        raise CellFailed(f"TransformerLens has {lens.n_blocks} blocks, the checkpoint has {g.n_blocks}")
     names = hook_names(g.n_blocks)
     computed = {name for name in names if g.has(name)}
     present = {name: hook for name, hook in names.items() if name in computed and lens.has_hook(hook)}
@@ -78,20 +77,20 @@ def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
 
 
 def hook_names(n_blocks: int) -> dict[str, str]:
-    """TransformerLens's hook points by the names of the quantities, in the order of computation."""
+    """TransformerLens's hook points by quantity name, in order of computation."""
     names = {site(i, c): f"blocks.{i}.{hook}" for i in range(n_blocks) for c, hook in HOOKS.items()}
     return {**names, LN_FINAL: LN_FINAL_HOOK}
 
 
 def _errors(lens: Lens, ids: Tensor, g: Exact, hooks: dict[str, str], *, fed: bool) -> Errors:
-    """The relative error of each quantity; with ``fed``, every block and the final norm read their exact input."""
+    """The relative error of each quantity. With ``fed``, every block and the final norm get their golden input."""
     errors = Errors(g, fed=fed)
     inputs = g.inputs()
     feeds = {site(i, Component.RESID_PRE): inputs[i] for i in range(g.n_blocks)} if fed else {}
     if fed:
         feeds[site(g.n_blocks - 1, Component.RESID_POST)] = inputs[-1]
     if absent := [name for name in feeds if name not in hooks]:
-        raise NotApplicable(f"this TransformerLens has no hook point for {absent[0]}: its blocks cannot be fed")
+        raise NotApplicable(f"this TransformerLens has no hook point for {absent[0]}: golden inputs cannot be fed")
 
     def look(name: str, hook: str) -> Hook:
         as_defined: Callable[[Tensor], Tensor] = lens.before_gain(hook) if hook.endswith(NORMALISED) else lambda value: value

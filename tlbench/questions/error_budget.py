@@ -1,4 +1,4 @@
-"""The error budget of a cell: its total error, split by where it comes from."""
+"""The error budget of a cell: its total error, split by source."""
 
 from __future__ import annotations
 
@@ -18,35 +18,34 @@ from tlbench.reference.golden import Weights
 
 
 def measure_budget(cell: Cell, loaded: Loaded | None = None) -> ErrorBudget:
-    """Split a cell's error by switching one source of rounding on at a time.
+    """Split a cell's error by switching on one source of rounding at a time.
 
-    TransformerLens's model is run at the cell's dtype and then, with the weights and tables that it holds, in float64:
-    once from the tokens, and once with the unembedding reading what it read at the dtype.
+    TransformerLens's model runs at the cell's dtype, then in float64 with the same weights and tables: once from the
+    tokens, and once with the unembedding fed the input it had at the dtype.
 
     Args:
-        cell: which cell.
-        loaded: what :func:`~tlbench.questions.loading.load_cell` gave for it, where that is there already. Its model is in
-            float64 afterwards.
+        loaded: the result of :func:`~tlbench.questions.loading.load_cell` for this cell, if already available. Its model
+            is in float64 afterwards.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
         CheckpointUnavailable: if it is a hub model that is not on this machine.
         NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
-        NoGolden: if there is no exact answer.
+        NoGolden: if there is no golden.
         CellFailed: if loading or running raised, a logit is not finite, or TransformerLens cannot be run in float64.
     """
     checkpoint, model = loaded or load_cell(cell)
     ids = huggingface.tokens(checkpoint, "natural")
     g = golden.golden(checkpoint, Weights(cell.dtype), makeshift=False)
     original = golden.golden(checkpoint, Weights.ORIGINAL, makeshift=False)
-    with model.reading_unembed_input() as read:
+    with model.reading_unembed_input() as unembed_inputs:
         t = forward(model, ids)
     if bad := count_nonfinite(t):
-        raise NonFiniteLogits(f"TransformerLens returned {bad} non-finite logits: they have no error budget")
+        raise NonFiniteLogits(f"TransformerLens returned {bad} non-finite logits, so there is no error budget")
     model.widen()
-    processed = _exact_forward(model, ids)
-    with model.replacing_unembed_input(read[-1].double()):
-        unrounded = _exact_forward(model, ids)
+    processed = _float64_forward(model, ids)
+    with model.replacing_unembed_input(unembed_inputs[-1].double()):
+        unrounded = _float64_forward(model, ids)
     rounded = unrounded.to(t.dtype)
     return ErrorBudget(
         cell=cell,
@@ -60,7 +59,7 @@ def measure_budget(cell: Cell, loaded: Loaded | None = None) -> ErrorBudget:
     )
 
 
-def _exact_forward(model: Lens, ids: Tensor) -> Tensor:
+def _float64_forward(model: Lens, ids: Tensor) -> Tensor:
     with true_float64(), torch.inference_mode(), low_precision_operations() as seen:
         logits = forward(model, ids)
     if seen:

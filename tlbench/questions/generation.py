@@ -1,4 +1,4 @@
-"""Does the key-value cache tell the truth, and do greedy continuations agree?"""
+"""Does the key-value cache match the full forward pass, and do greedy continuations match HuggingFace's?"""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tlbench.reference.activations import GREEDY_START, GREEDY_TOKENS, HuggingFa
 
 
 def measure_generation(cell: Cell, loaded: Loaded | None = None) -> Generation:
-    """A full forward pass, one token of it after another from the cache, and a greedy continuation.
+    """Compare a full forward pass with one token at a time from the cache, and a greedy continuation with HuggingFace's.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
         CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside.
-        NoGolden: if there is no exact answer.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside it.
+        NoGolden: if there is no golden.
         CellFailed: if loading or running raised.
     """
     checkpoint, lens = loaded or load_cell(cell)
@@ -57,22 +57,22 @@ def _steps(lens: Lens, ids: Tensor, full: Tensor) -> list[float]:
 
 
 def _greedy(lens: Lens, ids: Tensor, reference: HuggingFaceInside, dtype: Dtype) -> tuple[int | None, bool | None]:
-    """The first token, of any prompt, that is not HuggingFace's, and whether that is a tie; one that is none comes first."""
+    """The first token in any prompt that differs from HuggingFace's, and whether it is a tie. Real differences go first."""
     start = ids[:, :GREEDY_START]
     tokens = lens.greedy(start, GREEDY_TOKENS)
     expected = list(reference.greedy.shape)
     if not isinstance(tokens, Tensor) or list(tokens.shape) != expected:
-        what = list(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
-        raise NotApplicable(f"generate returned {what} where token ids of shape {expected} were expected")
+        actual = list(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise NotApplicable(f"generate returned {actual}: expected token ids of shape {expected}")
     differs = tokens.cpu() != reference.greedy
     if not differs.any():
         return None, None
-    found = []
+    divergences = []
     for row in range(len(tokens)):
         if differs[row].any():
             first = int(differs[row].nonzero()[0])
             logits = reference.greedy_logits[row, first - GREEDY_START].double()
             pair = torch.stack([logits.max(), logits[tokens[row, first]]])
-            found.append((bool(is_tie(pair[0] - pair[1], pair.abs().max(), dtype)), first - GREEDY_START))
-    tie, step = min(found)
+            divergences.append((bool(is_tie(pair[0] - pair[1], pair.abs().max(), dtype)), first - GREEDY_START))
+    tie, step = min(divergences)
     return step, tie

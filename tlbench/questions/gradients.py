@@ -1,4 +1,4 @@
-"""And backwards? The gradient of a logit difference with respect to every block's input, against the exact one."""
+"""How wrong is the backward pass? The gradient of a logit difference at every block's input, against the golden's."""
 
 from __future__ import annotations
 
@@ -21,29 +21,32 @@ from tlbench.reference.activations import exact, huggingface_inside
 
 
 def measure_gradients(cell: Cell, loaded: Loaded | None = None) -> Gradients:
-    """A forward and a backward pass. The difference is that of :attr:`~tlbench.reference.activations.Exact.tokens`.
+    """Run one forward and one backward pass. The logit difference is that of
+    :attr:`~tlbench.reference.activations.Exact.tokens`.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
         CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside.
-        NoGolden: if there is no exact answer.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside it.
+        NoGolden: if there is no golden.
         CellFailed: if loading or running raised, or no gradient reaches a block.
     """
     checkpoint, lens = loaded or load_cell(cell)
     g = exact(checkpoint, cell.dtype)
     reference = huggingface_inside(checkpoint, cell.dtype).gradients
     try:
-        found = _gradients(lens, huggingface.tokens(checkpoint, "natural"), g.tokens)
+        input_gradients = _gradients(lens, huggingface.tokens(checkpoint, "natural"), g.tokens)
     except TlbenchError:
         raise
     except Exception as error:
         raise CellFailed(f"the backward pass raised {type(error).__name__}: {error}") from error
-    return Gradients(cell, tuple(_error(t, g.gradient(i), h) for i, (t, h) in enumerate(zip(found, reference, strict=True))))
+    return Gradients(
+        cell, tuple(_error(t, g.gradient(i), h) for i, (t, h) in enumerate(zip(input_gradients, reference, strict=True)))
+    )
 
 
 def _gradients(lens: Lens, ids: Tensor, tokens: Tensor) -> list[Tensor]:
-    """By block, ``[batch, pos, d_model]``. Parameters need no gradient, so that only what is asked for is computed."""
+    """The gradients by block, ``[batch, pos, d_model]``. Parameters require none, so nothing else is computed."""
     lens.require_gradients(False)
     inputs: list[Tensor] = []
 
@@ -61,11 +64,11 @@ def _gradients(lens: Lens, ids: Tensor, tokens: Tensor) -> list[Tensor]:
     with torch.enable_grad():
         logits = lens.run_with_hooks(ids, hooks)
         torch.autograd.backward(logit_difference(logits, tokens.to(logits.device)).sum())
-    found = [value.grad for value in inputs]
-    missing = [i for i, gradient in enumerate(found) if gradient is None]
-    if missing or len(found) != lens.n_blocks:
-        raise CellFailed(f"no gradient reaches the input of block {missing[0] if missing else len(found)}")
-    return [gradient.double().cpu() for gradient in found if gradient is not None]
+    input_gradients = [value.grad for value in inputs]
+    missing = [i for i, gradient in enumerate(input_gradients) if gradient is None]
+    if missing or len(input_gradients) != lens.n_blocks:
+        raise CellFailed(f"no gradient reaches the input of block {missing[0] if missing else len(input_gradients)}")
+    return [gradient.double().cpu() for gradient in input_gradients if gradient is not None]
 
 
 def _error(t: Tensor, g: Tensor, h: Tensor) -> GradientError:
@@ -74,6 +77,6 @@ def _error(t: Tensor, g: Tensor, h: Tensor) -> GradientError:
         error=relative_error(t, g),
         reference_error=relative_error(h, g),
         correlation=correlation(t - g, h - g),
-        # In this order a cosine that is no number stays one.
+        # In this order ``max`` returns NaN for a NaN cosine.
         one_less_cosine=max(1 - cosine, 0.0),
     )

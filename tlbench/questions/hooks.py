@@ -1,4 +1,4 @@
-"""Do hooks and caches tell the truth? What needs no reference, and edits against the exact function's."""
+"""Are hooks and caches faithful? Checks that need no reference, and interventions against the golden."""
 
 from __future__ import annotations
 
@@ -29,15 +29,14 @@ from tlbench.reference.activations import Exact, exact, huggingface_inside
 from tlbench.reference.interventions import CHANGES
 
 SUM_ROUNDING = 1e-9
-"""A row of an exact pattern that sums to one does so up to float64's rounding, n * 2**-53 for n entries."""
+"""A golden pattern's row that should sum to one does so up to float64 rounding, n * 2**-53 for n entries."""
 
 
 def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
-    """Everything that hooks and caches promise, of one cell: about a dozen forward passes.
+    """Check everything that hooks and caches promise in one cell: about a dozen forward passes.
 
     Args:
-        cell: which cell.
-        loaded: what :func:`~tlbench.questions.loading.load_cell` gave for it, where that is there already.
+        loaded: the result of :func:`~tlbench.questions.loading.load_cell` for this cell, if already available.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
@@ -60,7 +59,7 @@ def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
         final = attempts.attempt("final", lambda: _final(lens, ids, plain))
         stop = attempts.attempt("stop_at_layer", lambda: _stop(lens, ids))
         start = attempts.attempt("start_at_layer", lambda: _start(lens, ids, plain))
-        edits = attempts.attempt("edits", lambda: _edits(checkpoint, cell, lens, ids)) or {}
+        edits = attempts.attempt("edits", lambda: _interventions(checkpoint, cell, lens, ids)) or {}
     return HookTruth(
         cell=cell,
         additivity=worst(sums),
@@ -82,17 +81,17 @@ def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
 
 
 def _sums(lens: Lens, ids: Tensor) -> list[float]:
-    """By block, how far input + attention + MLP is from the output."""
-    found: list[float] = []
-    now: dict[Component, Tensor] = {}
+    """The error of input + attention + MLP against the output, by block."""
+    errors: list[float] = []
+    activations: dict[Component, Tensor] = {}
 
     def keep(component: Component) -> Callable[[Tensor], None]:
         def look(value: Tensor) -> None:
-            # What is added in place afterwards must not be seen.
-            now[component] = value.clone()
+            # A copy, because the model may add to it in place later.
+            activations[component] = value.clone()
             if component is Component.RESID_POST:
-                found.append(_additivity(now))
-                now.clear()
+                errors.append(_additivity(activations))
+                activations.clear()
 
         return look
 
@@ -105,63 +104,63 @@ def _sums(lens: Lens, ids: Tensor) -> list[float]:
                 raise NotApplicable(f"this TransformerLens has no {hook}")
             hooks[hook] = keep(component)
     lens.run_with_hooks(ids, hooks)
-    return found
+    return errors
 
 
 def _pattern_rows(checkpoint: Checkpoint, cell: Cell, lens: Lens, ids: Tensor) -> float:
-    """By how much an attention pattern is wrong, at most: how negative an entry is, or how far off the sum of a row is.
+    """How wrong attention patterns are at most: how negative an entry is, or how far off a row's sum is.
 
-    A row sums to one. Where attention has sinks, as in GPT-OSS, it sums to one less the sink's probability, and the exact
-    function says how much that is. It depends on what the block reads, so there every block is fed its exact input: else
-    the errors of the blocks before it would count.
+    A row sums to one. With attention sinks, as in GPT-OSS, it sums to one minus the sink's probability, which the golden
+    provides. That depends on the block's input, so every block is then fed its golden input: otherwise the errors of
+    earlier blocks would count.
     """
-    found: list[float] = []
+    faults: list[float] = []
     names = hook_names(lens.n_blocks)
-    g = _exact_with_sinks(checkpoint, cell.dtype)
-    hooks = {} if g is None else _feeding(lens, g)
+    g = _golden_with_sinks(checkpoint, cell.dtype)
+    hooks = {} if g is None else _feeding_hooks(lens, g)
 
     def look(row_sums: Tensor | float, pattern: Tensor) -> None:
-        found.extend(_distances(pattern, row_sums))
+        faults.extend(_distances(pattern, row_sums))
 
     for i in range(lens.n_blocks):
         if lens.has_hook(hook := names[site(i, Component.PATTERN)]):
             hooks[hook] = partial(look, 1.0 if g is None else _row_sums(g, i))
     lens.run_with_hooks(ids, hooks)
-    largest = worst(found)
+    largest = worst(faults)
     if largest is None:
-        raise NotApplicable("no hook point gives an attention pattern")
+        raise NotApplicable("no hook point returns an attention pattern")
     return largest
 
 
 def _distances(pattern: Tensor, row_sums: Tensor | float) -> tuple[float, float]:
-    """How far a row's sum is from ``row_sums``, ``[batch, head, query_pos]``, at most; and how negative an entry is."""
+    """The largest distance of a row's sum from ``row_sums``, ``[batch, head, query_pos]``, and how negative an entry is."""
     rows = pattern.double().cpu().sum(-1)
     if isinstance(row_sums, Tensor) and rows.shape != row_sums.shape:
-        shapes = f"{list(rows.shape)} where the exact function has {list(row_sums.shape)}"
+        shapes = f"{list(rows.shape)}, the golden's of shape {list(row_sums.shape)}"
         raise CellFailed(f"TransformerLens's pattern has rows of shape {shapes}")
     return (rows - row_sums).abs().max().item(), -pattern.min().item()
 
 
 def _row_sums(g: Exact, block: int) -> Tensor:
-    """What the rows of a block's exact pattern sum to. ``[batch, head, query_pos]``"""
+    """The row sums of a block's golden pattern. ``[batch, head, query_pos]``"""
     pattern = g.get(block, Component.PATTERN)
     if pattern is None:
-        raise NotApplicable(f"the exact pattern of block {block}, whose rows need not sum to one, is not known")
+        raise NotApplicable(f"block {block} has no golden pattern, and its rows need not sum to one")
     return pattern.sum(-1)
 
 
-def _exact_with_sinks(checkpoint: Checkpoint, dtype: Dtype) -> Exact | None:
-    """The exact function if its attention has sinks; None if every row of a pattern sums to one.
+def _golden_with_sinks(checkpoint: Checkpoint, dtype: Dtype) -> Exact | None:
+    """The golden activations if attention has sinks; None if every row of a pattern sums to one.
 
     Raises:
-        NotApplicable, NoGolden: if it has sinks and the exact function is not known, so that neither are the sums.
+        NotApplicable, NoGolden: if there are sinks but no golden activations, so the row sums are unknown.
     """
     try:
         g = exact(checkpoint, dtype)
     except (NotApplicable, NoGolden) as error:
         if not _stores_sinks(checkpoint):
             return None
-        reason = "a row sums to one less its attention sink's probability, which is not known"
+        reason = "a row sums to one minus its attention sink's probability, which is unknown here"
         raise type(error)(f"{reason}: {error}") from error
     patterns = (g.get(i, Component.PATTERN) for i in range(g.n_blocks))
     has_sinks = any((pattern.sum(-1) - 1).abs().max() > SUM_ROUNDING for pattern in patterns if pattern is not None)
@@ -169,7 +168,7 @@ def _exact_with_sinks(checkpoint: Checkpoint, dtype: Dtype) -> Exact | None:
 
 
 def _stores_sinks(checkpoint: Checkpoint) -> bool:
-    """Whether a weight of the checkpoint is called ``sinks``, its name in every architecture of transformers 5.23."""
+    """Whether the checkpoint has a weight called ``sinks``, its name in every architecture of transformers 5.23."""
     for path in checkpoint.folder.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
             if any(name.rsplit(".", 1)[-1] == "sinks" for name in file.keys()):  # noqa: SIM118
@@ -177,31 +176,31 @@ def _stores_sinks(checkpoint: Checkpoint) -> bool:
     return False
 
 
-def _feeding(lens: Lens, g: Exact) -> dict[str, Hook]:
-    """Hooks that have every block read its exact input."""
+def _feeding_hooks(lens: Lens, g: Exact) -> dict[str, Hook]:
+    """Hooks that feed every block its golden input."""
     if lens.n_blocks != g.n_blocks:
-        raise CellFailed(f"TransformerLens has {lens.n_blocks} blocks where the checkpoint has {g.n_blocks}")
+        raise CellFailed(f"TransformerLens has {lens.n_blocks} blocks, the checkpoint has {g.n_blocks}")
     names = hook_names(g.n_blocks)
     hooks: dict[str, Hook] = {}
-    for i, exact_input in enumerate(g.inputs()[:-1]):
+    for i, golden_input in enumerate(g.inputs()[:-1]):
         hook = names[site(i, Component.RESID_PRE)]
         if not lens.has_hook(hook):
-            raise NotApplicable(f"this TransformerLens has no {hook}: its blocks cannot be fed")
-        hooks[hook] = partial(_replaced, exact_input)
+            raise NotApplicable(f"this TransformerLens has no {hook}: golden inputs cannot be fed")
+        hooks[hook] = partial(_replaced, golden_input)
     return hooks
 
 
-def _replaced(exact_input: Tensor, value: Tensor) -> Tensor:
-    return exact_input.to(value.dtype).to(value.device)
+def _replaced(golden_input: Tensor, value: Tensor) -> Tensor:
+    return golden_input.to(value.dtype).to(value.device)
 
 
-def _additivity(found: dict[Component, Tensor]) -> float:
-    """0 where some order of summation gives the output bit for bit; else the relative error of the sum in float64."""
-    if len(found) < 4:
-        missing = {Component.RESID_PRE, Component.ATTN_OUT, Component.MLP_OUT, Component.RESID_POST} - found.keys()
-        raise NotApplicable(f"a hook does not fire: {', '.join(sorted(missing))}")
+def _additivity(activations: dict[Component, Tensor]) -> float:
+    """0 if some order of summation gives the output bit for bit, otherwise the relative error of the float64 sum."""
+    if len(activations) < 4:
+        missing = {Component.RESID_PRE, Component.ATTN_OUT, Component.MLP_OUT, Component.RESID_POST} - activations.keys()
+        raise NotApplicable(f"no hook fired for {', '.join(sorted(missing))}")
     pre, attn, mlp, post = (
-        found[c] for c in (Component.RESID_PRE, Component.ATTN_OUT, Component.MLP_OUT, Component.RESID_POST)
+        activations[c] for c in (Component.RESID_PRE, Component.ATTN_OUT, Component.MLP_OUT, Component.RESID_POST)
     )
     mlp = mlp.reshape(post.shape)
     if any(
@@ -222,7 +221,7 @@ class _Counts:
 
 
 def _identity_hooks(lens: Lens, ids: Tensor, plain: Tensor) -> _Counts:
-    """An identity hook on every hook point: the change of the logits, which fire, and what is left of them afterwards."""
+    """Put an identity hook on every hook point: how the logits change, which hooks fire, and which stay attached."""
     fired: Counter[str] = Counter()
 
     def identity(name: str) -> Callable[[Tensor], Tensor]:
@@ -247,7 +246,7 @@ def _identity_hooks(lens: Lens, ids: Tensor, plain: Tensor) -> _Counts:
 
 
 def _final(lens: Lens, ids: Tensor, plain: Tensor) -> float:
-    """The cached residual stream through final norm and unembedding against the logits: 0, or the relative error."""
+    """The hooked residual stream through final norm and unembedding: 0 if it gives the logits, else the relative error."""
     last: list[Tensor] = []
     name = hook_names(lens.n_blocks)[site(lens.n_blocks - 1, Component.RESID_POST)]
     lens.run_with_hooks(ids, {name: last.append})
@@ -256,12 +255,12 @@ def _final(lens: Lens, ids: Tensor, plain: Tensor) -> float:
 
 
 def _stop(lens: Lens, ids: Tensor) -> float:
-    """``stop_at_layer`` half-way against the hooked residual stream."""
+    """``stop_at_layer`` at the middle block against the hooked residual stream."""
     return _largest(lens.stopped_at(ids, lens.n_blocks // 2), _half_way(lens, ids))
 
 
 def _start(lens: Lens, ids: Tensor, plain: Tensor) -> float:
-    """``start_at_layer`` from the residual stream half-way against the full run."""
+    """``start_at_layer`` at the middle block, from the hooked residual stream, against the full run."""
     return _largest(lens.started_at(_half_way(lens, ids), lens.n_blocks // 2), plain)
 
 
@@ -271,22 +270,22 @@ def _half_way(lens: Lens, ids: Tensor) -> Tensor:
     return seen[-1]
 
 
-def _edits(checkpoint: Any, cell: Cell, lens: Lens, ids: Tensor) -> dict[str, Pair]:
-    """The relative error of the logits at the last position under each edit, and HuggingFace's own."""
+def _interventions(checkpoint: Any, cell: Cell, lens: Lens, ids: Tensor) -> dict[str, Pair]:
+    """The relative error of the last position's logits under each intervention, and HuggingFace's reference_error."""
     g = exact(checkpoint, cell.dtype)
     reference = huggingface_inside(checkpoint, cell.dtype)
     names = hook_names(lens.n_blocks)
-    found = {}
+    errors = {}
     for edit, change in CHANGES.items():
         logits = lens.run_with_hooks(ids, {names[change.site(lens.n_blocks)]: change.apply})[:, -1]
-        own = relative_error(reference.edited[edit], g.edited(edit), centred=True)
-        found[edit.value] = Pair(relative_error(logits, g.edited(edit), centred=True), own)
-    return found
+        reference_error = relative_error(reference.edited[edit], g.edited(edit), centred=True)
+        errors[edit.value] = Pair(relative_error(logits, g.edited(edit), centred=True), reference_error)
+    return errors
 
 
-def _largest(one: Tensor, other: Tensor) -> float:
-    """The largest difference; infinite where one is not finite and the other is, or is otherwise."""
-    if torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) and torch.equal(one.isfinite(), other.isfinite()):
+def _largest(a: Tensor, b: Tensor) -> float:
+    """The largest difference. 0 if both match, non-finite entries included; infinite if a difference is not finite."""
+    if torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)) and torch.equal(a.isfinite(), b.isfinite()):
         return 0.0
-    difference = (one.double() - other.double()).abs().max().item()
+    difference = (a.double() - b.double()).abs().max().item()
     return difference if math.isfinite(difference) else math.inf

@@ -1,4 +1,4 @@
-"""A cell's model, loaded and run the same way by every question, and deterministically."""
+"""Load and run a cell's model: deterministically, and the same way for every question."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from tlbench.reference.golden import Weights
 from tlbench.spans import Category, span
 
 Loaded = tuple[Checkpoint, lens.Lens]
-"""A cell's verified checkpoint, and its model in TransformerLens."""
+"""A cell's verified checkpoint and its TransformerLens model."""
 
 
 def load_cell(cell: Cell, references: Iterable[Attention] = ()) -> Loaded:
-    """The cell's checkpoint, verified, and its model in TransformerLens, ready to run deterministically.
+    """Verify the cell's checkpoint and load its TransformerLens model, ready to run deterministically.
 
     Args:
-        cell: which cell.
-        references: which of HuggingFace's logits will be asked for. They are computed first, so that one large model is
-            in memory at a time.
+        references: the HuggingFace logits that will be needed. They are computed first, so only one large model is in
+            memory at a time.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
@@ -45,7 +44,7 @@ def load_cell(cell: Cell, references: Iterable[Attention] = ()) -> Loaded:
 
 
 def hash_kept(cell: Cell, references: Iterable[Attention]) -> None:
-    """Hash what a measurement of the cell will read, if it is there: forks of this process need not do so again.
+    """Hash the files that measuring the cell will read, if they exist, so that forks of this process need not.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
@@ -76,10 +75,10 @@ def forward(model: lens.Lens, ids: Tensor) -> Tensor:
 
 
 def make_deterministic(threads: int) -> None:
-    """Fix everything that two runs of a cell could differ in.
+    """Fix everything that could make two runs of a cell differ.
 
     Raises:
-        CellFailed: if this process computes in another arithmetic than it should.
+        CellFailed: if this process does not compute in the arithmetic it should.
     """
     arithmetic.establish()
     torch.manual_seed(0)
@@ -90,7 +89,7 @@ def make_deterministic(threads: int) -> None:
 
 
 def checkpoint_of(name: str) -> Checkpoint:
-    """The verified checkpoint of a model of the catalogue.
+    """The verified checkpoint of a catalogue model.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
@@ -101,9 +100,10 @@ def checkpoint_of(name: str) -> Checkpoint:
 
 
 def _prepare(checkpoint: Checkpoint, dtype: Dtype, references: Sequence[Attention]) -> None:
-    """Have references computed. Where one cannot be, whoever asks for it is told why.
+    """Compute references ahead of time. One that fails raises again, with its reason, where it is needed.
 
-    The zoo's models are small, and many of its cells do not exist in an old TransformerLens: theirs wait to be asked for.
+    Not for the zoo: its models are small, and many of its cells are not applicable to an old TransformerLens, so their
+    references wait until they are needed.
     """
     if checkpoint.model.source is Source.ZOO or not references:
         return
@@ -111,10 +111,10 @@ def _prepare(checkpoint: Checkpoint, dtype: Dtype, references: Sequence[Attentio
         with suppress(CellFailed):
             huggingface.reference_logits(checkpoint, dtype, attention)
     with suppress(CellFailed):
-        wrong = soundness.reference_fault(checkpoint)
+        fault = soundness.reference_fault(checkpoint)
         try:
             golden.golden(checkpoint, Weights(dtype))
         except NoGolden:
-            wrong = "there is no golden"
-        if wrong:
+            fault = "there is no golden"
+        if fault:
             huggingface.reference_variants(checkpoint, dtype)

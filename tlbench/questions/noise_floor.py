@@ -1,4 +1,4 @@
-"""The noise floor of a cell: what runs that should agree differ by. No error below it means anything."""
+"""The noise floor of a cell: how much runs that should agree differ. No error below it means anything."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from tlbench.reference import huggingface
 
 
 def measure_floor(cell: Cell, loaded: Loaded | None = None) -> NoiseFloor:
-    """The noise floor of a cell: one load and four forwards.
+    """Measure a cell's noise floor with one load and four forward passes.
 
     Args:
-        cell: which cell.
-        loaded: what :func:`~tlbench.questions.loading.load_cell` gave for it, where that is there already.
+        loaded: the result of :func:`~tlbench.questions.loading.load_cell` for this cell, if already available.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
@@ -30,7 +29,7 @@ def measure_floor(cell: Cell, loaded: Loaded | None = None) -> NoiseFloor:
     ids = huggingface.tokens(checkpoint, "natural")
     first = forward(model, ids)
     if bad := count_nonfinite(first):
-        raise NonFiniteLogits(f"TransformerLens returned {bad} non-finite logits: their noise cannot be stated")
+        raise NonFiniteLogits(f"TransformerLens returned {bad} non-finite logits, so there is no noise floor")
     again = forward(model, ids)
     alone = torch.cat([forward(model, row.unsqueeze(0)) for row in ids])
     torch.set_num_threads(1 if checkpoint.model.threads > 1 else 2)
@@ -46,5 +45,5 @@ def measure_floor(cell: Cell, loaded: Loaded | None = None) -> NoiseFloor:
     )
 
 
-def _largest(one: Tensor, other: Tensor) -> float:
-    return max(error.max().item() for error in centred_difference(one, other))
+def _largest(a: Tensor, b: Tensor) -> float:
+    return max(error.max().item() for error in centred_difference(a, b))

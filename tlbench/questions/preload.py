@@ -1,4 +1,4 @@
-"""What a server that measures does once for all its forks: imports, and the proof of origin."""
+"""What a measuring server does once for all its forks: import everything, and verify which TransformerLens it is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MODULES = (*reference.MODULES, *lens.MODULES, "einops._torch_specific", "tlbench
 
 
 def preload() -> None:
-    """Import what exists; what this version lacks or fails to import is met again, and told, by the cell that needs it."""
+    """Import every module that imports. The cell that needs a missing or broken one runs into it again, and reports it."""
     with reference.collected_once():
         reference.import_all(MODULES)
         with suppress(Exception), span(Category.VERIFY):
@@ -27,9 +27,9 @@ def preload() -> None:
 
 
 def preload_and_record() -> None:
-    """As :func:`preload`; then write the metadata of this environment into the folder of outcomes of a run of asv.
+    """Do the same as :func:`preload`, then write this environment's metadata into the outcomes folder of an asv run.
 
-    A fork does that: it asks the GPU for its name, and a process that touched CUDA cannot fork others that use it.
+    A fork writes it, because it asks the GPU for its name: a process that touched CUDA cannot fork others that use it.
     """
     preload()
     if (outcomes := outcomes_dir()) is None:

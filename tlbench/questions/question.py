@@ -1,4 +1,4 @@
-"""What can be asked of a cell: which function measures it, and what kind of record it gives."""
+"""A question about a cell: the function that measures it and the kind of record it returns."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ S = TypeVar("S", Cell, ReferenceCell, RuntimeCell, Import)
 
 @dataclass(frozen=True)
 class Question(Generic[S, R]):
-    """Something that can be asked of every cell.
+    """A question that applies to every cell of one kind.
 
     Attributes:
-        name: begins the names of its files.
-        cell: what it is asked of.
-        measurer: ``module:function`` that measures; imported only where something is measured. Of a :class:`Cell` it takes
-            the cell and what :func:`tlbench.questions.loading.load_cell` returned for it; of any other, the cell.
-        record: the kind of record that it returns.
-        references: which of HuggingFace's logits it reads. They are computed before the cell's own model is loaded: two
+        name: the prefix of its file names.
+        cell: the kind of cell it applies to.
+        measurer: the ``module:function`` that measures, imported only when measuring. For a :class:`Cell` it takes the cell
+            and the result of :func:`tlbench.questions.loading.load_cell`; for any other kind, just the cell.
+        record: the type of record it returns.
+        references: the HuggingFace logits it reads. They are computed before the cell's own model is loaded, because two
             large models at once would not fit.
-        is_kept: whether the record is kept between runs, which only what is deterministic may be.
+        is_kept: whether its records are cached between runs. Only deterministic ones may be.
     """
 
     name: str
@@ -37,23 +37,23 @@ class Question(Generic[S, R]):
 
     @property
     def module(self) -> str:
-        """The module of its measurer: the code that this imports decides its figures."""
+        """The measurer's module, whose code and imports determine the figures."""
         return self.measurer.split(":")[0]
 
     @property
     def address(self) -> str:
-        """Where another process finds the question: ``registry:name``. Each package of measurers has its registry."""
+        """Where another process finds the question: ``registry:name``. Each package of measurers has its own registry."""
         return f"{self.module.rpartition('.')[0]}.registry:{self.name}"
 
     def measurer_function(self) -> Callable[..., R]:
-        """The function that measures."""
+        """Import and return the function that measures."""
         module, function = self.measurer.split(":")
         measurer: Callable[..., R] = getattr(importlib.import_module(module), function)
         return measurer
 
 
 def find(address: str) -> Question[Any, Any]:
-    """The question that :attr:`Question.address` names."""
+    """The question at an address; see :attr:`Question.address`."""
     module, name = address.split(":")
     question: Question[Any, Any] = importlib.import_module(module).QUESTIONS[name]
     return question

@@ -1,4 +1,4 @@
-"""What a researcher reads off a model, in nats: a logit difference, the effect of a patch, what each head adds."""
+"""What a researcher computes from activations, in nats: a logit difference, a patch's effect, each head's contribution."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tlbench.reference.interventions import CHANGES, Edit
 
 
 def measure_reading(cell: Cell, loaded: Loaded | None = None) -> Reading:
-    """The errors of what is read off a cell's model: three forward passes.
+    """Measure the errors of these quantities in a cell's model: three forward passes.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
         CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside.
-        NoGolden: if there is no exact answer.
+        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside it.
+        NoGolden: if there is no golden.
         CellFailed: if loading or running raised.
     """
     checkpoint, lens = loaded or load_cell(cell)
@@ -51,30 +51,30 @@ def measure_reading(cell: Cell, loaded: Loaded | None = None) -> Reading:
 
 
 def _difference(checkpoint: Checkpoint, cell: Cell, g: Exact, plain: Tensor) -> Pair:
-    truth = logit_difference(g.tensors[LOGITS], g.tokens)
+    golden_difference = logit_difference(g.tensors[LOGITS], g.tokens)
     reference = huggingface.reference_logits(checkpoint, cell.dtype)["natural"]
-    errors = [(logit_difference(z, g.tokens) - truth).abs().max().item() for z in (plain, reference)]
+    errors = [(logit_difference(z, g.tokens) - golden_difference).abs().max().item() for z in (plain, reference)]
     return Pair(*errors)
 
 
 def _patch(checkpoint: Checkpoint, cell: Cell, g: Exact, lens: Lens, ids: Tensor, plain: Tensor) -> tuple[Pair, float]:
-    """The error of a patch's effect on the first prompt, HuggingFace's own, and the effect."""
+    """The error of a patch's effect on the first prompt, HuggingFace's own error, and the golden effect."""
     change = CHANGES[Edit.PATCHED]
     patched = lens.run_with_hooks(ids, {hook_names(lens.n_blocks)[change.site(lens.n_blocks)]: change.apply})
     reference = huggingface.reference_logits(checkpoint, cell.dtype)["natural"]
-    own_patched = huggingface_inside(checkpoint, cell.dtype).edited[Edit.PATCHED]
+    reference_patched = huggingface_inside(checkpoint, cell.dtype).edited[Edit.PATCHED]
 
     def effect(after: Tensor, before: Tensor) -> float:
         return (logit_difference(after, g.tokens) - logit_difference(before, g.tokens))[0].item()
 
-    truth = effect(g.edited(Edit.PATCHED), g.tensors[LOGITS])
-    return Pair(abs(effect(patched, plain) - truth), abs(effect(own_patched, reference) - truth)), truth
+    golden = effect(g.edited(Edit.PATCHED), g.tensors[LOGITS])
+    return Pair(abs(effect(patched, plain) - golden), abs(effect(reference_patched, reference) - golden)), golden
 
 
 def _heads(cell: Cell, g: Exact, lens: Lens, ids: Tensor) -> tuple[float, float]:
-    """The largest error of any head's part, and the largest exact part."""
-    truth = g.head_attribution(cell.option)
-    if truth is None:
-        raise NotApplicable("a norm stands between the heads and the residual stream, so no head has a part of its own")
+    """The largest error of any head's contribution, and the largest golden contribution."""
+    golden_attribution = g.head_attribution(cell.option)
+    if golden_attribution is None:
+        raise NotApplicable("a norm sits between the heads and the residual stream, so no head has its own contribution")
     attribution = lens.head_attribution(ids, g.tokens).double().cpu()
-    return (attribution - truth).abs().max().item(), truth.abs().max().item()
+    return (attribution - golden_attribution).abs().max().item(), golden_attribution.abs().max().item()

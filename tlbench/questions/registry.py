@@ -1,4 +1,4 @@
-"""The questions about errors. Those about costs are in :mod:`tlbench.costs.registry`."""
+"""The questions about errors. The questions about costs are in :mod:`tlbench.costs.registry`."""
 
 from __future__ import annotations
 

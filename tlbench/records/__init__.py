@@ -1,1 +1,1 @@
-"""What is kept of a measurement: plain values and their JSON. Imports no torch."""
+"""Records of measurements: plain values and their JSON. Imports no torch."""

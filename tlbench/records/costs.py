@@ -1,4 +1,4 @@
-"""What is kept of a measurement of costs: frozen values. Imports no torch."""
+"""Records of cost measurements: frozen values. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from tlbench.metrics.growth import Growth, fit
 from tlbench.metrics.paired import Paired
 
 TOP_POINTS = 4
-"""An exponent is of the largest sizes: small ones cost what a call costs, whatever their size."""
+"""Exponents are fitted to this many of the largest sizes. Small sizes cost one call's overhead, whatever their size."""
 
 
 @dataclass(frozen=True)
 class Slowdown:
-    """TransformerLens's time over HuggingFace's, in rounds of one process and over processes of several interpreters.
+    """TransformerLens's time over HuggingFace's: in rounds within a process, repeated over several interpreters.
 
     Attributes:
-        cell: what was run; None of the import of TransformerLens.
+        cell: the cell that was run; None for the import of TransformerLens.
         eager: the ratio to HuggingFace with ``eager`` attention, which is what TransformerLens computes.
-        default: the ratio to HuggingFace with its default attention; None where attention plays no part.
+        default: the ratio to HuggingFace with its default attention; None if attention plays no part.
         seconds: TransformerLens's median time.
-        eager_seconds: HuggingFace's, with ``eager`` attention.
-        default_seconds: and with its default.
-        rounds: of each process, how many.
+        eager_seconds: HuggingFace's median time with ``eager`` attention.
+        default_seconds: HuggingFace's median time with its default attention.
+        rounds: number of rounds in each process.
     """
 
     cell: RuntimeCell | None
@@ -38,15 +38,15 @@ class Slowdown:
 
 @dataclass(frozen=True)
 class Memory:
-    """The most that one run holds beyond its model, as torch's allocator counts it. In bytes.
+    """Peak memory of one run beyond its model, in bytes, as counted by torch's allocator.
 
     Attributes:
-        cell: what was run.
-        peak_bytes: TransformerLens's.
-        eager_bytes: HuggingFace's, with ``eager`` attention.
-        default_bytes: and with its default.
-        kept_bytes: what TransformerLens's run leaves behind though its result is dropped, on average of a few runs: a leak,
-            if it is not 0.
+        cell: the cell that was run.
+        peak_bytes: TransformerLens's peak.
+        eager_bytes: HuggingFace's peak with ``eager`` attention.
+        default_bytes: HuggingFace's peak with its default attention.
+        kept_bytes: what a TransformerLens run still holds once its result is dropped, averaged over a few runs. Anything
+            but 0 is a leak.
     """
 
     cell: RuntimeCell
@@ -57,19 +57,19 @@ class Memory:
 
     @property
     def ratio(self) -> float:
-        """TransformerLens's over HuggingFace's, with ``eager`` attention."""
+        """TransformerLens's peak over HuggingFace's with ``eager`` attention."""
         return self.peak_bytes / self.eager_bytes
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one size: TransformerLens's and HuggingFace's (``eager``) median time, and the most memory beyond the model.
+    """Median time and peak memory beyond the model at one size, for TransformerLens and HuggingFace (``eager``).
 
     Attributes:
         seconds: TransformerLens's time.
-        reference_seconds: HuggingFace's; None along an axis that only TransformerLens has.
+        reference_seconds: HuggingFace's time; None on an axis that only TransformerLens has.
         peak_bytes: TransformerLens's memory.
-        reference_bytes: HuggingFace's.
+        reference_bytes: HuggingFace's memory; None on the same axis.
     """
 
     seconds: float
@@ -80,14 +80,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Scaling:
-    """How the cost of an operation grows.
+    """How the cost of an operation grows with its size.
 
     Attributes:
-        cell: what was run; its shape is where the other axis stands still.
-        length: by tokens, with one sequence.
-        batch: by sequences, of the cell's length.
-        depth: by blocks (``stop_at_layer``), of the cell's shape.
-        reasons: why an axis is empty, by its name.
+        cell: the cell that was run. Its shape fixes the sizes that do not vary.
+        length: cost by number of tokens, for one sequence.
+        batch: cost by number of sequences of the cell's length.
+        depth: cost by number of blocks (``stop_at_layer``), at the cell's shape.
+        reasons: why an axis is empty, by axis.
     """
 
     cell: RuntimeCell
@@ -97,12 +97,12 @@ class Scaling:
     reasons: Mapping[str, str]
 
     def time(self, axis: str) -> Growth | None:
-        """The exponent of TransformerLens's time over the largest sizes of an axis; None with fewer than three."""
+        """The exponent of TransformerLens's time over the largest sizes of an axis; None with fewer than three sizes."""
         costs = self._top(axis)
         return fit(list(costs), [cost.seconds for cost in costs.values()])
 
     def memory(self, axis: str) -> Growth | None:
-        """The exponent of its memory."""
+        """The same for its peak memory."""
         costs = self._top(axis)
         return fit(list(costs), [float(cost.peak_bytes) for cost in costs.values()])
 

@@ -1,4 +1,4 @@
-"""A cell's errors by block and component, and where the first wrong one is. Knows figures only."""
+"""A cell's errors by block and component, and the first wrong one. Works on figures only."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tlbench.metrics.worst import times
 
 @dataclass(frozen=True)
 class SiteError:
-    """The relative errors of one quantity against its exact value.
+    """The relative errors of one quantity against its golden value.
 
     Attributes:
-        propagated: of the model run from the tokens.
-        local: where the exact block input was fed to the block.
-        reference_propagated: HuggingFace's own at the same dtype.
-        reference_local: likewise.
+        propagated: in a model run from the tokens.
+        local: in a block that was fed its golden input.
+        reference_propagated: HuggingFace's propagated error at the same dtype.
+        reference_local: HuggingFace's local error at the same dtype.
     """
 
     propagated: float
@@ -32,11 +32,11 @@ class SiteError:
 
 @dataclass(frozen=True)
 class RoutingAgreement:
-    """The share of the tokens that a mixture of experts sends where the exact function does.
+    """The share of tokens that a mixture of experts sends to the golden's experts.
 
     Attributes:
-        agreement: TransformerLens's.
-        reference_agreement: HuggingFace's at the same dtype.
+        agreement: TransformerLens's share.
+        reference_agreement: HuggingFace's share at the same dtype.
     """
 
     agreement: float
@@ -45,15 +45,15 @@ class RoutingAgreement:
 
 @dataclass(frozen=True)
 class Wrong:
-    """Where the first wrong quantity is.
+    """The first wrong quantity.
 
     Attributes:
-        block: the block's index; None before and after the blocks.
+        block: index of its block; None before and after the blocks.
         component: ``embed``, a component of a block, ``ln_final`` or ``logits``.
-        part: what part of the network computes it.
+        part: the part of the network that computes it.
         error: its relative error.
-        reference_error: HuggingFace's own.
-        ratio: how many times as large as that, or as one rounding at the dtype if that is larger.
+        reference_error: HuggingFace's own error.
+        ratio: the error over HuggingFace's, or over one rounding at the dtype if that is larger.
     """
 
     block: int | None
@@ -66,16 +66,15 @@ class Wrong:
 
 @dataclass(frozen=True)
 class DepthProfile:
-    """What one cell's error is at each block and component.
+    """One cell's error at each block and component.
 
     Attributes:
-        cell: which cell.
-        n_blocks: how many blocks the model has.
-        sites: by the name that :func:`~tlbench.components.site` gives; what this TransformerLens has a firing hook
-            for and this architecture computes.
+        n_blocks: number of blocks in the model.
+        sites: errors by :func:`~tlbench.components.site` name, of every quantity that the architecture computes and this
+            TransformerLens has a firing hook for.
         routing: by block, in a mixture of experts.
-        silent: hook points that exist and did not fire.
-        missing: quantities that the architecture computes and this TransformerLens has no hook point for.
+        silent: hook points that exist but did not fire.
+        missing: quantities that the architecture computes but this TransformerLens has no hook point for.
     """
 
     cell: Cell
@@ -86,12 +85,12 @@ class DepthProfile:
     missing: tuple[str, ...]
 
     def at(self, block: int, component: Component) -> SiteError | None:
-        """The errors of one quantity, if it was seen."""
+        """The errors of one quantity; None if it was not seen."""
         return self.sites.get(site(block, component))
 
     @property
     def outputs(self) -> list[SiteError | None]:
-        """The residual stream after each block."""
+        """The errors of the residual stream after each block."""
         return [self.at(i, Component.RESID_POST) for i in range(self.n_blocks)]
 
     @property
@@ -103,49 +102,49 @@ class DepthProfile:
     @cached_property
     def worst_local(self) -> tuple[int, float] | None:
         """The block with the largest local error of any component, and that error."""
-        found = [
+        local_errors = [
             (error.local, i)
             for i in range(self.n_blocks)
             for component in BLOCK_COMPONENTS
             if component is not Component.RESID_PRE and (error := self.at(i, component))
         ]
-        if not found:
+        if not local_errors:
             return None
-        largest, block = max(found, key=lambda pair: (pair[0], -pair[1]))
+        largest, block = max(local_errors, key=lambda pair: (pair[0], -pair[1]))
         return block, largest
 
     @property
     def local_ratio(self) -> float | None:
-        """The largest ratio of a local error to HuggingFace's own."""
+        """The largest local error relative to HuggingFace's own."""
         return max((ratio for _, _, ratio in self._ratios()), default=None)
 
     @property
     def routing_disagreement(self) -> float | None:
-        """The share of the tokens and blocks that go to other experts than they should; None without experts."""
-        return 1 - sum(one.agreement for one in self.routing) / len(self.routing) if self.routing else None
+        """The share of tokens, averaged over blocks, that go to other experts than the golden's; None without experts."""
+        return 1 - sum(block.agreement for block in self.routing) / len(self.routing) if self.routing else None
 
     @property
     def amplification(self) -> list[float | None]:
-        """For each block's output, the propagated error over the local one."""
-        return [one.propagated / one.local if one and one.local else None for one in self.outputs]
+        """The propagated error of each block's output over its local error."""
+        return [error.propagated / error.local if error and error.local else None for error in self.outputs]
 
     @property
     def growth(self) -> Growth | None:
-        """Of the propagated error of the residual stream over depth."""
-        seen = [(i + 1.0, one.propagated) for i, one in enumerate(self.outputs) if one]
-        return fit([depth for depth, _ in seen], [error for _, error in seen])
+        """How the propagated error of the residual stream grows with depth."""
+        points = [(i + 1.0, error.propagated) for i, error in enumerate(self.outputs) if error]
+        return fit([depth for depth, _ in points], [error for _, error in points])
 
     def first_wrong(self) -> Wrong | None:
-        """The first quantity, in the order of computation, whose local error is beyond the gate; None if none is."""
+        """The first quantity, in order of computation, whose local error is beyond the gate; None if there is none."""
         for name, error, ratio in self._ratios():
             if not ratio <= RATIO_GATE[self.cell.dtype]:
                 return _wrong(name, error, ratio)
         return None
 
     def ratio(self, error: SiteError) -> float:
-        """The local error over HuggingFace's own, or over one rounding at the dtype where that is larger.
+        """The local error over HuggingFace's own, or over one rounding at the dtype if that is larger.
 
-        1 where neither is finite: HuggingFace overflows there, too.
+        1 if neither is finite, since HuggingFace overflows too.
         """
         return times(error.local, error.reference_local, UNIT_ROUNDOFF[self.cell.dtype])
 

@@ -1,8 +1,8 @@
-"""How cells ended that have no figure, or whose verdict needs a word: asv's own results have room for neither.
+"""How cells without a figure ended, and notes on verdicts. asv's own results have no room for either.
 
-asv stores null for what failed and NaN both for what was skipped and for what was never asked. A run leaves the outcome of
-every cell that it asked for; what is not a plain measurement is kept in a file beside the file of results, so that failed,
-not applicable and not measured stay three things.
+asv stores null for a failed cell, and NaN for both a skipped cell and one that was never requested. A run leaves an outcome
+for every cell it requests. Every outcome that is not a plain measurement goes into a file beside the results file, so
+failed, not applicable and not measured stay distinct.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from tlbench.records.outcome import Kind, Outcome
 from tlbench.records.serial import restored
 
 SUFFIX = ".endings.jsonl"
-"""Of the file beside a file of results. asv takes every ``.json`` there for results."""
+"""Suffix of the file beside a results file. asv reads every ``.json`` there as results."""
 
 Asked = tuple[str, str]
-"""A question's name and a cell, as text."""
+"""A question's name and a cell, both as text."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Ending:
     """How a cell ended.
 
     Attributes:
-        kind: measured, not applicable or failed; failed also where TransformerLens's logits are not finite.
-        reason: why it has no figure; of a measured one, why its verdict does not rest on a golden and a right reference.
-        judged_by: of a measured one, what its verdict rests on.
+        kind: measured, not applicable or failed. Non-finite TransformerLens logits count as failed.
+        reason: why it has no figure. If measured: why its verdict is not based on a golden and a correct reference.
+        judged_by: what the verdict is based on, if measured.
     """
 
     kind: Kind
@@ -43,7 +43,7 @@ class Ending:
 
 
 def of_outcome(outcome: Outcome[Any]) -> Ending | None:
-    """The ending of a cell; None where it is a plain measurement, or was not measured at all."""
+    """The ending of a cell; None if it is a plain measurement, or was not measured at all."""
     record = outcome.record
     if isinstance(record, Measurement):
         if record.accuracy is None and not record.reference_nonfinite:
@@ -56,25 +56,25 @@ def of_outcome(outcome: Outcome[Any]) -> Ending | None:
 
 
 def left_by_run(folder: Path) -> Iterator[tuple[Asked, Ending | None]]:
-    """The ending of every cell that runs have left in a folder of outcomes."""
+    """Yield the ending of every cell whose outcome is in a folder."""
     for path in sorted(folder.glob("*.json")):
         data = json.loads(path.read_text())
-        if "question" in data:  # the folder also holds the metadata of the environment
+        if "question" in data:  # the folder also holds the environment's metadata
             kind: Any = Outcome[Measurement] if data["question"] == ACCURACY else Outcome[dict[str, Any]]
             outcome: Outcome[Any] = restored(kind, data)
             yield (data["question"], data["cell"]), of_outcome(outcome)
 
 
 def keep(folder: Path, results: Path) -> None:
-    """Put what runs have left in a folder of outcomes beside a file of results; what is there of other cells stays.
+    """Merge the outcomes in a folder into the file beside a results file. Other cells in that file stay.
 
     Raises:
-        BadInput: if the file that is there is damaged, or cannot be written.
+        BadInput: if the existing file is damaged, or the file cannot be written.
     """
     stored = results.with_suffix(SUFFIX)
-    found: dict[Asked, Ending | None] = dict(read(stored)) if stored.is_file() else {}
-    found |= dict(left_by_run(folder))
-    endings = {asked: ending for asked, ending in found.items() if ending}
+    merged: dict[Asked, Ending | None] = dict(read(stored)) if stored.is_file() else {}
+    merged |= dict(left_by_run(folder))
+    endings = {key: ending for key, ending in merged.items() if ending}
     if not endings and not stored.exists():
         return
     with written_whole(stored) as path:
@@ -82,7 +82,7 @@ def keep(folder: Path, results: Path) -> None:
 
 
 def read(stored: Path) -> Mapping[Asked, Ending]:
-    """What :func:`keep` wrote.
+    """Read what :func:`keep` wrote.
 
     Raises:
         BadInput: if the file is damaged.
@@ -94,7 +94,7 @@ def read(stored: Path) -> Mapping[Asked, Ending]:
 
 
 def _lines(endings: Mapping[Asked, Ending]) -> Iterator[str]:
-    """A line for all the cells of a question that ended alike."""
+    """One line per question and ending, with all the cells that ended that way."""
     alike: dict[tuple[str, Ending], list[str]] = {}
     for (question, cell), ending in sorted(endings.items()):
         alike.setdefault((question, ending), []).append(cell)

@@ -1,4 +1,4 @@
-"""What is kept of the questions about hooks, reading, generation, gradients and context length. Knows figures only."""
+"""Records of hooks, activations, generation, gradients and context length. Works on figures only."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tlbench.metrics.growth import Growth, fit
 from tlbench.metrics.worst import times, worst
 
 BEYOND = 4
-"""At so many positions of an edge is the error looked at."""
+"""The error at an edge is taken over this many positions."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An error, and HuggingFace's own at the same dtype."""
+    """An error and HuggingFace's own at the same dtype."""
 
     error: float
     reference_error: float
@@ -23,28 +23,28 @@ class Pair:
 
 @dataclass(frozen=True)
 class HookTruth:
-    """Whether hooks and caches tell the truth. A figure is None where its reason is in ``reasons``.
+    """Whether hooks and caches are faithful. A figure without a value has its reason in ``reasons``.
 
     Attributes:
-        cell: which cell.
-        additivity: the largest relative error, of any block, of input + attention + MLP against the output; 0 where some
-            order of summation gives it bit for bit.
-        additivity_block: the block that has it.
-        pattern_rows: the largest of how negative an entry of an attention pattern is and how far a row's sum is from what it
-            should be: one, or with attention sinks that of the exact function's row.
-        final: the relative error of the hooked residual stream through final norm and unembedding against the logits.
-        cached: by how much ``run_with_cache`` changes the logits, at most. Logits (nats).
-        hooked: by how much an identity hook on every hook point does.
-        n_hooks: how many hook points there are.
-        refused: hook points that take no hook, unless the model is told to compute them.
-        silent: hook points that take one and never fire.
+        additivity: the largest relative error of input + attention + MLP against the output, over all blocks. 0 if some
+            order of summation gives the output bit for bit.
+        additivity_block: the block with that error.
+        pattern_rows: how wrong attention patterns are at most: how far an entry is below 0, or a row's sum from its target.
+            The target is one, or with attention sinks the sum of the golden's row.
+        final: the relative error of the logits from the hooked residual stream, through final norm and unembedding, against
+            the model's own logits.
+        cached: the largest change that ``run_with_cache`` makes to the logits (nats).
+        hooked: the largest change that an identity hook on every hook point makes to the logits (nats).
+        n_hooks: number of hook points.
+        refused: hook points that accept no hook unless the model is configured to compute them.
+        silent: hook points that accept a hook but never fire.
         repeated: hook points that fire more than once in a forward pass.
-        leftover: hooks that are still there afterwards.
-        stop_at_layer: the largest difference of ``stop_at_layer`` from the hooked residual stream.
-        start_at_layer: the largest difference of the logits of ``start_at_layer`` from those of the full run.
-        edits: by :class:`~tlbench.reference.interventions.Edit`, the relative error of the logits against the exact
-            function's.
-        reasons: why something could not be found.
+        leftover: number of hooks still attached afterwards.
+        stop_at_layer: the largest difference between ``stop_at_layer`` and the hooked residual stream.
+        start_at_layer: the largest difference between the logits of ``start_at_layer`` and of the full run.
+        edits: the relative error of the logits against the golden's under each intervention, by
+            :class:`~tlbench.reference.interventions.Edit`.
+        reasons: why a figure is missing, by attempt.
     """
 
     cell: Cell
@@ -66,30 +66,29 @@ class HookTruth:
 
     @property
     def disturbance(self) -> float | None:
-        """The largest change of the logits by looking at the model, by its cache or by identity hooks; None without both."""
+        """The largest change that observing the model makes to its logits, by cache or hooks; None without both figures."""
         if self.cached is None or self.hooked is None:
             return None
         return worst((self.cached, self.hooked))
 
     @property
     def edit_ratio(self) -> float | None:
-        """The largest error under an edit over HuggingFace's own, or over one rounding where that is larger."""
+        """The largest error under an intervention, over HuggingFace's own or over one rounding if that is larger."""
         roundoff = UNIT_ROUNDOFF[self.cell.dtype]
         return worst(times(pair.error, pair.reference_error, roundoff) for pair in self.edits.values())
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a researcher reads off a model, in nats: how far it is from the exact value, at most over prompts and heads.
+    """Errors of what a researcher computes from activations, in nats: the largest over prompts and heads.
 
     Attributes:
-        cell: which cell.
-        logit_difference: error of the difference of the two most likely tokens' logits at the last position.
-        patch_effect: error of the effect that one activation patch has on the first prompt's difference.
-        exact_patch_effect: the effect itself.
-        head_attribution: error of what a head adds to the difference, by TransformerLens's ``logit_attrs``.
-        largest_head_attribution: the largest exact one, by size.
-        reasons: why something could not be found.
+        logit_difference: error of the logit difference between the two most likely tokens at the last position.
+        patch_effect: error of one activation patch's effect on the first prompt's logit difference.
+        exact_patch_effect: that effect in the golden.
+        head_attribution: error of a head's contribution to the logit difference, by TransformerLens's ``logit_attrs``.
+        largest_head_attribution: the largest golden contribution of a head, by absolute value.
+        reasons: why a figure is missing, by attempt.
     """
 
     cell: Cell
@@ -103,13 +102,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class GradientError:
-    """One block's input: its gradient against the exact one.
+    """The gradient at one block's input, against the golden gradient.
 
     Attributes:
         error: rms(t - g) / rms(g).
         reference_error: HuggingFace's own, rms(h - g) / rms(g).
-        correlation: of the two errors.
-        one_less_cosine: 1 less the cosine of TransformerLens's gradient with the exact one; never negative.
+        correlation: correlation of the two errors.
+        one_less_cosine: 1 minus the cosine between TransformerLens's gradient and the golden one. Never negative.
     """
 
     error: float
@@ -120,11 +119,10 @@ class GradientError:
 
 @dataclass(frozen=True)
 class Gradients:
-    """The gradient of a logit difference with respect to the embeddings (block 0's input) and every block's input.
+    """The gradients of a logit difference with respect to every block's input. Block 0's input is the embeddings.
 
     Attributes:
-        cell: which cell.
-        blocks: by block.
+        blocks: the errors, by block.
     """
 
     cell: Cell
@@ -132,29 +130,29 @@ class Gradients:
 
     @property
     def worst(self) -> GradientError:
-        """The block whose error is the largest."""
-        return max(self.blocks, key=lambda one: one.error)
+        """The block with the largest error."""
+        return max(self.blocks, key=lambda block: block.error)
 
     @property
     def worst_ratio(self) -> float:
-        """The largest error over HuggingFace's own, or over one rounding where that is larger."""
+        """The largest error, over HuggingFace's own or over one rounding if that is larger."""
         roundoff = UNIT_ROUNDOFF[self.cell.dtype]
-        return worst(times(one.error, one.reference_error, roundoff) for one in self.blocks) or 0.0
+        return worst(times(block.error, block.reference_error, roundoff) for block in self.blocks) or 0.0
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One token after another with the key-value cache.
+    """One token at a time with the key-value cache.
 
     Attributes:
-        cell: which cell.
-        steps: by step, the largest difference of the centred logits from those of the full forward pass. Nats.
+        steps: the largest difference between a step's centred logits and the full forward pass's, by step, in nats.
         reference_steps: HuggingFace's own.
-        n_tokens: how many tokens were made greedily.
-        diverged: the first of them, of any prompt, that is not HuggingFace's though that is no tie; if there is none, the
-            first that is not HuggingFace's; None if all are.
-        tie: whether it is one: HuggingFace's margin there is within a few units in the last place. None if none diverged.
-        reasons: why something could not be found.
+        n_tokens: number of greedily generated tokens.
+        diverged: index of the first token, in any prompt, that differs from HuggingFace's and is no tie. If all that differ
+            are ties, the first of those. None if no token differs.
+        tie: whether that token is a tie: HuggingFace's margin is within a few units in the last place. None if no token
+            differs.
+        reasons: why a figure is missing, by attempt.
     """
 
     cell: Cell
@@ -167,7 +165,7 @@ class Generation:
 
     @property
     def cache_error(self) -> float | None:
-        """The largest over the steps."""
+        """The largest difference over all steps."""
         return worst(self.steps)
 
     @property
@@ -177,12 +175,12 @@ class Generation:
 
     @property
     def growth(self) -> Growth | None:
-        """Of the difference over the steps."""
+        """How the difference grows with the step."""
         return fit([i + 1.0 for i in range(len(self.steps))], self.steps)
 
     @property
     def wrong_tokens(self) -> int | None:
-        """How many of the tokens come after a divergence that was no tie; None where nothing was generated."""
+        """The number of tokens from the first real divergence on (ties do not count); None if nothing was generated."""
         if "greedy" in self.reasons:
             return None
         return 0 if self.diverged is None or self.tie else self.n_tokens - self.diverged
@@ -190,18 +188,17 @@ class Generation:
 
 @dataclass(frozen=True)
 class ContextLength:
-    """Errors against the length of the context, rms of the centred logits, in nats.
+    """Errors by context length: rms of the centred logits, in nats.
 
     Attributes:
-        cell: which cell.
         errors: by length.
-        reference_errors: HuggingFace's own.
-        positions: at the longest length, by position, counted from zero.
-        reference_positions: HuggingFace's own.
-        edges: where something changes along the sequence, by what it is: the first position to look at.
-        stopped: why longer ones were not run; empty where all were.
-        left_padding: by how much masked padding on the left changes the other tokens' logits, at most.
-        reasons: why something could not be found.
+        reference_errors: HuggingFace's own, by length.
+        positions: at the longest length, by position counted from zero.
+        reference_positions: HuggingFace's own, by position.
+        edges: the first position of each edge, where the error may change, by name.
+        stopped: why longer contexts were not run; "" if all were.
+        left_padding: the largest change that masked left padding makes to the other tokens' logits.
+        reasons: why a figure is missing, by attempt.
     """
 
     cell: Cell
@@ -221,19 +218,19 @@ class ContextLength:
 
     @property
     def growth(self) -> Growth | None:
-        """Of the error over the length, from two tokens on."""
+        """How the error grows with length, from two tokens on."""
         lengths = sorted(length for length in self.errors if length > 1)
         return fit([float(length) for length in lengths], [self.errors[length] for length in lengths])
 
     @property
     def largest_ratio(self) -> float | None:
-        """The largest, over the lengths that both ran, of the error over HuggingFace's own."""
+        """The largest ratio of the error to HuggingFace's own, over the lengths that both ran."""
         both = [(self.errors[n], self.reference_errors[n]) for n in self.errors.keys() & self.reference_errors.keys()]
         return max((error / reference for error, reference in both if reference), default=None)
 
     @property
     def octaves(self) -> dict[int, float]:
-        """The error by the octave k of the position, counted from one: [2**k, 2**(k+1))."""
+        """The rms error by octave of the position: octave k holds positions [2**k, 2**(k+1)), counted from one."""
         by_octave: dict[int, list[float]] = {}
         for position, error in self.positions.items():
             by_octave.setdefault((position + 1).bit_length() - 1, []).append(error)
@@ -242,14 +239,14 @@ class ContextLength:
     def ratio_at(self, edge: str) -> float | None:
         """The error over HuggingFace's own at the first :data:`BEYOND` positions of an edge.
 
-        None where this model has no such edge, or it lies beyond what was run.
+        None if the model has no such edge, or the edge is at_edge the lengths that were run.
         """
         first = self.edges.get(edge)
         if first is None:
             return None
         both = sorted(self.positions.keys() & self.reference_positions.keys())
-        beyond = [p for p in both if first <= p < first + BEYOND]
-        if not beyond:
+        at_edge = [p for p in both if first <= p < first + BEYOND]
+        if not at_edge:
             return None
-        reference = root_mean_square([self.reference_positions[p] for p in beyond])
-        return root_mean_square([self.positions[p] for p in beyond]) / reference if reference else None
+        reference = root_mean_square([self.reference_positions[p] for p in at_edge])
+        return root_mean_square([self.positions[p] for p in at_edge]) / reference if reference else None

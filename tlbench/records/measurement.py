@@ -1,4 +1,4 @@
-"""What is kept of an error's measurement: frozen values."""
+"""Records of error measurements: frozen values."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Accuracy:
     """The error against HuggingFace.
 
     Attributes:
-        origin: TransformerLens issue 496's statistics, on its own prompts, in the model's dtype.
-        probability: statistics of the probabilities' error on natural text.
-        logit: statistics of the centred logits' error on natural text.
+        origin: TransformerLens issue 496's statistics, on that issue's prompts, in the model's dtype.
+        probability: statistics of the probability error on natural text.
+        logit: statistics of the centred logit error on natural text.
         shift: what centring removed.
     """
 
@@ -32,28 +32,27 @@ class Accuracy:
     shift: Shift
 
     def space(self, space: Space) -> ErrorStatistics:
-        """The statistics of one space."""
+        """The statistics in one space."""
         statistics: ErrorStatistics = getattr(self, space.value)
         return statistics
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything measured of one cell, by one load and one forward of each prompt set.
+    """Everything measured for one cell, from one load and one forward pass per prompt set.
 
     Attributes:
-        cell: which cell it is.
-        changed_weights: weight tensors that processing changed; 0 under any option but ``unprocessed`` is a no-op.
-        nonfinite: TransformerLens's logits that are NaN or infinite.
-        reference_nonfinite: HuggingFace's that are.
-        vocabulary: logits a position of TransformerLens and of HuggingFace; the smaller number of them is compared.
-        accuracy: the error against HuggingFace; None where a logit of either is not finite.
-        no_accuracy: the reason then.
-        truth: the distance from the golden; None where there is none, or no accuracy.
-        no_truth: the reason then.
-        reference_fault: why HuggingFace itself is wrong; "" where it is right, or no golden can tell.
-        closeness: the distance from HuggingFace beside its variants'; only where there is no golden, or it finds HuggingFace
-            wrong.
+        changed_weights: number of weight tensors that processing changed. 0 under any option but ``unprocessed`` is a no-op.
+        nonfinite: number of NaN or infinite logits from TransformerLens.
+        reference_nonfinite: number of NaN or infinite logits from HuggingFace.
+        vocabulary: logits per position of TransformerLens and of HuggingFace. The smaller number is compared.
+        accuracy: the error against HuggingFace; None if any logit of either is not finite.
+        no_accuracy: why ``accuracy`` is None.
+        truth: the distance from the golden; None if there is no golden, or no accuracy.
+        no_truth: why ``truth`` is None.
+        reference_fault: why HuggingFace itself is wrong; "" if it is right or no golden can tell.
+        closeness: the distance from HuggingFace relative to its variants'. Only without a golden, or if the golden finds
+            HuggingFace wrong.
     """
 
     cell: Cell
@@ -70,12 +69,12 @@ class Measurement:
 
     @property
     def is_no_op(self) -> bool:
-        """Whether the option was to change weights and changed none."""
+        """Whether the option should have changed weights and changed none."""
         return self.changed_weights == 0 and any(self.cell.option.flags().values())
 
     @property
     def evidence(self) -> Evidence:
-        """All that its verdict is given on."""
+        """Everything the verdict is based on."""
         return Evidence(
             dtype=self.cell.dtype,
             nonfinite=self.nonfinite,
@@ -88,36 +87,36 @@ class Measurement:
 
     @property
     def verdict(self) -> Verdict:
-        """One word for it."""
+        """The verdict in one word."""
         return judge(self.evidence)
 
     @property
     def judged_by(self) -> JudgedBy:
-        """What the verdict rests on."""
+        """What the verdict is based on."""
         return judged_by(self.evidence)
 
     @property
     def note(self) -> str:
-        """Why the verdict does not rest on a float64 golden and a reference that is right; "" where it does."""
+        """Why the verdict is not based on a float64 golden and a correct reference; "" if it is."""
         if self.reference_fault or self.no_truth:
             return self.reference_fault or self.no_truth
         if self.truth is not None and self.truth.golden_precision != "float64":
-            return "the golden was computed in float32, since a float64 one cannot be had here"
+            return "the golden is float32: no float64 golden is available here"
         return ""
 
     @property
     def lacks_golden(self) -> bool:
-        """Whether all that is missing for the figures against it is a golden."""
+        """Whether the figures against the golden are missing only for lack of a golden."""
         return self.accuracy is not None and self.truth is None
 
     @property
     def is_final(self) -> bool:
-        """Whether another run would find the same: not where what memory was free decided what was measured."""
+        """Whether another run would find the same. False if the amount of free memory decided what was measured."""
         return self.accuracy is None or (self.truth is not None and self.truth.golden_precision == "float64")
 
     @property
     def severity(self) -> float:
-        """The verdict as a number, whether or not the option is a no-op; see :attr:`Verdict.severity`."""
+        """The verdict as a number, ignoring whether the option is a no-op; see :attr:`Verdict.severity`."""
         return judge(dataclasses.replace(self.evidence, no_op=False)).severity
 
     def require_accuracy(self) -> Accuracy:
@@ -131,11 +130,11 @@ class Measurement:
         return self.accuracy
 
     def require_truth(self) -> Truth:
-        """The distance from the exact answer.
+        """The distance from the golden.
 
         Raises:
             NonFiniteLogits: if a logit is not finite.
-            NoGolden: if there is no exact answer.
+            NoGolden: if there is no golden.
         """
         self.require_accuracy()
         if self.truth is None:
@@ -145,13 +144,13 @@ class Measurement:
 
 @dataclass(frozen=True)
 class ReferenceMeasurement:
-    """HuggingFace itself against the truth: what shows whether a step is its own or TransformerLens's.
+    """HuggingFace itself against the golden. Shows whether a step is HuggingFace's or TransformerLens's.
 
     Attributes:
-        cell: which model, dtype and attention.
-        nonfinite: its logits that are NaN or infinite.
-        truth: the figures, relative to ``eager`` attention; None where there are none.
-        no_truth: the reason then.
+        cell: the model, dtype and attention.
+        nonfinite: number of NaN or infinite logits.
+        truth: the figures, relative to ``eager`` attention; None if there are none.
+        no_truth: why ``truth`` is None.
     """
 
     cell: ReferenceCell
@@ -161,20 +160,20 @@ class ReferenceMeasurement:
 
     @property
     def lacks_golden(self) -> bool:
-        """Whether all that is missing is a golden."""
+        """Whether only a golden is missing."""
         return not self.nonfinite and self.truth is None
 
     @property
     def is_final(self) -> bool:
-        """As :attr:`Measurement.is_final`."""
+        """See :attr:`Measurement.is_final`."""
         return bool(self.nonfinite) or (self.truth is not None and self.truth.golden_precision == "float64")
 
     def require_truth(self) -> Truth:
-        """The distance from the exact answer.
+        """The distance from the golden.
 
         Raises:
             NonFiniteLogits: if a logit is not finite.
-            NoGolden: if there is no exact answer.
+            NoGolden: if there is no golden.
         """
         if self.truth is None:
             raise (NonFiniteLogits if self.nonfinite else NoGolden)(self.no_truth)
@@ -183,14 +182,13 @@ class ReferenceMeasurement:
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """What one cell's logits differ by between runs that should agree. All in nats, the largest over every entry.
+    """How much one cell's logits differ between runs that should agree: the largest difference, in nats.
 
     Attributes:
-        cell: which cell.
-        repeat: the same forward again, in the same process.
+        repeat: the same forward pass again, in the same process.
         threads: one thread against two.
         batch: each sequence alone against all in one batch.
-        attention: HuggingFace's eager against its default attention, at the cell's dtype.
+        attention: HuggingFace's eager attention against its default, at the cell's dtype.
     """
 
     cell: Cell
@@ -201,28 +199,27 @@ class NoiseFloor:
 
     @property
     def largest(self) -> float:
-        """The largest of TransformerLens's own three."""
+        """The largest of the three that are TransformerLens's own."""
         return max(self.repeat, self.threads, self.batch)
 
 
 @dataclass(frozen=True)
 class ErrorBudget:
-    """One cell's total error, split by switching one source of rounding on at a time. All rms, in nats.
+    """One cell's total error, split by switching on one source of rounding at a time. All are rms, in nats.
 
-    The four parts and ``unexplained`` add up, entry by entry, to the total: so their root sum of squares is near
-    ``total_rms`` where they are independent.
+    The four parts and ``unexplained`` add up to the total, entry by entry. If they are independent, their root sum of
+    squares is close to ``total``.
 
     Attributes:
-        cell: which cell.
-        total: TransformerLens's logits against the exact function of the weights as they are in the file.
-        weight_rounding: the exact function of the weights rounded to the dtype, against that of those in the file.
-        weight_processing: the function that TransformerLens's processed weights and tables define, in float64,
-            against the former.
+        total: TransformerLens's logits against the golden of the weights as stored in the file.
+        weight_rounding: the golden of the weights rounded to the dtype, against the golden of the stored weights.
+        weight_processing: TransformerLens's processed weights and tables run in float64, against the golden of the rounded
+            weights.
         forward_arithmetic: what computing the residual stream at the dtype adds, with the unembedding in float64.
         final_rounding: what rounding these logits to the dtype adds.
-        unexplained: the rest: the arithmetic of the unembedding itself.
-        rotary_tables: what of the exact function's rotary frequencies float32 loses; a part of HuggingFace's and
-            TransformerLens's error alike.
+        unexplained: the rest, which is the arithmetic of the unembedding.
+        rotary_tables: what float32 loses of the golden's rotary frequencies. Part of both HuggingFace's and
+            TransformerLens's error.
     """
 
     cell: Cell
@@ -236,6 +233,6 @@ class ErrorBudget:
 
     @property
     def root_sum_of_squares(self) -> float:
-        """What the total would be if the parts were independent."""
+        """The total if the parts were independent."""
         weights = (self.weight_rounding, self.weight_processing)
         return math.hypot(*weights, self.forward_arithmetic, self.final_rounding, self.unexplained)

@@ -1,4 +1,4 @@
-"""How the measurement of a cell ended: with a record, or with a reason."""
+"""How the measurement of a cell ended: with a record or with a reason."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Kind(StrEnum):
     NOT_APPLICABLE = "n/a"
     """This TransformerLens has no such wrapper, option or architecture."""
     NOT_MEASURED = "not measured"
-    """It could exist: its model is not on this machine, or it needs a golden that cannot be had here."""
+    """Applicable, but its model is not on this machine, or it needs a golden that is not available here."""
     FAILED = "failed"
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[R]):
-    """A record, or the reason why there is none."""
+    """A record, or the reason there is none."""
 
     kind: Kind
     record: R | None = None
@@ -34,9 +34,9 @@ class Outcome(Generic[R]):
         """The record.
 
         Raises:
-            NotApplicable: if the cell does not exist in this TransformerLens.
-            NotMeasured: if it does and was not measured here.
-            CellFailed: if it was and raised.
+            NotApplicable: if this TransformerLens does not support the cell.
+            NotMeasured: if the cell was not measured here.
+            CellFailed: if measuring it raised.
         """
         if self.record is not None:
             return self.record

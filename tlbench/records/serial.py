@@ -1,4 +1,4 @@
-"""Records as JSON and back, by msgspec: frozen dataclasses, enumerations, tuples and numbers. Floats keep every bit."""
+"""Records to JSON and back, by msgspec: frozen dataclasses, enums, tuples and numbers. Floats keep every bit."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ T = TypeVar("T")
 
 
 def plain(value: Any) -> Any:
-    """A record as ``json.dumps`` takes it."""
+    """Convert a record to values that ``json.dumps`` accepts."""
     return msgspec.to_builtins(value)
 
 
 def restored(kind: type[T], data: Any) -> T:
-    """The record that :func:`plain` was given.
+    """Rebuild the record that :func:`plain` converted.
 
     Raises:
-        ValueError: if the data is of no such record.
+        ValueError: if the data does not fit this kind of record.
     """
     return msgspec.convert(data, kind, str_keys=True)

@@ -1,1 +1,1 @@
-"""Reference logits: what TransformerLens is compared with, never made by the code under test."""
+"""What TransformerLens is compared with: goldens and HuggingFace's own figures, never computed by the code under test."""

@@ -1,7 +1,7 @@
-"""The exact quantities inside a network, and how far HuggingFace's own are from them at each dtype.
+"""Golden activations, and the error of HuggingFace's own activations at each dtype.
 
-The exact ones are computed by this project's own environment, as the golden logits are; HuggingFace's errors by the
-environment under test, in a process that never imports TransformerLens.
+Like golden logits, golden activations are computed in this project's own environment. HuggingFace's errors are computed in
+the environment under test, in a subprocess that never imports TransformerLens.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from tlbench.reference.sites import editing, feeding, sites, watching
 PROPAGATED, LOCAL, EDITED, GRADIENT = "propagated", "local", "edited", "gradient"
 TOKENS, STEPS, GREEDY, GREEDY_LOGITS = "tokens", "steps", "greedy", "greedy_logits"
 GREEDY_START, GREEDY_TOKENS = 16, 32
-"""How many tokens of each prompt a continuation starts from, and how long it is."""
+"""How many tokens of each prompt a greedy continuation starts from, and how many it adds."""
 
 
 @dataclass(frozen=True)
 class Exact:
-    """What a checkpoint's exact function computes on the natural-text prompts, with its weights rounded to a dtype.
+    """Golden activations of a checkpoint on the natural-text prompts, with its weights rounded to a dtype.
 
     Attributes:
-        tensors: by :func:`~tlbench.components.site`, ``ln_final`` and ``logits``; float64. A block's output is kept
-            as the next one's input. And what the properties below read.
-        n_blocks: how many blocks there are.
-        centres: whether the norms subtract the mean, so that the residual stream is defined up to its mean only.
+        tensors: float64 tensors by :func:`~tlbench.components.site`, ``ln_final`` and ``logits``, plus those that the
+            properties below read. A block's output is stored as the next block's input.
+        n_blocks: number of blocks.
+        centres: whether the norms subtract the mean, so that the residual stream is defined only up to its mean.
     """
 
     tensors: Mapping[str, Tensor]
@@ -57,60 +57,61 @@ class Exact:
     centres: bool
 
     def get(self, block: int, component: Component) -> Tensor | None:
-        """One quantity, if this architecture has it."""
+        """One activation, or None if this architecture has no such activation."""
         if component is Component.RESID_POST and block + 1 < self.n_blocks:
             return self.tensors.get(site(block + 1, Component.RESID_PRE))
         return self.tensors.get(site(block, component))
 
     def by_name(self, name: str) -> Tensor | None:
-        """One quantity by its name."""
+        """One activation by name, or None."""
         if name in END:
             return self.tensors.get(name)
         block, component = _parse(name)
         return self.get(block, component)
 
     def has(self, name: str) -> bool:
-        """Whether this architecture computes it."""
+        """Whether this architecture has an activation of this name."""
         return name in self.tensors if name.endswith(ROUTING) else self.by_name(name) is not None
 
     def expert_mask(self, name: str, indices: Tensor) -> Tensor:
-        """The mask ``[batch, pos, expert]`` of expert indices ``[batch * pos, k]`` or ``[batch, pos, k]``."""
+        """Turn expert indices ``[batch * pos, k]`` or ``[batch, pos, k]`` into a mask ``[batch, pos, expert]``."""
         exact = self.tensors[name]
         return torch.zeros_like(exact).scatter(-1, indices.cpu().reshape(*exact.shape[:-1], -1), 1)
 
     def inputs(self) -> list[Tensor]:
-        """What each block reads, and then the final norm. ``[batch, pos, d_model]``"""
+        """The input of each block, then of the final norm, each ``[batch, pos, d_model]``."""
         names = [site(i, Component.RESID_PRE) for i in range(self.n_blocks)]
         return [self.tensors[name] for name in (*names, site(self.n_blocks - 1, Component.RESID_POST))]
 
     def same_routing(self, block: int, experts: Tensor) -> Tensor:
-        """Whether each token goes to the experts that it should. ``[batch, pos]``
+        """Whether each token goes to the golden's experts, ``[batch, pos]``.
 
         Args:
-            block: of which block.
+            block: the block's index.
             experts: a mask ``[batch, pos, expert]``.
         """
-        mine = self.tensors[site(block, ROUTING)] > 0
-        return (mine == (experts.cpu() > 0)).all(-1)
+        golden_experts = self.tensors[site(block, ROUTING)] > 0
+        return (golden_experts == (experts.cpu() > 0)).all(-1)
 
     @property
     def tokens(self) -> Tensor:
-        """The two most likely tokens at the last position of each prompt, whose logits are compared. ``[batch, 2]``"""
+        """The two most likely tokens at the end of each prompt, which define the logit difference. ``[batch, 2]``"""
         return self.tensors[TOKENS]
 
     def edited(self, edit: Edit) -> Tensor:
-        """The logits at the last position under an edit. ``[batch, d_vocab]``"""
+        """The logits at the last position under an intervention, ``[batch, d_vocab]``."""
         return self.tensors[_of(EDITED, edit)]
 
     def gradient(self, block: int) -> Tensor:
-        """The gradient of the logit difference with respect to a block's input. ``[batch, pos, d_model]``"""
+        """The gradient of the logit difference with respect to a block's input, ``[batch, pos, d_model]``."""
         return self.tensors[_of(GRADIENT, block)]
 
     def head_attribution(self, option: Option) -> Tensor | None:
-        """What each head adds to the logit difference, ``[batch, block, head]``; None where no head has a part of its own.
+        """What each head adds to the logit difference, ``[batch, block, head]``, or None if a norm follows the heads.
 
         Args:
-            option: what processing moves out of the heads: the value biases, and what ``fold_ln`` has added to them.
+            option: the processing option. It decides which constants move out of the heads: the value biases, and what
+                ``fold_ln`` has added to them.
         """
         if HEADS not in self.tensors:
             return None
@@ -120,23 +121,23 @@ class Exact:
         return self.tensors[HEADS] - self.tensors[FOLDED_VALUE_BIASES if flags["fold_ln"] else VALUE_BIASES]
 
     def error(self, name: str, value: Tensor, tokens: Tensor | None = None) -> float:
-        """The relative error of a quantity; see :func:`~tlbench.metrics.relative_error.relative_error`.
+        """The relative error of an activation; see :func:`~tlbench.metrics.relative_error.relative_error`.
 
         Args:
-            name: which one.
-            value: what was computed.
-            tokens: a mask ``[batch, pos]`` of those that count, where not all do.
+            name: the activation's name.
+            value: the value to compare with the golden.
+            tokens: a mask ``[batch, pos]`` of the tokens to compare; by default all.
 
         Raises:
-            CellFailed: if this architecture has no such quantity, or one of another shape.
+            CellFailed: if the golden has no such activation, or one of another shape.
         """
         exact = self.by_name(name)
         if exact is not None and value.ndim < exact.ndim and value.numel() == exact.numel():
-            # Some implementations keep all tokens of the batch in one row.
+            # Some implementations flatten batch and position into one dimension.
             value = value.reshape(exact.shape)
         if exact is None or exact.shape != value.shape:
-            has = "none" if exact is None else f"one of shape {list(exact.shape)}"
-            raise CellFailed(f"TransformerLens has a {name} of shape {list(value.shape)}, and the exact function {has}")
+            has = "has none" if exact is None else f"has shape {list(exact.shape)}"
+            raise CellFailed(f"TransformerLens's {name} has shape {list(value.shape)}, but the golden {has}")
         up_to_mean = name == LOGITS or (name not in END and self.centres and _parse(name)[1].is_residual)
         if tokens is not None:
             value, exact = value.cpu()[tokens], exact[tokens]
@@ -152,17 +153,17 @@ def _parse_block(name: str) -> int:
 
 
 class Errors:
-    """The errors of quantities that are shown to it as they are computed; none is kept.
+    """Computes the error of each activation during a forward pass, without keeping the activations.
 
     Args:
-        g: the exact quantities.
-        fed: whether each block reads its exact input. In a mixture of experts, a token that goes to other experts than it
-            should is then left out of what comes after: that is no arithmetic, and has a figure of its own.
+        g: the golden activations.
+        fed: whether each block reads its golden input. If so, a token of a mixture of experts that goes to the wrong experts
+            is left out of the activations after them. That error is not one of arithmetic, and ``routing`` reports it.
 
     Attributes:
-        found: the relative errors by name, and for ``routing`` the share of the tokens whose experts are right. What has no
-            token left that counts has no error.
-        seen: the names of all that was shown.
+        found: relative errors by name; for ``routing``, the share of tokens with the right experts. An activation with no
+            token left to compare has no entry.
+        seen: the names of all activations passed to :meth:`see`.
     """
 
     def __init__(self, g: Exact, *, fed: bool) -> None:
@@ -173,14 +174,14 @@ class Errors:
         self.seen: set[str] = set()
 
     def see(self, name: str, value: Tensor) -> None:
-        """Take one quantity's error. A block's come in the order of computation."""
+        """Add one activation. Those of a block must come in the order of computation."""
         self.seen.add(name)
         if name.endswith(Component.RESID_PRE):
             self._tokens = None
         if name.endswith(ROUTING):
-            same = self._exact.same_routing(_parse_block(name), value)
-            self.found[name] = same.double().mean().item()
-            self._tokens = same if self._fed else None
+            has_right_experts = self._exact.same_routing(_parse_block(name), value)
+            self.found[name] = has_right_experts.double().mean().item()
+            self._tokens = has_right_experts if self._fed else None
         else:
             after_experts = name.endswith((Component.MLP_OUT, Component.RESID_POST))
             tokens = self._tokens if after_experts else None
@@ -189,39 +190,39 @@ class Errors:
 
 
 def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
-    """The exact quantities, from the store, computed first where they are missing or damaged.
+    """Read the golden activations from the store. Compute them first if they are missing or damaged.
 
     Raises:
-        NoGolden: if the model is too large for them here, or cannot be evaluated in true float64.
-        NotApplicable: if tlbench cannot look inside this architecture.
+        NoGolden: if they do not fit in memory, or the model cannot be evaluated in true float64.
+        NotApplicable: if tlbench cannot read this architecture's activations.
     """
     path = _exact_path(checkpoint, dtype)
 
     def make() -> None:
         golden.require_memory(checkpoint, Precision.FLOAT64)
-        doing = f"computing what is inside {checkpoint.model.name} exactly"
+        doing = f"computing the golden activations of {checkpoint.model.name}"
         compute_elsewhere(reference_python(), compute_missing, "exact", dtype.value, zoo_with(checkpoint), doing=doing)
 
-    kept = store.read_or_make(path, "inside.lock", make)
-    if kept is None:
-        raise NoGolden(f"what is inside {checkpoint.model.name} was not stored at {path}")
-    if reason := kept.provenance.get("reason"):
-        raise (NotApplicable if kept.provenance.get("unknown") else NoGolden)(reason)
-    return Exact(kept.tensors, int(kept.provenance["n_blocks"]), kept.provenance["centres"] == "True")
+    stored = store.read_or_make(path, "inside.lock", make)
+    if stored is None:
+        raise NoGolden(f"no golden activations of {checkpoint.model.name} were stored at {path}: run the command again")
+    if reason := stored.provenance.get("reason"):
+        raise (NotApplicable if stored.provenance.get("unknown") else NoGolden)(reason)
+    return Exact(stored.tensors, int(stored.provenance["n_blocks"]), stored.provenance["centres"] == "True")
 
 
 @dataclass(frozen=True)
 class HuggingFaceInside:
-    """What HuggingFace has inside at a dtype, with eager attention.
+    """HuggingFace's errors and values inside the model at a dtype, with eager attention.
 
     Attributes:
-        propagated: its relative errors by name, of the model run from the tokens.
-        local: of blocks that are fed their exact input.
-        edited: its logits at the last position under each edit, ``[batch, d_vocab]``.
-        gradients: by block, its gradients of the logit difference. ``[batch, pos, d_model]``
-        steps: by position, the largest difference of its centred logits with the key-value cache from those without. Nats.
-        greedy: the start of the prompts and the tokens that it adds to them greedily. ``[batch, pos]``
-        greedy_logits: from which it took each of those. ``[batch, n, d_vocab]``
+        propagated: relative errors by name, for the model run from the tokens.
+        local: relative errors by name, for blocks that are fed their golden input.
+        edited: logits at the last position under each intervention, ``[batch, d_vocab]``.
+        gradients: gradient of the logit difference with respect to each block's input, ``[batch, pos, d_model]``.
+        steps: by position, the largest difference between centred logits with and without the key-value cache, in nats.
+        greedy: the start of the prompts, continued greedily, ``[batch, pos]``.
+        greedy_logits: the logits that each added token was chosen from, ``[batch, n, d_vocab]``.
     """
 
     propagated: Mapping[str, float]
@@ -234,32 +235,35 @@ class HuggingFaceInside:
 
 
 def huggingface_inside(checkpoint: Checkpoint, dtype: Dtype) -> HuggingFaceInside:
-    """HuggingFace's own errors and values at ``dtype``, from the store, computed first where they are missing.
+    """Read HuggingFace's own errors and values at ``dtype`` from the store. Compute them first if they are missing.
 
     Raises:
-        NoGolden: if there is no exact answer.
-        NotApplicable: if tlbench cannot look inside this architecture.
+        NoGolden: if there are no golden activations.
+        NotApplicable: if tlbench cannot read this architecture's activations.
         CellFailed: if HuggingFace itself cannot run this checkpoint.
     """
     exact(checkpoint, dtype)
     path = _errors_path(checkpoint, dtype)
 
     def make() -> None:
-        doing = f"computing HuggingFace's errors inside {checkpoint.model.name}"
+        doing = f"computing the errors of HuggingFace's activations of {checkpoint.model.name}"
         compute_elsewhere(Path(sys.executable), compute_missing, "errors", dtype.value, zoo_with(checkpoint), doing=doing)
 
-    kept = store.read_or_make(path, "inside-errors.lock", make)
-    if kept is None:
-        raise CellFailed(f"HuggingFace's errors inside {checkpoint.model.name} in {dtype} were not stored at {path}")
-    n_blocks = sum(name.startswith(f"{GRADIENT}/") for name in kept.tensors)
+    stored = store.read_or_make(path, "inside-errors.lock", make)
+    if stored is None:
+        raise CellFailed(
+            f"no errors of HuggingFace's activations of {checkpoint.model.name} in {dtype} were stored at {path}: run the "
+            "command again"
+        )
+    n_blocks = sum(name.startswith(f"{GRADIENT}/") for name in stored.tensors)
     return HuggingFaceInside(
-        propagated=_floats(kept.tensors, PROPAGATED),
-        local=_floats(kept.tensors, LOCAL),
-        edited={edit: kept.tensors[_of(EDITED, edit)] for edit in Edit},
-        gradients=[kept.tensors[_of(GRADIENT, i)] for i in range(n_blocks)],
-        steps=kept.tensors[STEPS].tolist(),
-        greedy=kept.tensors[GREEDY],
-        greedy_logits=kept.tensors[GREEDY_LOGITS],
+        propagated=_floats(stored.tensors, PROPAGATED),
+        local=_floats(stored.tensors, LOCAL),
+        edited={edit: stored.tensors[_of(EDITED, edit)] for edit in Edit},
+        gradients=[stored.tensors[_of(GRADIENT, i)] for i in range(n_blocks)],
+        steps=stored.tensors[STEPS].tolist(),
+        greedy=stored.tensors[GREEDY],
+        greedy_logits=stored.tensors[GREEDY_LOGITS],
     )
 
 
@@ -272,7 +276,7 @@ def _of(kind: str, name: str | int) -> str:
 
 
 def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
-    """Compute and store the exact quantities in this process. Where there can be none, the reason is stored."""
+    """Compute and store the golden activations in this process. If that is impossible, store the reason instead."""
     path = _exact_path(checkpoint, dtype)
     if store.read(path) is not None:
         return
@@ -283,7 +287,7 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
     provenance["transformers"] = version("transformers")
     try:
         model = golden.load_exact(checkpoint.folder, Weights(dtype))
-        found = sites(model)
+        model_sites = sites(model)
         assert_true_float64(model, ids)
         with true_float64():
             tensors = _exactly(model, ids)
@@ -291,10 +295,10 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
         unknown = "yes" if isinstance(error, NotApplicable) else ""
         store.write(path, {"nothing": torch.zeros(0)}, {**provenance, "reason": str(error), "unknown": unknown})
         return
-    n_blocks = len(found.blocks)
+    n_blocks = len(model_sites.blocks)
     for i in range(n_blocks - 1):
         del tensors[site(i, Component.RESID_POST)]
-    store.write(path, tensors, {**provenance, "n_blocks": str(n_blocks), "centres": str(found.centres)})
+    store.write(path, tensors, {**provenance, "n_blocks": str(n_blocks), "centres": str(model_sites.centres)})
 
 
 def _exactly(model: Any, ids: Tensor) -> dict[str, Tensor]:
@@ -315,7 +319,7 @@ def _exactly(model: Any, ids: Tensor) -> dict[str, Tensor]:
 
 
 def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
-    """Compute and store HuggingFace's own errors and values in this process."""
+    """Compute and store HuggingFace's own errors and values in this process, if they are missing."""
     path = _errors_path(checkpoint, dtype)
     if store.read(path) is not None:
         return
@@ -327,25 +331,25 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
     propagated, local = Errors(g, fed=False), Errors(g, fed=True)
     _run(model, ids, propagated.see)
     _run(model, ids, local.see, g.inputs())
-    kept = {_of(PROPAGATED, name): value for name, value in propagated.found.items()}
-    kept |= {_of(LOCAL, name): value for name, value in local.found.items()}
-    errors = {name: torch.tensor(value, dtype=torch.float64) for name, value in kept.items()}
+    errors_by_name = {_of(PROPAGATED, name): value for name, value in propagated.found.items()}
+    errors_by_name |= {_of(LOCAL, name): value for name, value in local.found.items()}
+    errors = {name: torch.tensor(value, dtype=torch.float64) for name, value in errors_by_name.items()}
     values = {**_edited(model, ids), **_gradients(model, ids, g.tokens), **_generated(model, ids)}
     store.write(path, {**errors, **values}, huggingface.versions())
 
 
 def _edited(model: Any, ids: Tensor) -> dict[str, Tensor]:
-    """The logits at the last position under each edit."""
-    found = {}
+    """The logits at the last position under each intervention."""
+    logits_by_name = {}
     block = len(sites(model).blocks) // 2
     for edit, change in CHANGES.items():
         with torch.no_grad(), editing(model, block, change.component, change.apply):
-            found[_of(EDITED, edit)] = model(ids, use_cache=False).logits[:, -1].double().clone()
-    return found
+            logits_by_name[_of(EDITED, edit)] = model(ids, use_cache=False).logits[:, -1].double().clone()
+    return logits_by_name
 
 
 def _generated(model: Any, ids: Tensor) -> dict[str, Tensor]:
-    """What the key-value cache gives, over the prompts and over a greedy continuation of their start."""
+    """Results with the key-value cache: over the prompts, and over a greedy continuation of their start."""
     with torch.no_grad():
         full = centred(model(ids, use_cache=False).logits)
         cache = None
@@ -356,13 +360,13 @@ def _generated(model: Any, ids: Tensor) -> dict[str, Tensor]:
             steps.append((centred(output.logits[:, -1]) - full[:, i]).abs().max())
         tokens = ids[:, :GREEDY_START]
         output = model(tokens, use_cache=True)
-        seen = [output.logits[:, -1].float()]
-        while len(seen) < GREEDY_TOKENS:
-            tokens = torch.cat([tokens, seen[-1].argmax(-1, keepdim=True)], -1)
+        step_logits = [output.logits[:, -1].float()]
+        while len(step_logits) < GREEDY_TOKENS:
+            tokens = torch.cat([tokens, step_logits[-1].argmax(-1, keepdim=True)], -1)
             output = model(tokens[:, -1:], past_key_values=output.past_key_values, use_cache=True)
-            seen.append(output.logits[:, -1].float())
-        tokens = torch.cat([tokens, seen[-1].argmax(-1, keepdim=True)], -1)
-    return {STEPS: torch.stack(steps), GREEDY: tokens, GREEDY_LOGITS: torch.stack(seen, 1)}
+            step_logits.append(output.logits[:, -1].float())
+        tokens = torch.cat([tokens, step_logits[-1].argmax(-1, keepdim=True)], -1)
+    return {STEPS: torch.stack(steps), GREEDY: tokens, GREEDY_LOGITS: torch.stack(step_logits, 1)}
 
 
 def _gradients(model: Any, ids: Tensor, tokens: Tensor) -> dict[str, Tensor]:
@@ -380,20 +384,20 @@ def _gradients(model: Any, ids: Tensor, tokens: Tensor) -> dict[str, Tensor]:
     with torch.enable_grad(), watching(model, seen):
         logits = model(ids, use_cache=False).logits
         torch.autograd.backward(logit_difference(logits, tokens).sum())
-    found = {}
+    gradients = {}
     for i, value in enumerate(inputs):
         assert value.grad is not None
-        found[_of(GRADIENT, i)] = value.grad.double().contiguous()
-    return found
+        gradients[_of(GRADIENT, i)] = value.grad.double().contiguous()
+    return gradients
 
 
 def _run(model: Any, ids: Tensor, seen: Callable[[str, Tensor], None], inputs: Sequence[Tensor] | None = None) -> None:
-    """Show what a forward pass computes; with ``inputs``, every block and the final norm read those.
+    """Run a forward pass and call ``seen`` with each activation. ``inputs`` replace those of the blocks and the final norm.
 
-    A block's input is seen before it is replaced, as TransformerLens's hooks see it.
+    ``seen`` gets a block's input before it is replaced, as TransformerLens's hooks do.
     """
     with torch.no_grad(), watching(model, seen), feeding(model, inputs) if inputs else nullcontext():
-        # transformers 4 keeps the pattern to itself unless it is asked for.
+        # transformers 4 returns the attention pattern only on request.
         seen(LOGITS, model(ids, use_cache=False, output_attentions=True).logits)
 
 
@@ -414,10 +418,10 @@ def _errors_path(checkpoint: Checkpoint, dtype: Dtype) -> Path:
 
 
 def compute_missing(kind: str, dtype: str, names: Sequence[str]) -> None:
-    """Compute what is ``exact``, or HuggingFace's ``errors``, of several models, where it is missing.
+    """Compute the missing golden activations (``exact``) or HuggingFace's ``errors`` of several models.
 
     Raises:
-        CellFailed: if it cannot be computed of the first.
+        CellFailed: if that fails for the first model.
     """
     compute = {"exact": compute_exact, "errors": compute_errors}[kind]
     compute_each(names, lambda checkpoint: compute(checkpoint, Dtype(dtype)))

@@ -1,7 +1,7 @@
-"""What each attention head adds to a logit difference, from a HuggingFace model's own weights.
+"""Direct logit attribution of attention heads, from a HuggingFace model's own weights.
 
-Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits": the head's output through the final norm,
-with the norm's scale held fixed, and the unembedding.
+A head's output passes through the final norm, with the norm's scale held fixed, and the unembedding. Source: Elhage et al.
+2021, "A Mathematical Framework for Transformer Circuits".
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ VALUE_PROJECTION = ("v_proj", "c_attn", "query_key_value")
 
 
 def head_attribution(model: Any, ids: Tensor, tokens: Tensor) -> Mapping[str, Tensor]:
-    """Each head's part of the difference of two tokens' logits at the last position.
+    """Each head's contribution to the difference between two tokens' logits at the last position.
 
     Args:
         model: a HuggingFace causal language model.
         ids: token ids ``[batch, pos]``.
-        tokens: the two tokens whose logits are compared, ``[batch, 2]``.
+        tokens: the two tokens to compare, ``[batch, 2]``.
 
     Returns:
-        ``heads``, ``[batch, block, head]`` in nats; ``value_biases``, what of it the value biases contribute, which
-        ``fold_value_biases`` moves out of the head; and ``folded_value_biases``, what it moves where ``fold_ln`` has put the
-        norm's bias there too. Empty where a norm stands between the head and the residual stream, so that no head has a
-        part of its own.
+        Three tensors ``[batch, block, head]`` in nats. ``heads`` is the whole contribution. ``value_biases`` is the part
+        that comes from the value biases, which ``fold_value_biases`` moves out of the head. ``folded_value_biases`` is what
+        it moves after ``fold_ln`` has added the norm's bias to them. Empty if a norm follows the heads, because their
+        contributions cannot then be separated.
     """
-    found = sites(model)
-    projections = [find(block.attention, OUTPUT_PROJECTION) for block in found.blocks]
-    if any(block.has_post_norm for block in found.blocks) or any(module is None for module in projections):
+    model_sites = sites(model)
+    projections = [find(block.attention, OUTPUT_PROJECTION) for block in model_sites.blocks]
+    if any(block.has_post_norm for block in model_sites.blocks) or any(module is None for module in projections):
         return {}
     inputs: list[Tensor] = []
-    last: list[Tensor] = []
+    final_inputs: list[Tensor] = []
     with ExitStack() as stack, torch.no_grad():
         for module in projections:
             assert module is not None
             hook = module.register_forward_pre_hook(lambda _, args: inputs.append(args[0][:, -1].double()))
             stack.callback(hook.remove)
-        hook = found.ln_final.register_forward_pre_hook(lambda _, args: last.append(args[0][:, -1].double()))
+        hook = model_sites.ln_final.register_forward_pre_hook(lambda _, args: final_inputs.append(args[0][:, -1].double()))
         stack.callback(hook.remove)
         model(ids, use_cache=False)
-    directions = _directions(model, found, last[-1], tokens)
+    directions = _directions(model, model_sites, final_inputs[-1], tokens)
     heads = [_through(z, module, directions, model) for z, module in zip(inputs, projections, strict=True)]
 
     def constant(*, of_norm: bool) -> Tensor:
-        values = [_constant_values(block, model, of_norm=of_norm)[None].expand(len(ids), -1) for block in found.blocks]
+        values = [_constant_values(block, model, of_norm=of_norm)[None].expand(len(ids), -1) for block in model_sites.blocks]
         return torch.stack([_through(z, p, directions, model) for z, p in zip(values, projections, strict=True)], 1)
 
     return {
@@ -62,42 +62,45 @@ def head_attribution(model: Any, ids: Tensor, tokens: Tensor) -> Mapping[str, Te
     }
 
 
-def _directions(model: Any, found: Sites, residual: Tensor, tokens: Tensor) -> Tensor:
-    """The direction of the residual stream that the logit difference reads, at the norm's own scale. ``[batch, d_model]``"""
-    norm = found.ln_final
+def _directions(model: Any, model_sites: Sites, residual: Tensor, tokens: Tensor) -> Tensor:
+    """The residual-stream direction that the logit difference reads, divided by the norm's scale. ``[batch, d_model]``"""
+    norm = model_sites.ln_final
     unembedding = model.get_output_embeddings().weight.double()
     direction = (unembedding[tokens[:, 0]] - unembedding[tokens[:, 1]]) * gain(norm)
-    # The norm is x -> (x - mean) / scale: its scale is what divides x to give what it passes on.
-    centred = residual - residual.mean(-1, keepdim=True) if found.centres else residual
-    passed = normalised(residual, norm)
-    scale = (centred * passed).sum(-1, keepdim=True) / passed.square().sum(-1, keepdim=True)
-    if found.centres:
+    # The norm is x -> (x - mean) / scale, so comparing its input and output gives the scale.
+    centred = residual - residual.mean(-1, keepdim=True) if model_sites.centres else residual
+    normed = normalised(residual, norm)
+    scale = (centred * normed).sum(-1, keepdim=True) / normed.square().sum(-1, keepdim=True)
+    if model_sites.centres:
         direction = direction - direction.mean(-1, keepdim=True)
-    scaled: Tensor = direction / scale
-    return scaled
+    directions: Tensor = direction / scale
+    return directions
 
 
 def gain(norm: Any) -> Tensor:
-    """By what a norm multiplies; Gemma's keeps it less one."""
+    """The factor that a norm multiplies by. Gemma's norms store it minus one."""
     weight: Tensor = norm.weight.double()
     return weight + 1 if type(norm).__name__.startswith("Gemma") else weight
 
 
 def _through(z: Tensor, projection: Any, directions: Tensor, model: Any) -> Tensor:
-    """``[batch, head]`` from heads' values ``[batch, head * d_head]``."""
+    """What the heads' values ``[batch, head * d_head]`` add along the directions, ``[batch, head]``."""
     weight = projection.weight.double()
-    # transformers' Conv1D keeps its weight as [in, out], nn.Linear as [out, in].
+    # transformers' Conv1D stores its weight as [in, out], nn.Linear as [out, in].
     matrix = weight.T if isinstance(projection, nn.Linear) else weight
     n_heads = model.config.num_attention_heads
-    read = torch.einsum("id,bd->bi", matrix, directions) * z
-    of_heads: Tensor = read.view(len(read), n_heads, -1).sum(-1)
-    return of_heads
+    products = torch.einsum("id,bd->bi", matrix, directions) * z
+    by_head: Tensor = products.view(len(products), n_heads, -1).sum(-1)
+    return by_head
 
 
 def _constant_values(block: Block, model: Any, *, of_norm: bool) -> Tensor:
-    """The values that every position has whatever it reads: the value bias and, if asked for, what the norm's bias makes.
+    """The constant part of the heads' values, ``[head * d_head]``: the value biases, or zeros if there are none.
 
-    ``[head * d_head]``; zeros where there is none.
+    Args:
+        block: the block's modules.
+        model: the HuggingFace model.
+        of_norm: whether to add what the value projection makes of the norm's bias.
     """
     n_heads = model.config.num_attention_heads
     bias = getattr(block.ln1, "bias", None) if of_norm else None
@@ -106,14 +109,14 @@ def _constant_values(block: Block, model: Any, *, of_norm: bool) -> Tensor:
         projection: Any = find(block.attention, OUTPUT_PROJECTION)
         return torch.zeros(projection.weight.numel() // model.config.hidden_size, dtype=torch.float64)
     dtype = next(module.parameters()).dtype
-    read = torch.zeros(model.config.hidden_size, dtype=dtype) if bias is None else bias
+    norm_output = torch.zeros(model.config.hidden_size, dtype=dtype) if bias is None else bias
     with torch.no_grad():
-        values: Tensor = module(read[None])[0].double()
+        values: Tensor = module(norm_output[None])[0].double()
     if hasattr(block.attention, "c_attn"):
         values = values.chunk(3)[2]
     elif hasattr(block.attention, "query_key_value"):
-        # GPT-NeoX and BLOOM keep query, key and value of each head together.
+        # GPT-NeoX and BLOOM interleave query, key and value by head.
         values = values.view(n_heads, 3, -1)[:, 2].reshape(-1)
     n_kv = getattr(model.config, "num_key_value_heads", None) or n_heads
-    of_heads: Tensor = values.view(n_kv, -1).repeat_interleave(n_heads // n_kv, 0).reshape(-1)
-    return of_heads
+    by_head: Tensor = values.view(n_kv, -1).repeat_interleave(n_heads // n_kv, 0).reshape(-1)
+    return by_head

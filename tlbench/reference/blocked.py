@@ -1,4 +1,4 @@
-"""HuggingFace's eager attention, some queries at a time: the same function, with scores that grow with the length only."""
+"""HuggingFace's eager attention in blocks of queries: the same function, with memory for scores linear in the length."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ import torch
 from torch import Tensor
 
 QUERIES = 256
-"""At once: enough that a matrix product is efficient."""
+"""Queries per block: enough for an efficient matrix product."""
 EAGER = "eager_attention_forward"
 
 
 def can_be_blocked(model: Any) -> bool:
-    """Whether the modeling file of this HuggingFace model has its eager attention as a function of its own."""
+    """Whether this HuggingFace model's modeling file defines its eager attention as a separate function."""
     return hasattr(sys.modules[type(model).__module__], EAGER)
 
 
 @contextmanager
 def in_blocks(model: Any, queries: int = QUERIES) -> Iterator[None]:
-    """Within the block, this model's eager attention reads ``queries`` queries at a time; all models' of its file do.
+    """Within the block, this model's eager attention processes ``queries`` queries at a time.
 
-    A row of the scores depends on its own query only, so that nothing changes but the shape of the products. Models whose
-    file has no such function (:func:`can_be_blocked`) are left as they are.
+    A row of the scores depends only on its own query, so only the shape of the matrix products changes. The patch applies to
+    every model defined in the same modeling file. It does nothing for a file without such a function
+    (:func:`can_be_blocked`).
     """
     modeling = sys.modules[type(model).__module__]
-    whole = getattr(modeling, EAGER, None)
-    if whole is None:
+    original = getattr(modeling, EAGER, None)
+    if original is None:
         yield
         return
-    setattr(modeling, EAGER, _in_blocks(whole, queries))
+    setattr(modeling, EAGER, _in_blocks(original, queries))
     try:
         yield
     finally:
-        setattr(modeling, EAGER, whole)
+        setattr(modeling, EAGER, original)
 
 
-def _in_blocks(whole: Callable[..., tuple[Tensor, Tensor]], queries: int) -> Callable[..., tuple[Tensor, None]]:
+def _in_blocks(original: Callable[..., tuple[Tensor, Tensor]], queries: int) -> Callable[..., tuple[Tensor, None]]:
     def attention(
         module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, None]:
@@ -47,8 +48,8 @@ def _in_blocks(whole: Callable[..., tuple[Tensor, Tensor]], queries: int) -> Cal
         for start in range(0, query.shape[-2], queries):
             rows = slice(start, start + queries)
             mask = None if attention_mask is None else attention_mask[:, :, rows]
-            # The function returns [batch, query, head, width].
-            outputs.append(whole(module, query[:, :, rows], key, value, mask, *args, **kwargs)[0])
+            # The original returns [batch, query, head, d_head].
+            outputs.append(original(module, query[:, :, rows], key, value, mask, *args, **kwargs)[0])
         return torch.cat(outputs, 1), None
 
     return attention

@@ -1,13 +1,12 @@
-"""True float64: a model evaluated in double precision all the way.
+"""True float64: evaluate a model in double precision all the way.
 
-``model.double()`` is not float64. HuggingFace's models upcast norms, attention weights and rotary tables to float32
-whatever their dtype, and in a float64 model that "upcast" is a rounding. A few round on purpose: Falcon casts its ALiBi
-bias to bfloat16. The golden is the exact function, so a rounding that HuggingFace writes into its code is HuggingFace's
-own error and no part of it.
+``model.double()`` is not float64. HuggingFace's models cast norms, attention weights and rotary tables to float32 at any
+dtype, and in a float64 model that "upcast" is a rounding. A few models round on purpose: Falcon casts its ALiBi bias to
+bfloat16. The golden is the exact function, so a rounding in HuggingFace's code counts as HuggingFace's error.
 
-Inside :func:`true_float64` every request for a shorter floating-point type is answered with float64, while a model is
-built as well as while it runs. :func:`assert_true_float64` proves the result for one model and input, so an architecture
-whose roundings are not intercepted is refused.
+Inside :func:`true_float64`, torch returns float64 for every request for a shorter floating-point type, both while a model is
+built and while it runs. :func:`assert_true_float64` then checks the result for one model and input, and rejects an
+architecture whose roundings were not intercepted.
 """
 
 from __future__ import annotations
@@ -27,43 +26,44 @@ from tlbench.exceptions import NotGolden
 from tlbench.metrics.hf_error import centred
 
 STEP = 1e-8
-"""Relative step of the self-check: a sixth of float32's resolution, so a float32 rounding of one number is crossed by
-about one step in six, and the third difference of a smooth function (1e-24 times its third derivative) is nothing."""
+"""Relative step of the self-check. It is a sixth of float32's resolution, so about one step in six crosses a float32
+rounding of a number. The third difference of a smooth function at this step, 1e-24 times its third derivative, is
+negligible."""
 WIDER = 16
-"""How many times wider the second look is."""
+"""Ratio between two successive steps of the self-check."""
 ULP = 2.0**-52
-"""Relative step that only float64's own rounding can see."""
+"""Relative step so small that it shows only float64's own rounding."""
 TIMES_THE_NOISE = 3e4
-"""How far the third difference may exceed float64's noise. One float32 rounding is 5e8 float64 roundings. Of 86
-architectures the healthy reach 2.4e3 times, mostly 10, and one rounded activation leaves 3.4e6 times or more
-(``python -m tools.architectures``); a rounded scalar for each token leaves 1e6 times or more."""
+"""How far the third difference may exceed float64's noise. One float32 rounding is as large as 5e8 float64 roundings. Among
+86 architectures the healthy ones reach at most 2.4e3 times the noise, usually 10. One rounded activation reaches at least
+3.4e6 times, and one rounded scalar per token at least 1e6 times (``python -m tools.architectures``)."""
 LEAST_GROWTH = 10
-"""From one step to another 16 times wider, a third difference that comes from kinks grows 16 to 64 times, one that comes
-from curvature 4096 times, and one that comes from rounding 4 times: only the number of jumps grows, not their size."""
+"""With a step 16 times wider, a third difference caused by kinks grows 16 to 64 times and one caused by curvature 4096
+times. One caused by rounding grows only 4 times, because the jumps become more frequent but no larger."""
 LEAST_STEP = 1e-11
-"""Below this step nothing is looked at: float32's resolution is 6000 times as wide."""
+"""The smallest step that the self-check tries. Float32's resolution is 6000 times as wide."""
 
 REINTERPRETING = (torch.frombuffer, torch.asarray, Tensor.view, Tensor.set_)
-"""Functions that say how bytes are to be read, where another dtype would be another number (safetensors uses them)."""
+"""Functions that reinterpret bytes, where another dtype would give other numbers. safetensors uses them."""
 SHORTENING = (Tensor.float, Tensor.half, Tensor.bfloat16)
 SHORT_TYPES = ("FloatTensor", "HalfTensor", "BFloat16Tensor")
-"""torch's own types: constructors, and names that ``Tensor.type`` accepts."""
+"""torch's legacy types: constructors, and names that ``Tensor.type`` accepts."""
 COMPLEX = {torch.complex32, torch.complex64}
 DIM_OF = {"topk": 2, "sort": 1, "argsort": 1, "argmax": 1}
-"""Functions by which a model chooses, such as a router its experts: the only places
-where a healthy one jumps. Each with the place of its ``dim`` among the arguments."""
+"""Functions that make a discrete choice, as a router chooses its experts, and the position of ``dim`` among their arguments.
+Only at these may a healthy model be discontinuous."""
 
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """What the self-check measured. All figures are of the centred logits, relative to their rms.
+    """What the self-check measured on the centred logits. All figures are relative to their rms.
 
     Attributes:
         noise: float64's own rounding: the rms change when the embeddings move by their last bit.
         difference: the rms third difference at a relative step of 1e-8.
-        excess: how many times its noise the third difference is, at the position where that is largest.
-        growth: how many times the third difference grows, at least, with a step 16 times wider; infinite where it does not
-            exceed the noise, so that nothing needs explaining.
+        excess: the largest ratio of third difference to noise at any position.
+        growth: the smallest factor by which the third difference grows with a step 16 times wider. Infinite if it never
+            exceeds the noise.
         amplification: the rms change per relative change of the embeddings.
     """
 
@@ -75,17 +75,17 @@ class SelfCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether all that was seen is float64's own rounding, or else curvature or kinks of the function itself."""
+        """Whether float64's own rounding, or curvature or kinks of the function itself, explain all that was measured."""
         return self.growth >= LEAST_GROWTH
 
 
 def _is_short(dtype: Any) -> bool:
-    """Whether a dtype is floating-point or complex and has less precision than float64."""
+    """Whether a dtype is floating-point or complex and shorter than float64."""
     return isinstance(dtype, torch.dtype) and (dtype in COMPLEX or (dtype.is_floating_point and dtype is not torch.float64))
 
 
 class _Float64ForShorter(TorchFunctionMode):
-    """Answer every request for a shorter floating-point type with float64."""
+    """Replaces every shorter floating-point type by float64 in calls to torch."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -113,12 +113,13 @@ def _widened_type(value: Any) -> Any:
 
 @contextmanager
 def true_float64() -> Iterator[None]:
-    """Within the block, torch makes float64 wherever a shorter type is asked for or would be the default.
+    """Within the block, torch creates float64 wherever code requests a shorter type or relies on the default.
 
-    ``torch.autocast`` needs no care: it leaves float64 tensors alone.
+    ``torch.autocast`` needs no handling, because it leaves float64 tensors alone.
     """
     default = torch.get_default_dtype()
-    # Constructors are classes, which a function mode does not see; HuggingFace fills tables from numpy with them.
+    # A function mode does not see these constructors, since they are classes. HuggingFace builds tables from numpy with
+    # them.
     constructors = {name: getattr(torch, name) for name in SHORT_TYPES}
     torch.set_default_dtype(torch.float64)
     for name in constructors:
@@ -134,7 +135,7 @@ def true_float64() -> Iterator[None]:
 
 @contextmanager
 def low_precision_operations() -> Iterator[Mapping[str, None]]:
-    """Within the block, each operation that reads or makes a floating-point tensor of less than 64 bits is noted."""
+    """Within the block, record each operation that reads or creates a floating-point tensor shorter than 64 bits."""
     with _Watch() as watch:
         yield watch.seen
 
@@ -155,25 +156,28 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def assert_true_float64(model: Any, ids: Tensor) -> SelfCheck:
-    """Prove that ``model(ids).logits`` is float64 all the way.
+    """Check that ``model(ids).logits`` is float64 all the way.
 
-    Four checks. No table that the model made for itself holds numbers of just float32's precision. No operation reads or
-    makes a tensor of fewer bits, which finds every cast that torch sees. No module without parameters, such as a rotary
-    embedding, returns numbers of just float32's precision. And the logits are a smooth function of the embeddings up to
-    float64's own rounding (:func:`self_check`), which finds a rounding inside an operation that torch cannot see.
+    There are four checks:
+
+    - No table that the model built for itself holds numbers of only float32 precision.
+    - No operation reads or creates a shorter tensor. This finds every cast that torch can see.
+    - No module without parameters, such as a rotary embedding, returns numbers of only float32 precision.
+    - The logits are a smooth function of the embeddings up to float64's own rounding (:func:`_measure`). This finds
+      roundings inside operations, which torch cannot see.
 
     Args:
         model: a HuggingFace causal language model in float64, whose ``get_input_embeddings`` is an embedding module.
         ids: token ids ``[batch, pos]``.
 
     Raises:
-        NotGolden: if a check fails, naming what was found.
+        NotGolden: if a check fails, with what it found.
     """
     name = type(model).__name__
     if table := _rounded_table(model):
         raise NotGolden(
-            f"{name} is not float64 all the way: its table {table} was rounded to float32. It was not built "
-            "inside true_float64, or makes the table where torch cannot see it"
+            f"{name} is not float64 all the way: its table {table} was rounded to float32. Either the model was built "
+            "outside true_float64, or it computes the table where torch cannot see it"
         )
     with true_float64(), torch.inference_mode():
         moved = _Moved(model, ids)
@@ -181,30 +185,30 @@ def assert_true_float64(model: Any, ids: Tensor) -> SelfCheck:
             forward = moved(STEP)
         if seen:
             raise NotGolden(
-                f"{name} is not float64 all the way: {', '.join(list(seen)[:3])}. Its upcasts are not intercepted, so it "
-                "cannot be an exact reference"
+                f"{name} is not float64 all the way: {', '.join(list(seen)[:3])}. tlbench did not intercept these casts, so "
+                "this model cannot have a golden"
             )
         if rounded:
             raise NotGolden(
-                f"{name} is not float64 all the way: what its module {next(iter(rounded))} returns was rounded to float32 "
+                f"{name} is not float64 all the way: the output of its module {next(iter(rounded))} was rounded to float32 "
                 "where torch cannot see it"
             )
-        found = _measure(moved, forward)
-    if not math.isfinite(found.difference):
-        raise NotGolden(f"{name} has logits that are not finite in float64, so it cannot be an exact reference")
-    if not found.passed:
+        check = _measure(moved, forward)
+    if not math.isfinite(check.difference):
+        raise NotGolden(f"{name} has logits that are not finite in float64, so it cannot have a golden")
+    if not check.passed:
         raise NotGolden(
-            f"{name} is not float64 all the way: when its embeddings move by {STEP:.0e}, its logits leave a "
-            f"third difference of {found.difference:.1e}. That is up to {found.excess:.1e} times float64's own noise of "
-            f"{found.noise:.1e}, where {TIMES_THE_NOISE:.0e} times is allowed. With a step {WIDER} times wider it grows "
-            f"{found.growth:.1f} times, where curvature and kinks grow at least {LEAST_GROWTH} times. Something in it "
-            "rounds where torch cannot see it"
+            f"{name} is not float64 all the way: with an embedding step of {STEP:.0e}, the logits have a third difference "
+            f"of {check.difference:.1e}. That is up to {check.excess:.1e} times float64's own noise of {check.noise:.1e}, "
+            f"and the limit is {TIMES_THE_NOISE:.0e} times. With a step {WIDER} times wider it grows {check.growth:.1f} "
+            f"times, but curvature and kinks would grow at least {LEAST_GROWTH} times. Some operation rounds where torch "
+            "cannot see it"
         )
-    return found
+    return check
 
 
 def _rounded_table(model: Any) -> str:
-    """The name of a tensor that the model made for itself and whose values have just float32's precision, or ""."""
+    """The name of a tensor that the model computed for itself and that has only float32 precision, or ""."""
     stored = model.state_dict().keys()
     for name, buffer in model.named_buffers():
         if name not in stored and _is_rounded(buffer):
@@ -217,9 +221,10 @@ def _rounded_table(model: Any) -> str:
 
 
 def _is_rounded(values: Tensor) -> bool:
-    """Whether all values have float32's precision and some fill it.
+    """Whether every value fits in float32 and some value uses its full precision.
 
-    Integers, and numbers as short as powers of two, are meant; what fills 24 bits and no more was rounded.
+    Integers and numbers with few significant bits, such as powers of two, may be intended. A value that uses up to 24 bits
+    and no more was rounded.
     """
     if not values.is_floating_point():
         return False
@@ -235,25 +240,25 @@ def _has_bits(significand: Tensor, bits: int) -> Tensor:
 
 @contextmanager
 def _rounded_outputs(model: Any) -> Iterator[dict[str, None]]:
-    """Within the block, modules without parameters that return rounded numbers, but were given none, are noted.
+    """Within the block, record modules without parameters that return rounded numbers although their inputs are not rounded.
 
-    They make constants such as rotary tables, whose rounding no step of the embeddings can show. The embeddings must be
-    moved by a step that float32 cannot hold: a module may pass on what it was given.
+    Such modules compute constants, e.g. rotary tables, and a step of the embeddings cannot reveal their rounding. The
+    embeddings must move by a step that float32 cannot represent, because a module may pass its inputs on.
     """
-    noted: dict[str, None] = {}
+    rounding_modules: dict[str, None] = {}
 
     def watching(name: str) -> Callable[..., None]:
         def watch(module: Any, inputs: Any, output: Any) -> None:
-            given, returned = (torch.utils._pytree.tree_leaves(each) for each in (inputs, output))
-            if any(map(_is_rounded_tensor, returned)) and not any(map(_is_rounded_tensor, given)):
-                noted[name] = None
+            inputs_leaves, output_leaves = (torch.utils._pytree.tree_leaves(each) for each in (inputs, output))
+            if any(map(_is_rounded_tensor, output_leaves)) and not any(map(_is_rounded_tensor, inputs_leaves)):
+                rounding_modules[name] = None
 
         return watch
 
-    without = [(name, module) for name, module in model.named_modules() if not any(True for _ in module.parameters())]
-    handles = [module.register_forward_hook(watching(name)) for name, module in without]
+    parameterless = [(name, module) for name, module in model.named_modules() if not any(True for _ in module.parameters())]
+    handles = [module.register_forward_hook(watching(name)) for name, module in parameterless]
     try:
-        yield noted
+        yield rounding_modules
     finally:
         for handle in handles:
             handle.remove()
@@ -264,10 +269,10 @@ def _is_rounded_tensor(value: Any) -> bool:
 
 
 class _Moved:
-    """The logits of a model as a function of a step of its embeddings, along one random direction.
+    """A model's logits as a function of a step of its embeddings along one random direction.
 
-    What the model chooses at the first step, such as a router its experts, it chooses at every step: a choice that is
-    nearly a tie would jump, in an exact function too.
+    Discrete choices, such as a router's experts, are recorded in the first pass and repeated in every later one. Without
+    that a near tie could flip between steps, and the logits would jump even in exact arithmetic.
     """
 
     def __init__(self, model: Any, ids: Tensor) -> None:
@@ -292,7 +297,7 @@ class _Moved:
 
 
 class _HeldChoices(TorchFunctionMode):
-    """Record the indices that torch's choosing functions return, and return them again in every later pass."""
+    """Records the indices that torch's choosing functions return in the first pass, and repeats them in every later one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -330,47 +335,48 @@ class _HeldChoices(TorchFunctionMode):
 
 
 def _measure(moved: _Moved, forward: Tensor) -> SelfCheck:
-    """Tell rounding from what the function itself does.
+    """Separate rounding from the behaviour of the function itself.
 
-    The third difference f(x + 2s) - 3 f(x + s) + 3 f(x) - f(x - s) of a smooth function is far below float64's noise at a
-    step of 1e-8, and that of a float32 rounding far above: some numbers cross from one float32 to the next. What exceeds
-    the noise is judged by how it grows with the step.
+    At a step of 1e-8 the third difference f(x + 2s) - 3 f(x + s) + 3 f(x) - f(x - s) of a smooth function is far below
+    float64's noise. With a float32 rounding it is far above, because some numbers cross from one float32 to the next. If it
+    exceeds the noise, its growth with the step tells which of the two it is.
 
     Args:
-        moved: the logits at a step.
-        forward: those at :data:`STEP`.
+        moved: the logits as a function of the step.
+        forward: the logits at :data:`STEP`.
     """
-    here = moved(0)
-    # One number that a planted rounding moves by chance changes later positions only, so the noise of a position is no
-    # excuse for another.
-    noise = _by_position(moved(ULP) - here)
+    unmoved = moved(0)
+    # Noise is taken per position: a rounding that happens to move one number changes only later positions, and must not
+    # raise the noise that is allowed elsewhere.
+    noise = _by_position(moved(ULP) - unmoved)
     noise = noise.clamp(min=noise.quantile(0.25).item())
     backward = moved(-STEP)
     slope = _rms(centred(forward - backward)) / (2 * STEP)
-    third = _by_position(moved(2 * STEP) - 3 * forward + 3 * here - backward)
+    third = _by_position(moved(2 * STEP) - 3 * forward + 3 * unmoved - backward)
     del forward, backward
-    unit = _rms(centred(here)) or 1.0  # constant logits change by nothing
+    scale = _rms(centred(unmoved)) or 1.0  # constant logits have no rms and do not change
     excess = _excess(third, noise).max().item()
-    return SelfCheck(_rms(noise) / unit, _rms(third) / unit, excess, _growth(moved, here, noise, third), slope / unit)
+    return SelfCheck(_rms(noise) / scale, _rms(third) / scale, excess, _growth(moved, unmoved, noise, third), slope / scale)
 
 
-def _growth(moved: _Moved, here: Tensor, noise: Tensor, third: Tensor) -> float:
-    """How many times the third difference grows, at least, from each step at which it exceeds the noise to the next wider.
+def _growth(moved: _Moved, unmoved: Tensor, noise: Tensor, third: Tensor) -> float:
+    """The smallest growth of the third difference from a step at which it exceeds the noise to the next wider one.
 
-    The widest look is decisive for a rounding of few numbers, of which some cross at :data:`STEP` and hardly any below it.
-    The narrower ones find a rounding among many kinks, which fade with the step while it does not.
+    The widest pair of steps finds a rounding of only a few numbers: some of them cross at :data:`STEP`, and hardly any at
+    narrower steps. The narrower pairs find a rounding among many kinks, because kinks fade with the step and a rounding does
+    not.
     """
     least, step, wider = math.inf, STEP, None
     while least >= LEAST_GROWTH and step > LEAST_STEP and bool((over := _excess(third, noise) > TIMES_THE_NOISE).any()):
-        wider = _third_difference(moved, here, WIDER * STEP) if wider is None else wider
+        wider = _third_difference(moved, unmoved, WIDER * STEP) if wider is None else wider
         least = min(least, _rms(wider[over]) / _rms(third[over]))
         step /= WIDER
-        wider, third = third, _third_difference(moved, here, step)
+        wider, third = third, _third_difference(moved, unmoved, step)
     return least
 
 
-def _third_difference(moved: _Moved, here: Tensor, step: float) -> Tensor:
-    return _by_position(moved(2 * step) - 3 * moved(step) + 3 * here - moved(-step))
+def _third_difference(moved: _Moved, unmoved: Tensor, step: float) -> Tensor:
+    return _by_position(moved(2 * step) - 3 * moved(step) + 3 * unmoved - moved(-step))
 
 
 def _excess(third: Tensor, noise: Tensor) -> Tensor:
@@ -378,7 +384,7 @@ def _excess(third: Tensor, noise: Tensor) -> Tensor:
 
 
 def _by_position(logits: Tensor) -> Tensor:
-    """The rms over the vocabulary of centred logits, ``[batch * pos]``."""
+    """The rms of the centred logits over the vocabulary, ``[batch * pos]``."""
     return centred(logits).square().mean(-1).sqrt().flatten()
 
 

@@ -1,11 +1,11 @@
-"""The golden logits: a checkpoint's function evaluated in true float64, computed once and kept.
+"""Golden logits: a checkpoint's function evaluated in true float64, computed once and stored.
 
-There is one for each dtype that the weights may be rounded to (arithmetic error alone is measured against it) and one
-for the weights as they are in the file (what a user gets in total). They are computed by this project's own environment,
+A checkpoint has one golden per dtype that its weights can be rounded to, which isolates the error of the arithmetic, and one
+for the weights as stored, which gives the total error a user sees. They are computed in this project's own environment,
 whichever TransformerLens and transformers are under test.
 
-Where HuggingFace rounds on purpose (norms in float32 at any dtype, Falcon's ALiBi bias in bfloat16) the golden does not: it
-is the exact function, and HuggingFace's rounding is HuggingFace's error.
+HuggingFace rounds on purpose in places: norms in float32 at any dtype, Falcon's ALiBi bias in bfloat16. The golden does not.
+It is the exact function, so that rounding counts as HuggingFace's error.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.several import compute_each, compute_elsewhere, zoo_with
 
 MEMORY_VARIABLE = "TLBENCH_GOLDEN_MEMORY"
-"""At most so many bytes may a golden's model take; by default all that is free."""
+"""The most memory that a golden's model may take, in bytes. Default: all that is free."""
 FLOAT64_BYTES_PER_PARAMETER = 10
 FLOAT32_BYTES_PER_PARAMETER = 5
-"""What a parameter needs while its model is loaded and run: itself, and a quarter for activations and the largest tensor."""
+"""Bytes per parameter to load and run a model: the parameter itself, plus a quarter for activations and temporaries."""
 CHECKED_TOKENS = 256
-"""Of each sequence at most so many prove that the evaluation is float64: the proof evaluates them three times."""
+"""The float64 check uses at most this many tokens of each sequence, because it needs at least five forward passes."""
 HOLDS = {Dtype.FLOAT32: {"F32", "F16", "BF16"}, Dtype.FLOAT16: {"F16"}, Dtype.BFLOAT16: {"BF16"}}
-"""The dtypes, as safetensors writes them, whose every number the dtype has."""
+"""The safetensors dtypes whose every value each dtype represents exactly."""
 NATURAL = "natural"
 ROTARY_TABLES = ("inv_freq", "embed_positions")
 
 
 class Weights(StrEnum):
-    """Which weights the function has: rounded to a dtype, or as they are in the file."""
+    """Which weights a golden uses: rounded to a dtype, or as stored in the checkpoint."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -59,7 +59,7 @@ class Weights(StrEnum):
 
 
 class Precision(StrEnum):
-    """In what a golden was computed. ``float32`` is a makeshift for 16-bit cells of models that cannot have float64."""
+    """The precision of a golden. ``float32`` is a fallback for 16-bit cells of models that cannot have a float64 one."""
 
     FLOAT64 = "float64"
     FLOAT32 = "float32"
@@ -67,15 +67,16 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class Golden:
-    """The exact answer.
+    """A checkpoint's golden logits.
 
     Attributes:
         logits: float64 ``[batch, pos, d_vocab]`` on the natural-text prompts.
-        precision: ``float64``, or ``float32`` where the model is too large here.
-        rotary: by position, the rms over batch and vocabulary of what rounding the rotary tables to float32 (as
-            HuggingFace does) changes in the centred logits; 0 for a model without them. ``[pos]``, nats.
-        margins: of a mixture of experts, as :func:`tlbench.reference.routing.margins`, ``[batch, pos]``; else empty.
-        sha256: of the file that it was read from; empty where it was read from none.
+        precision: ``float64``, or the fallback ``float32``.
+        rotary: the effect of rounding the rotary tables to float32, as HuggingFace does: the rms change of the centred
+            logits over batch and vocabulary, ``[pos]``, in nats. 0 for a model without rotary tables.
+        margins: the routing margins of a mixture of experts, ``[batch, pos]``; empty for other models. See
+            :func:`tlbench.reference.routing.margins`.
+        sha256: hash of the file it was read from; empty if it was not read from a file.
     """
 
     logits: Tensor
@@ -85,23 +86,23 @@ class Golden:
     sha256: str = ""
 
     def is_same_file(self, other: Golden) -> bool:
-        """Whether both were read from files of the same content."""
+        """Whether both were read from files with the same content."""
         return bool(self.sha256) and self.sha256 == other.sha256
 
 
 def golden(checkpoint: Checkpoint, weights: Weights, *, makeshift: bool = True) -> Golden:
-    """The golden logits of a checkpoint, from the store, computed first where they are missing or damaged.
+    """Read a checkpoint's golden from the store. Compute it first if it is missing or damaged.
 
-    In float64; where that cannot be had, because memory is short now or because the architecture cannot be evaluated so, in
-    float32 for weights rounded to 16 bits.
+    Falls back to float32, except for float32 weights, if memory is too short for float64 or the architecture cannot be
+    evaluated in it.
 
     Args:
-        checkpoint: whose function.
-        weights: rounded to which dtype.
-        makeshift: whether a float32 one will do.
+        checkpoint: the checkpoint.
+        weights: which of its weights.
+        makeshift: whether to accept the float32 fallback.
 
     Raises:
-        NoGolden: if there is neither, and why.
+        NoGolden: if no golden can be computed, with the reason.
     """
     try:
         return _golden(checkpoint, weights, Precision.FLOAT64)
@@ -122,20 +123,20 @@ def _golden(checkpoint: Checkpoint, weights: Weights, precision: Precision) -> G
         doing = f"computing the golden logits of {checkpoint.model.name}"
         compute_elsewhere(reference_python(), compute_missing, precision.value, zoo_with(checkpoint), doing=doing)
 
-    kept = store.read_or_make(path, "golden.lock", make)
-    if kept is None:
-        # No statement about the model: whoever was to compute it did something else, as when code is edited meanwhile.
-        raise CellFailed(f"the golden logits of {checkpoint.model.name} were not stored at {path}: run it again")
-    if reason := kept.provenance.get("reason"):
+    stored = store.read_or_make(path, "golden.lock", make)
+    if stored is None:
+        # This is no verdict on the model: the remote server runs other code, e.g. because a file was edited meanwhile.
+        raise CellFailed(f"no golden of {checkpoint.model.name} was stored at {path}: run the command again")
+    if reason := stored.provenance.get("reason"):
         raise NoGolden(reason)
-    tensors = kept.tensors
-    return Golden(tensors["logits"], precision, tensors["rotary"], tensors["margins"], kept.provenance["sha256"])
+    tensors = stored.tensors
+    return Golden(tensors["logits"], precision, tensors["rotary"], tensors["margins"], stored.provenance["sha256"])
 
 
 def store_path(checkpoint: Checkpoint, weights: Weights, precision: Precision = Precision.FLOAT64) -> Path:
-    """Where the golden lies, by all that decides it: checkpoint and prompts, precision, the arithmetic, the code.
+    """The golden's path, named by all its inputs: checkpoint and prompts, weights, precision, arithmetic and code.
 
-    The versions of torch and transformers are not among them: the exact function has none.
+    The versions of torch and transformers are left out, because the exact function does not depend on them.
     """
     key = {"checkpoint": checkpoint.sha256, "weights": weights.value, "precision": precision.value, **arithmetic.key()}
     return store.path_of("golden", checkpoint.model.name, {**key, "code": code_digest("tlbench.reference.golden")})
@@ -144,23 +145,22 @@ def store_path(checkpoint: Checkpoint, weights: Weights, precision: Precision = 
 def compute(
     checkpoint: Checkpoint, precision: Precision = Precision.FLOAT64, wanted: Sequence[Weights] = tuple(Weights)
 ) -> None:
-    """Compute and store goldens of a checkpoint in this process, with one model in memory at a time.
+    """Compute and store a checkpoint's missing goldens in this process, with one model in memory at a time.
 
-    Where the architecture cannot be evaluated in float64, the reason is stored in its place, so that it is tried once.
-    Roundings that change no weight give the function of the weights as they are in the file: it is computed once, and all
-    share one file.
+    If the architecture cannot be evaluated in float64, the reason is stored instead, so that it is tried only once. A
+    rounding that changes no weight gives the same golden as the stored weights: that is computed once and its file shared.
 
     Args:
-        checkpoint: whose function.
-        precision: of the evaluation.
-        wanted: of which weights; by default of all.
+        checkpoint: the checkpoint.
+        precision: the precision to evaluate in.
+        wanted: which weights; by default all.
 
     Raises:
-        CellFailed: if TransformerLens is imported here, or this process computes in another arithmetic than it should.
-        NoGolden: if the model is too large.
+        CellFailed: if this process has imported TransformerLens or computes in the wrong arithmetic.
+        NoGolden: if the model does not fit in memory.
     """
     if "transformer_lens" in sys.modules:
-        raise CellFailed("a golden was about to be computed in a process that has TransformerLens imported")
+        raise CellFailed("cannot compute a golden in a process that has TransformerLens imported")
     arithmetic.establish()
     torch.set_num_threads(checkpoint.model.threads)
     missing = [weights for weights in wanted if store.read(store_path(checkpoint, weights, precision)) is None]
@@ -168,11 +168,11 @@ def compute(
         return
     require_memory(checkpoint, precision)
     try:
-        for i, same in enumerate(_of_one_function(checkpoint.folder, missing)):
-            # What is checked is the architecture, which is the same for all weights.
-            found = evaluate(checkpoint, same[0], precision, check=i == 0)
-            _write(checkpoint, same, found)
-            del found  # before the next is evaluated: of a long context it is as large as the model
+        for i, sharing in enumerate(_of_one_function(checkpoint.folder, missing)):
+            # The check is of the architecture, so once is enough.
+            computed = evaluate(checkpoint, sharing[0], precision, check=i == 0)
+            _write(checkpoint, sharing, computed)
+            del computed  # free it before the next evaluation: over a long context it is as large as the model
     except NotGolden as error:
         for weights in missing:
             _write_reason(checkpoint, weights, str(error))
@@ -183,8 +183,14 @@ def evaluate(
 ) -> Golden:
     """Load a checkpoint, round its weights and evaluate it on the natural-text prompts.
 
+    Args:
+        checkpoint: the checkpoint.
+        weights: how to round its weights.
+        precision: the precision to evaluate in.
+        check: whether to check that a float64 evaluation is float64 all the way.
+
     Raises:
-        NotGolden: if the evaluation is not float64 all the way though it should be, and that is to be checked.
+        NotGolden: if that check fails.
     """
     model = load_exact(checkpoint.folder, weights, precision)
     ids = huggingface.tokens(checkpoint, NATURAL)
@@ -201,7 +207,7 @@ def evaluate(
 
 
 def load_exact(folder: Path, weights: Weights, precision: Precision = Precision.FLOAT64) -> Any:
-    """HuggingFace's model with its weights rounded as asked, all its arithmetic in ``precision``."""
+    """HuggingFace's model with rounded weights, and all its arithmetic in ``precision``."""
     kinds = _dtypes_at(folder, Dtype(weights)) if weights is not Weights.ORIGINAL else {}
     if precision is Precision.FLOAT64:
         with true_float64():
@@ -215,19 +221,19 @@ def load_exact(folder: Path, weights: Weights, precision: Precision = Precision.
 
 
 def _dtypes_at(folder: Path, dtype: Dtype) -> dict[str, torch.dtype]:
-    """The dtype that HuggingFace gives each parameter when it is asked for ``dtype``: a few it keeps in float32."""
+    """The dtype of each parameter when HuggingFace loads at ``dtype``. It keeps a few in float32."""
     return {name: parameter.dtype for name, parameter in _load(folder, getattr(torch, dtype)).named_parameters()}
 
 
 def _load(folder: Path, dtype: torch.dtype) -> Any:
-    # The default for experts is a grouped product that torch has for 32 and 16 bits only.
+    # By default experts use a grouped matrix product, which torch implements for 32 and 16 bits only.
     return huggingface.causal_lm(folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager")
 
 
 def run(model: Any, ids: Tensor, precision: Precision) -> Tensor:
-    """The logits ``[batch, pos, d_vocab]`` of a model from :func:`load_exact`, in float64.
+    """Run a model from :func:`load_exact`; its logits ``[batch, pos, d_vocab]`` as float64.
 
-    Attention is computed some queries at a time, so that its scores grow with the length and not with its square.
+    Attention runs in blocks of queries, so the memory for its scores grows with the length and not with its square.
     """
     with torch.inference_mode(), in_blocks(model):
         if precision is Precision.FLOAT64:
@@ -239,7 +245,7 @@ def run(model: Any, ids: Tensor, precision: Precision) -> Tensor:
 
 
 def round_rotary_tables(model: Any) -> bool:
-    """Round the model's rotary frequencies to float32 in place; whether there are any."""
+    """Round the model's rotary tables to float32 in place. Returns whether it has any."""
     tables = [buffer for name, buffer in model.named_buffers() if name.endswith(ROTARY_TABLES)]
     for table in tables:
         table.copy_(table.to(torch.float32).to(table.dtype))
@@ -247,38 +253,38 @@ def round_rotary_tables(model: Any) -> bool:
 
 
 def require_memory(checkpoint: Checkpoint, precision: Precision) -> None:
-    """Make sure that a golden of this precision fits in what is free now.
+    """Check that a golden of this precision fits in the memory that is free now.
 
     Raises:
-        NoGolden: if it does not, with the sizes. That is never stored: another time there may be more.
-        BadInput: if ``$TLBENCH_GOLDEN_MEMORY`` is no number.
+        NoGolden: if it does not fit, with the sizes. This is never stored, because more memory may be free another time.
+        BadInput: if ``$TLBENCH_GOLDEN_MEMORY`` is not a number.
     """
     each = {Precision.FLOAT64: FLOAT64_BYTES_PER_PARAMETER, Precision.FLOAT32: FLOAT32_BYTES_PER_PARAMETER}[precision]
     needed, available = each * parameter_count(checkpoint.folder), available_bytes()
     if needed > available:
         raise NoGolden(
-            f"{checkpoint.model.name} is too large here for a {precision} golden: it needs {needed / 2**30:.3g} GiB, and "
-            f"{available / 2**30:.3g} GiB are free: measure on a machine with more memory"
+            f"{checkpoint.model.name} is too large for a {precision} golden: it needs {needed / 2**30:.3g} GiB and "
+            f"{available / 2**30:.3g} GiB are free; use a machine with more memory"
         )
 
 
 def available_bytes() -> int:
-    """The memory that goldens may take: what is free, and no more than ``$TLBENCH_GOLDEN_MEMORY``.
+    """Bytes that a golden may take: all free memory, up to ``$TLBENCH_GOLDEN_MEMORY``.
 
     Raises:
-        BadInput: if that is no number.
+        BadInput: if that variable is not a number.
     """
     import psutil
 
     free = int(psutil.virtual_memory().available)
     limit = os.environ.get(MEMORY_VARIABLE, "")
     if limit and not limit.isdigit():
-        raise BadInput(f"invalid {MEMORY_VARIABLE}={limit!r}: expected a number of bytes, such as 8000000000")
+        raise BadInput(f"invalid {MEMORY_VARIABLE}={limit!r}: expected a number of bytes, e.g. 8000000000")
     return min(free, int(limit)) if limit else free
 
 
 def parameter_count(folder: Path) -> int:
-    """How many parameters the safetensors of a folder hold, read from their headers."""
+    """The number of parameters in a folder's safetensors, read from their headers."""
     from math import prod
 
     from safetensors import safe_open
@@ -291,31 +297,31 @@ def parameter_count(folder: Path) -> int:
 
 
 def _of_one_function(folder: Path, wanted: Sequence[Weights]) -> list[list[Weights]]:
-    """The wanted weights, those that rounding leaves as they are in the file together."""
+    """Group the weights that share one golden: those that rounding does not change."""
     unchanged = [weights for weights in wanted if weights is Weights.ORIGINAL or changes_no_weight(folder, Dtype(weights))]
     rounded = [[weights] for weights in wanted if weights not in unchanged]
     return ([unchanged] if unchanged else []) + rounded
 
 
 def changes_no_weight(folder: Path, dtype: Dtype) -> bool:
-    """Whether a dtype has every number that a folder's safetensors may hold, read from their headers."""
+    """Whether a dtype represents every value of a folder's safetensors exactly, judged by the dtypes in their headers."""
     from safetensors import safe_open
 
-    found = set()
+    stored_dtypes = set()
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
-            found |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
-    return found <= HOLDS[dtype]
+            stored_dtypes |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    return stored_dtypes <= HOLDS[dtype]
 
 
-def _write(checkpoint: Checkpoint, same: Sequence[Weights], found: Golden) -> None:
-    """Store one golden for all the weights whose it is."""
-    tensors = {"logits": found.logits, "rotary": found.rotary, "margins": found.margins}
-    first = store_path(checkpoint, same[0], found.precision)
-    store.write(first, tensors, {**_provenance(checkpoint, same[0]), "precision": found.precision})
-    for weights in same[1:]:
-        provenance = {**_provenance(checkpoint, weights), "precision": found.precision}
-        store.write_again(store_path(checkpoint, weights, found.precision), first, provenance)
+def _write(checkpoint: Checkpoint, sharing: Sequence[Weights], computed: Golden) -> None:
+    """Store one golden for all the weights that share it."""
+    tensors = {"logits": computed.logits, "rotary": computed.rotary, "margins": computed.margins}
+    first = store_path(checkpoint, sharing[0], computed.precision)
+    store.write(first, tensors, {**_provenance(checkpoint, sharing[0]), "precision": computed.precision})
+    for weights in sharing[1:]:
+        provenance = {**_provenance(checkpoint, weights), "precision": computed.precision}
+        store.write_again(store_path(checkpoint, weights, computed.precision), first, provenance)
 
 
 def _write_reason(checkpoint: Checkpoint, weights: Weights, reason: str) -> None:
@@ -335,9 +341,9 @@ def _provenance(checkpoint: Checkpoint, weights: Weights) -> dict[str, str]:
 
 
 def compute_missing(precision: str, names: Sequence[str]) -> None:
-    """Compute the goldens of several models where they are missing.
+    """Compute the missing goldens of several models.
 
     Raises:
-        CellFailed: if there is none of the first.
+        CellFailed: if that fails for the first model.
     """
     compute_each(names, lambda checkpoint: compute(checkpoint, Precision(precision)))

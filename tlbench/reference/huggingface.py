@@ -1,6 +1,6 @@
-"""HuggingFace's own logits and those of its variants, computed in a process that never imports TransformerLens.
+"""HuggingFace's own logits and those of its variants, computed in a subprocess that never imports TransformerLens.
 
-They are computed once for each (checkpoint, prompts, dtype, libraries, arithmetic, attention, threads) and kept.
+They are computed once per (checkpoint, prompts, dtype, libraries, arithmetic, attention, threads) and stored.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PROMPT_SETS = ("natural", "origin")
 LOGITS, VARIANTS = "logits", "variants"
 SQUARES, LARGEST = "squares", "largest"
 Logits = dict[str, Tensor]
-"""Prompt set to logits ``[batch, pos, d_vocab]``."""
+"""Logits ``[batch, pos, d_vocab]`` by prompt set."""
 
 
 def load_model(folder: Path, dtype: Dtype, attention: Attention = Attention.EAGER) -> Any:
@@ -40,10 +40,14 @@ def load_model(folder: Path, dtype: Dtype, attention: Attention = Attention.EAGE
 
 
 def causal_lm(folder: Path, **choices: Any) -> Any:
-    """transformers' model of a local folder, in evaluation mode.
+    """Load a causal language model from a local folder, in evaluation mode.
+
+    Args:
+        folder: the folder.
+        choices: further arguments for ``from_pretrained``.
 
     Raises:
-        CellFailed: if this transformers has no causal language model of that architecture.
+        CellFailed: if this transformers has no causal language model for the architecture.
     """
     from transformers import AutoModelForCausalLM
 
@@ -54,8 +58,8 @@ def causal_lm(folder: Path, **choices: Any) -> Any:
             raise
         kind = json.loads((folder / "config.json").read_text()).get("model_type")
         raise CellFailed(
-            f"{folder} holds a model of type {kind!r}, of which transformers {version('transformers')} has no causal "
-            "language model: only those can be measured"
+            f"cannot measure {folder}: transformers {version('transformers')} has no causal language model for model type "
+            f"{kind!r}"
         ) from None
     return model.eval()
 
@@ -66,47 +70,55 @@ def tokens(checkpoint: Checkpoint, prompt_set: str) -> Tensor:
 
 
 def reference_logits(checkpoint: Checkpoint, dtype: Dtype, attention: Attention = Attention.EAGER) -> Logits:
-    """HuggingFace's logits for a checkpoint, from the store, computed first where they are missing.
+    """Read HuggingFace's logits for a checkpoint from the store. Compute them first if they are missing.
 
-    A whole zoo is computed by one process, since importing transformers costs more than all its forwards.
+    One subprocess computes the whole zoo, because importing transformers takes longer than all its forward passes.
 
     Raises:
         CellFailed: if HuggingFace itself cannot run this checkpoint.
     """
     path = store_path(checkpoint, dtype, attention)
     lock = f"references-{attention}.lock"
-    kept = store.read_or_make(path, lock, lambda: _compute_in_own_process(checkpoint, dtype, attention))
-    if kept is None:
-        raise CellFailed(f"HuggingFace's logits of {checkpoint.model.name} in {dtype} were not stored at {path}")
-    return kept.tensors
+    stored = store.read_or_make(path, lock, lambda: _compute_in_own_process(checkpoint, dtype, attention))
+    if stored is None:
+        raise CellFailed(
+            f"no HuggingFace logits of {checkpoint.model.name} in {dtype} were stored at {path}: run the command again"
+        )
+    return stored.tensors
 
 
 def reference_variants(checkpoint: Checkpoint, dtype: Dtype) -> dict[str, Spread]:
-    """How far HuggingFace's variants are from its logits with eager attention, by variant, from the store.
+    """The distance of each HuggingFace variant from HuggingFace's logits with eager attention.
+
+    Read from the store; computed first if missing.
 
     Raises:
         CellFailed: if HuggingFace itself cannot run this checkpoint.
     """
     path = variants_path(checkpoint, dtype)
     lock = f"references-{Attention.EAGER}.lock"
-    kept = store.read_or_make(path, lock, lambda: _compute_in_own_process(checkpoint, dtype, Attention.EAGER, VARIANTS))
-    if kept is None:
-        raise CellFailed(f"the variants of HuggingFace's {checkpoint.model.name} in {dtype} were not stored at {path}")
-    names = [name.removeprefix(f"{SQUARES}/") for name in kept.tensors if name.startswith(SQUARES)]
-    found = {name: Spread(kept.tensors[f"{SQUARES}/{name}"], kept.tensors[f"{LARGEST}/{name}"].item()) for name in names}
+    stored = store.read_or_make(path, lock, lambda: _compute_in_own_process(checkpoint, dtype, Attention.EAGER, VARIANTS))
+    if stored is None:
+        raise CellFailed(
+            f"no HuggingFace variants of {checkpoint.model.name} in {dtype} were stored at {path}: run the command again"
+        )
+    names = [name.removeprefix(f"{SQUARES}/") for name in stored.tensors if name.startswith(SQUARES)]
+    distances = {
+        name: Spread(stored.tensors[f"{SQUARES}/{name}"], stored.tensors[f"{LARGEST}/{name}"].item()) for name in names
+    }
     if dtype is Dtype.FLOAT32:
-        return found  # where reversed sums are an independent rounding, another model need not be run
+        return distances  # here reversed sums suffice, being an independent rounding: skip the other attention
     eager, default = (reference_logits(checkpoint, dtype, kind)["natural"] for kind in Attention)
-    return {**found, DEFAULT_ATTENTION: spread(default, eager)}
+    return {**distances, DEFAULT_ATTENTION: spread(default, eager)}
 
 
 def store_path(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> Path:
-    """Where the logits lie: a file named by everything that decides them."""
+    """Path of the logits, named by everything that determines them."""
     return store.path_of("references", checkpoint.model.name, {**_key(checkpoint, dtype), "attention": attention.value})
 
 
 def variants_path(checkpoint: Checkpoint, dtype: Dtype) -> Path:
-    """Where the variants' distances lie."""
+    """Path of the variants' distances."""
     return store.path_of("variants", checkpoint.model.name, _key(checkpoint, dtype))
 
 
@@ -121,16 +133,22 @@ def _key(checkpoint: Checkpoint, dtype: Dtype) -> dict[str, Any]:
 
 
 def compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: str = LOGITS) -> None:
-    """Compute and store the logits of every prompt set in this process, or what HuggingFace's variants differ by.
+    """Compute and store, in this process, HuggingFace's logits of every prompt set or the distances of its variants.
 
-    In float32 both are made of one load, since whether HuggingFace itself is right is then asked too.
+    In float32 with eager attention it computes both from one load, because the check of HuggingFace itself needs both.
+
+    Args:
+        checkpoint: the checkpoint.
+        dtype: the dtype to load the model in.
+        attention: the attention implementation.
+        what: ``logits`` or ``variants``.
 
     Raises:
-        CellFailed: if TransformerLens is imported here: a reference is never made beside the code under test. Or if this
-            process computes in another arithmetic than it should.
+        CellFailed: if this process has imported TransformerLens, because references are never computed beside the code under
+            test, or if it computes in the wrong arithmetic.
     """
     if "transformer_lens" in sys.modules:
-        raise CellFailed("a reference was about to be computed in a process that has TransformerLens imported")
+        raise CellFailed("cannot compute a reference in a process that has TransformerLens imported")
     arithmetic.establish()
     both = dtype is Dtype.FLOAT32 and attention is Attention.EAGER
     paths = {LOGITS: store_path(checkpoint, dtype, attention), VARIANTS: variants_path(checkpoint, dtype)}
@@ -144,10 +162,10 @@ def compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: st
             logits = {name: _run(model, tokens(checkpoint, name)) for name in PROMPT_SETS}
             store.write(paths[LOGITS], logits, versions())
         if VARIANTS in missing:
-            found = variants(lambda ids: _run(model, ids), tokens(checkpoint, "natural"))
-            kept = {f"{SQUARES}/{name}": of_one.squares for name, of_one in found.items()}
-            kept |= {f"{LARGEST}/{name}": torch.tensor(of_one.largest).double() for name, of_one in found.items()}
-            store.write(paths[VARIANTS], kept, versions())
+            distances = variants(lambda ids: _run(model, ids), tokens(checkpoint, "natural"))
+            tensors = {f"{SQUARES}/{name}": distance.squares for name, distance in distances.items()}
+            tensors |= {f"{LARGEST}/{name}": torch.tensor(distance.largest).double() for name, distance in distances.items()}
+            store.write(paths[VARIANTS], tensors, versions())
 
 
 def _run(model: Any, ids: Tensor) -> Tensor:
@@ -156,7 +174,7 @@ def _run(model: Any, ids: Tensor) -> Tensor:
 
 
 def versions() -> dict[str, str]:
-    """Everything but the model and the code that decides what HuggingFace computes."""
+    """Everything, apart from the model and the code, that determines what HuggingFace computes."""
     return {**libraries("torch", "transformers"), **arithmetic.key(), "device": device.current()}
 
 
@@ -168,10 +186,10 @@ def _compute_in_own_process(checkpoint: Checkpoint, dtype: Dtype, attention: Att
 
 
 def compute_missing(what: str, attention: str, dtypes: Sequence[str], names: Sequence[str]) -> None:
-    """Compute ``logits`` or ``variants`` of several models in several dtypes, where they are missing.
+    """Compute the missing ``logits`` or ``variants`` of several models in several dtypes.
 
     Raises:
-        CellFailed: if HuggingFace cannot run the first.
+        CellFailed: if HuggingFace cannot run the first model.
     """
 
     def compute_every(checkpoint: Checkpoint) -> None:

@@ -1,7 +1,7 @@
-"""Edits of an activation half-way through the network, made alike in the exact function, HuggingFace and TransformerLens.
+"""Interventions half-way through the network, applied alike in the golden, HuggingFace and TransformerLens.
 
-They are what causal experiments are made of: a block's input scaled, an attention's or MLP's output removed, and the
-residual stream of one prompt patched into another. Their effect is read at the last position.
+They are the building blocks of causal experiments: scale a block's input, ablate the output of an attention or MLP layer,
+patch the residual stream of one prompt into another. Their effect is measured on the logits at the last position.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from tlbench.components import Component, site
 
 
 class Edit(StrEnum):
-    """Which edit."""
+    """An intervention."""
 
     DOUBLED_INPUT = "doubled_input"
     NO_ATTENTION = "no_attention"
     NO_MLP = "no_mlp"
     PATCHED = "patched"
-    """The first prompt's residual stream at half its length becomes the second prompt's."""
+    """Patches the second prompt's residual stream into the first prompt at its middle position."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What an edit does, and to which quantity."""
+    """What an intervention does, and to which activation."""
 
     component: Component
     apply: Callable[[Tensor], Tensor]
 
     def site(self, n_blocks: int) -> str:
-        """The quantity's name: in the block half-way."""
+        """The activation's name, in the block half-way through the network."""
         return site(n_blocks // 2, self.component)
 
 

@@ -1,6 +1,6 @@
-"""The exact logits over a long context, at chosen positions, and how far HuggingFace's own are from them at each length.
+"""Golden logits over a long context at selected positions, and HuggingFace's own error at each length.
 
-A causal model's logits at a position depend on what comes before it only, so one exact forward pass over the longest context
+A causal model's logits at a position depend only on earlier tokens, so one golden forward pass over the longest context
 serves every length.
 """
 
@@ -33,31 +33,31 @@ from tlbench.reference.golden import Precision, Weights
 from tlbench.reference.several import compute_each, compute_elsewhere, zoo_with
 
 LONGEST_WITHOUT_LIMIT = 256
-"""For an architecture that names no longest context (ALiBi)."""
+"""The longest context measured for an architecture that does not set one (ALiBi)."""
 LONGEST_NAMES = ("max_position_embeddings", "n_positions")
 PER_OCTAVE = 16
-"""How many positions of [2**k, 2**(k+1)) are looked at."""
+"""Number of positions measured in each octave [2**k, 2**(k+1))."""
 BESIDE_AN_EDGE = 4
-"""And how many on either side of 2**k, where windows end and tables are made longer."""
+"""Number of further positions on either side of 2**k, where windows end and tables are extended."""
 MOST_IN_16_BITS = 2e11
-"""Parameters times tokens beyond which a length is not run in 16 bits: a minute on two cores without 16-bit arithmetic. The
-rule knows the model and not the clock, so that every machine measures the same lengths."""
+"""Limit on parameters times tokens for a length to be run in 16 bits: about a minute on two cores without 16-bit arithmetic.
+The rule depends on the model and not on the clock, so every machine measures the same lengths."""
 CHECKED_TOKENS = 32
 SCORES_AT_ONCE = 4
-"""Tensors of the size of a layer's attention scores that are in memory at once: raw, masked, as a softmax, and room."""
+"""Tensors as large as a layer's attention scores that are in memory at once: raw, masked, after softmax, and one spare."""
 MASKS_AT_ONCE = 3
-"""And of one head's, where the scores are never whole: the masks of full and of windowed attention, and room."""
+"""The same for blocked attention, as large as one head's scores: the full mask, the sliding-window mask, and one spare."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """A long context.
+    """Golden logits over a long context.
 
     Attributes:
-        logits: the exact ones at ``positions``, float64 ``[position, d_vocab]``.
-        positions: the positions, ascending.
+        logits: float64 logits at ``positions``, ``[position, d_vocab]``.
+        positions: the measured positions, ascending.
         lengths: the lengths to measure, doubling.
-        stopped: why they do not reach the longest context; empty where they do.
+        stopped: why the lengths stop short of the longest context; empty if they do not.
     """
 
     logits: Tensor
@@ -66,10 +66,10 @@ class Context:
     stopped: str = ""
 
     def errors(self, logits: Tensor, length: int) -> dict[int, float]:
-        """The rms error of the centred logits at each position of a length that is looked at. Nats.
+        """The rms error of the centred logits, in nats, at each measured position within a length.
 
         Args:
-            logits: of one sequence, ``[pos, d_vocab]``.
+            logits: the logits of one sequence, ``[pos, d_vocab]``.
             length: its length.
         """
         inside = [i for i, position in enumerate(self.positions) if position < length]
@@ -81,12 +81,12 @@ class Context:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Errors by length.
+    """A model's errors by length, in nats.
 
     Attributes:
-        errors: the rms error by length.
-        positions: at the longest that was run, by position.
-        stopped: why longer ones were not run; empty where all were.
+        errors: rms error by length.
+        positions: rms error by position, at the longest length that was run.
+        stopped: why longer lengths were not run; empty if all were.
     """
 
     errors: dict[int, float]
@@ -95,74 +95,75 @@ class Lengths:
 
 
 def longest(folder: Path) -> int:
-    """The longest context that a checkpoint's configuration names."""
+    """The longest context that a checkpoint's configuration allows."""
     config = json.loads((folder / "config.json").read_text())
-    found = next((config[name] for name in LONGEST_NAMES if config.get(name)), None)
-    return int(found or LONGEST_WITHOUT_LIMIT)
+    limit = next((config[name] for name in LONGEST_NAMES if config.get(name)), None)
+    return int(limit or LONGEST_WITHOUT_LIMIT)
 
 
 def edges(folder: Path) -> dict[str, int]:
-    """Where along the sequence to look at a checkpoint's error, by what is there: the first position.
+    """The positions where a checkpoint's error may change, each by name as its first position.
 
-    ``window``: a token no longer sees all that come before it. ``table_end``: the last positions of a learned table.
+    ``window``: from here a token no longer sees all earlier ones. ``table_end``: the last positions of a learned table.
     """
     config = json.loads((folder / "config.json").read_text())
-    found = {}
+    first_positions = {}
     windowed = config.get("use_sliding_window", True)
     if window := (windowed and config.get("sliding_window")) or config.get("window_size"):
-        found["window"] = int(window)
+        first_positions["window"] = int(window)
     rotary = any(name.startswith(("rope_", "rotary_")) for name in config)
     if not rotary and any(name in config for name in LONGEST_NAMES):
-        found["table_end"] = max(longest(folder) - BESIDE_AN_EDGE, 0)
-    return found
+        first_positions["table_end"] = max(longest(folder) - BESIDE_AN_EDGE, 0)
+    return first_positions
 
 
 def require_memory(folder: Path, length: int, *, blocked: bool) -> None:
-    """Make sure that the attention scores of so many tokens fit in memory in float64.
+    """Check that the float64 attention scores over a length fit in memory.
 
     Args:
-        folder: of the checkpoint.
+        folder: the checkpoint's folder.
         length: in tokens.
-        blocked: whether attention is computed some queries at a time.
+        blocked: whether attention runs in blocks of queries.
 
     Raises:
-        NoGolden: if they do not, with the sizes. Nothing shorter is taken instead: a figure must not depend on what memory
-            happens to be free.
+        NoGolden: if they do not fit, with the sizes. There is no fallback to a shorter length, because a figure must not
+            depend on how much memory happens to be free.
     """
     config = json.loads((folder / "config.json").read_text())
     heads = next(config[name] for name in ("num_attention_heads", "n_head", "num_heads") if config.get(name))
     needed = (MASKS_AT_ONCE if blocked else SCORES_AT_ONCE * heads) * 8 * length**2
     if needed > (available := golden.available_bytes()):
         raise NoGolden(
-            f"{length} tokens need {needed / 2**30:.2f} GiB in float64, and {available / 2**30:.2f} GiB are free: "
-            "measure on a machine with more memory"
+            f"{length} tokens need {needed / 2**30:.2f} GiB in float64 and {available / 2**30:.2f} GiB are free; use a "
+            "machine with more memory"
         )
 
 
 def long_ids(checkpoint: Checkpoint, length: int) -> Tensor:
-    """One sequence ``[1, pos]``: the natural-text prompts one after another, again and again."""
+    """One sequence ``[1, pos]``: the natural-text prompts, concatenated and repeated."""
     text = torch.tensor([token for row in checkpoint.prompts.natural for token in row], dtype=torch.long)
     return text.repeat(-(-length // len(text)))[None, :length]
 
 
 def positions_of(length: int) -> list[int]:
-    """Positions, ascending: :data:`PER_OCTAVE` evenly spaced in each octave, the last of each among them, and the edges."""
-    found: set[int] = set()
+    """The positions to measure, ascending: :data:`PER_OCTAVE` evenly spaced ones per octave, up to its last, and the
+    edges."""
+    positions: set[int] = set()
     start = 1
     while start <= length:
         stop = min(2 * start, length + 1)
         n = min(PER_OCTAVE, stop - start)
-        found |= {stop - 2 - (i * (stop - start)) // n for i in range(n)}
-        found |= set(range(max(start - BESIDE_AN_EDGE, 0), min(start + BESIDE_AN_EDGE, length)))
+        positions |= {stop - 2 - (i * (stop - start)) // n for i in range(n)}
+        positions |= set(range(max(start - BESIDE_AN_EDGE, 0), min(start + BESIDE_AN_EDGE, length)))
         start *= 2
-    return sorted(found | set(range(max(length - BESIDE_AN_EDGE, 0), length)))
+    return sorted(positions | set(range(max(length - BESIDE_AN_EDGE, 0), length)))
 
 
 def context(checkpoint: Checkpoint, dtype: Dtype) -> Context:
-    """The exact logits over the longest context, from the store, computed first where they are missing.
+    """Read the golden logits over the longest context from the store. Compute them first if they are missing.
 
     Raises:
-        NoGolden: if the model is too large, or cannot be evaluated in true float64.
+        NoGolden: if the model does not fit in memory, or cannot be evaluated in true float64.
     """
     length = longest(checkpoint.folder)
     path = _path("context", checkpoint, dtype)
@@ -170,23 +171,25 @@ def context(checkpoint: Checkpoint, dtype: Dtype) -> Context:
     def make() -> None:
         golden.require_memory(checkpoint, Precision.FLOAT64)
         require_memory(checkpoint.folder, length, blocked=True)
-        doing = f"computing {checkpoint.model.name} over {length} tokens exactly"
+        doing = f"computing the golden logits of {checkpoint.model.name} over {length} tokens"
         compute_elsewhere(reference_python(), compute_missing, "exact", dtype.value, zoo_with(checkpoint), doing=doing)
 
-    kept = store.read_or_make(path, "context.lock", make)
-    if kept is None:
-        raise NoGolden(f"the exact logits of {checkpoint.model.name} over {length} tokens were not stored at {path}")
-    if reason := kept.provenance.get("reason"):
+    stored = store.read_or_make(path, "context.lock", make)
+    if stored is None:
+        raise NoGolden(
+            f"no golden logits of {checkpoint.model.name} over {length} tokens were stored at {path}: run the command again"
+        )
+    if reason := stored.provenance.get("reason"):
         raise NoGolden(reason)
-    positions = kept.tensors["positions"].tolist()
+    positions = stored.tensors["positions"].tolist()
     every = [2**k for k in range(length.bit_length()) if 2**k <= positions[-1] + 1]
     lengths = _lengths_at(checkpoint, every, dtype)
-    stopped = "" if lengths == every else f"{2 * lengths[-1]} tokens take too long in 16 bits on a CPU"
-    return Context(kept.tensors["logits"], positions, lengths, stopped)
+    stopped = "" if lengths == every else f"{2 * lengths[-1]} tokens would take too long in 16 bits on a CPU"
+    return Context(stored.tensors["logits"], positions, lengths, stopped)
 
 
 def _lengths_at(checkpoint: Checkpoint, lengths: list[int], dtype: Dtype) -> list[int]:
-    """The lengths that are run at a dtype: in 16 bits the shorter ones of a large model."""
+    """The lengths to run at a dtype. In 16 bits a large model skips the longer ones."""
     if dtype is Dtype.FLOAT32:
         return lengths
     most = MOST_IN_16_BITS / golden.parameter_count(checkpoint.folder)
@@ -194,10 +197,10 @@ def _lengths_at(checkpoint: Checkpoint, lengths: list[int], dtype: Dtype) -> lis
 
 
 def huggingface_lengths(checkpoint: Checkpoint, dtype: Dtype) -> Lengths:
-    """HuggingFace's own errors by length, with eager attention, computed in a process without TransformerLens.
+    """HuggingFace's own errors by length, with eager attention, computed in a subprocess without TransformerLens.
 
     Raises:
-        NoGolden: if there is no exact answer.
+        NoGolden: if there are no golden logits.
         CellFailed: if HuggingFace itself cannot run this checkpoint.
     """
     context(checkpoint, dtype)
@@ -207,43 +210,46 @@ def huggingface_lengths(checkpoint: Checkpoint, dtype: Dtype) -> Lengths:
         doing = f"computing HuggingFace's errors by length of {checkpoint.model.name}"
         compute_elsewhere(Path(sys.executable), compute_missing, "errors", dtype.value, zoo_with(checkpoint), doing=doing)
 
-    kept = store.read_or_make(path, "context-errors.lock", make)
-    if kept is None:
-        raise CellFailed(f"HuggingFace's errors by length of {checkpoint.model.name} in {dtype} were not stored at {path}")
+    stored = store.read_or_make(path, "context-errors.lock", make)
+    if stored is None:
+        raise CellFailed(
+            f"no HuggingFace errors by length of {checkpoint.model.name} in {dtype} were stored at {path}: run the command "
+            "again"
+        )
     by_kind: dict[str, dict[int, float]] = {"length": {}, "position": {}}
-    for name, value in kept.tensors.items():
+    for name, value in stored.tensors.items():
         kind, _, number = name.partition("/")
         by_kind[kind][int(number)] = value.item()
-    return Lengths(by_kind["length"], by_kind["position"], kept.provenance["stopped"])
+    return Lengths(by_kind["length"], by_kind["position"], stored.provenance["stopped"])
 
 
-def measure_lengths(found: Context, ids: Tensor, logits: Callable[[Tensor], Tensor]) -> Lengths:
-    """The errors of a model at each length.
+def measure_lengths(golden_context: Context, ids: Tensor, logits: Callable[[Tensor], Tensor]) -> Lengths:
+    """Measure a model's errors at each length.
 
     Args:
-        found: the exact logits, and which lengths.
-        ids: the longest context ``[1, pos]``.
-        logits: the model, from ``[1, pos]`` to ``[1, pos, d_vocab]``.
+        golden_context: the golden logits, with the lengths to measure.
+        ids: token ids of the longest context, ``[1, pos]``.
+        logits: the model, from token ids ``[1, pos]`` to logits ``[1, pos, d_vocab]``.
 
     Raises:
         CellFailed: if memory runs out.
     """
     errors: dict[int, float] = {}
     positions: dict[int, float] = {}
-    for length in found.lengths:
+    for length in golden_context.lengths:
         try:
             z = logits(ids[:, :length])[0]
         except (RuntimeError, MemoryError) as error:
             if "memory" not in str(error).lower():
                 raise
-            raise CellFailed(f"{length} tokens do not fit in memory: measure on a machine with more of it") from error
-        positions = found.errors(z, length)
+            raise CellFailed(f"{length} tokens do not fit in memory: use a machine with more memory") from error
+        positions = golden_context.errors(z, length)
         errors[length] = root_mean_square(positions.values())
-    return Lengths(errors, positions, found.stopped)
+    return Lengths(errors, positions, golden_context.stopped)
 
 
 def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
-    """Compute and store the exact logits in this process. Where there can be none, the reason is stored."""
+    """Compute and store the golden logits in this process. If that is impossible, store the reason instead."""
     path = _path("context", checkpoint, dtype)
     if store.read(path) is not None:
         return
@@ -268,13 +274,13 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
 
 
 def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
-    """Compute and store HuggingFace's own errors in this process."""
+    """Compute and store HuggingFace's own errors in this process, if they are missing."""
     path = _path("context-errors", checkpoint, dtype, **_setting(checkpoint))
     if store.read(path) is not None:
         return
     arithmetic.establish()
     torch.set_num_threads(checkpoint.model.threads)
-    found = context(checkpoint, dtype)
+    golden_context = context(checkpoint, dtype)
     model = huggingface.load_model(checkpoint.folder, dtype, Attention.EAGER)
 
     def logits(ids: Tensor) -> Tensor:
@@ -282,10 +288,10 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
             z: Tensor = model(ids, use_cache=False).logits
         return z
 
-    lengths = measure_lengths(found, long_ids(checkpoint, found.lengths[-1]), logits)
-    kept = {f"length/{n}": torch.tensor(error, dtype=torch.float64) for n, error in lengths.errors.items()}
-    kept |= {f"position/{n}": torch.tensor(error, dtype=torch.float64) for n, error in lengths.positions.items()}
-    store.write(path, kept, {**_setting(checkpoint), "stopped": lengths.stopped})
+    lengths = measure_lengths(golden_context, long_ids(checkpoint, golden_context.lengths[-1]), logits)
+    tensors = {f"length/{n}": torch.tensor(error, dtype=torch.float64) for n, error in lengths.errors.items()}
+    tensors |= {f"position/{n}": torch.tensor(error, dtype=torch.float64) for n, error in lengths.positions.items()}
+    store.write(path, tensors, {**_setting(checkpoint), "stopped": lengths.stopped})
 
 
 def _path(folder: str, checkpoint: Checkpoint, dtype: Dtype, **more: Any) -> Path:
@@ -299,10 +305,10 @@ def _setting(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def compute_missing(kind: str, dtype: str, names: Sequence[str]) -> None:
-    """Compute what is ``exact``, or HuggingFace's ``errors``, of several models, where it is missing.
+    """Compute the missing golden logits (``exact``) or HuggingFace's ``errors`` of several models.
 
     Raises:
-        CellFailed: if it cannot be computed of the first.
+        CellFailed: if that fails for the first model.
     """
     compute = {"exact": compute_exact, "errors": compute_errors}[kind]
     compute_each(names, lambda checkpoint: compute(checkpoint, Dtype(dtype)))

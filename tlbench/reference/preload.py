@@ -1,4 +1,4 @@
-"""What a server that computes references does once for all its forks: it imports, and computes nothing."""
+"""The imports that the reference server makes once for all its forks. It computes nothing itself."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ MODULES = (
 
 
 def preload() -> None:
-    """Import what HuggingFace's models need."""
+    """Import everything that HuggingFace's models need."""
     with collected_once():
         import_all((*MODULES, "tlbench.reference.golden"))
 
 
 def import_all(modules: Sequence[str]) -> None:
-    """Import what exists. What this version lacks or fails to import is met again, and reported, by whoever needs it."""
+    """Import the modules that exist. Ignore failures: whoever needs the module will fail again and report it."""
     for name in modules:
         with suppress(Exception), span(Category.IMPORT):
             importlib.import_module(name)
     with suppress(Exception), span(Category.IMPORT):
-        # transformers 5 compiles a thousand regular expressions when it first loads a model, and keeps them.
+        # transformers 5 compiles and caches a thousand regular expressions when it first loads a model.
         mapping = importlib.import_module("transformers.conversion_mapping")
         mapping.get_checkpoint_conversion_mapping("llama")
 
 
 @contextmanager
 def collected_once() -> Iterator[None]:
-    """Within the block nothing is garbage-collected, and what it leaves never is.
+    """Within the block the garbage collector is off, and it never visits the objects that the block leaves behind.
 
-    Nearly all that imports make stays, so looking for what does not takes time and finds little. And objects that are never
-    collected are never written to, so no fork copies them.
+    Nearly everything that an import creates stays alive, so collecting takes time and frees little. The collector also
+    writes to the objects it visits, so leaving them out keeps forks from copying their pages.
     """
     gc.disable()
     try:

@@ -1,9 +1,9 @@
-"""Which positions of a mixture of experts a rounding can send to other experts.
+"""Find the positions of a mixture of experts where rounding can change the chosen experts.
 
-A router sends a token to the experts of the k largest scores. Where the k-th and the next are close, any rounding swaps
-them, and the error at that position, and at those that attend to it, is no longer of rounding size, in TransformerLens as in
-HuggingFace. The golden's own scores tell where that can be: they are seen at every call of ``topk``, whatever the
-architecture calls its router.
+A router sends a token to the experts with the k largest scores. If the k-th and the next score are close, any rounding swaps
+them. The error at that position, and at positions that attend to it, is then far above rounding size, in TransformerLens and
+HuggingFace alike. The golden's own scores show where that can happen. They are captured at every call of ``topk``, so the
+name that the architecture gives its router does not matter.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from tlbench.grid import Dtype
 from tlbench.metrics.figures import UNIT_ROUNDOFF
 
 STEP = 1e-7
-"""Relative, of the embeddings: far below what swaps experts, far above float64's own noise."""
+"""Relative step of the embeddings: far below what swaps experts, far above float64's own noise."""
 REACH_ROUNDINGS = 16.0
-"""A token whose margin is below so many unit roundoffs may be sent elsewhere: a forward pass adds up many roundings, of
-random signs. Of 20 draws of the zoo's Mixtral in three dtypes, the tokens that HuggingFace sent elsewhere had up to 5.6."""
+"""A token may go to other experts if its margin is below this many unit roundoffs, because a forward pass adds up many
+roundings of random sign. In 20 draws of the zoo's Mixtral in three dtypes, the tokens that HuggingFace rerouted had margins
+of up to 5.6."""
 
 
 class _Scores(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps what every call of ``topk`` chooses from."""
+    """Records the scores and k of every call of ``topk``."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -41,20 +42,20 @@ class _Scores(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def margins(model: Any, ids: Tensor, run: Callable[[], Tensor]) -> Tensor:
-    """By how much the embeddings of a position must change, relatively, before a router sends it to other experts.
+    """The relative change of a position's embedding that would send it to other experts, to first order.
 
-    To first order: the least, over all routers, of the gap between the last expert chosen and the first left out, over what
-    a relative change of the embeddings by one moves these scores. Infinite where nothing is chosen.
+    This is the minimum over all routers of gap / slope. The gap is between the last chosen score and the first one left out;
+    the slope is how much the scores move per relative change of the embeddings. Infinite if nothing is routed.
 
     Args:
         model: a HuggingFace causal language model in float64.
         ids: token ids ``[batch, pos]``.
-        run: evaluates it on them.
+        run: evaluates the model on these ids.
 
     Returns:
         ``[batch, pos]``.
     """
-    with _Scores() as here:
+    with _Scores() as unmoved_pass:
         run()
     generator = torch.Generator().manual_seed(0)
 
@@ -64,27 +65,27 @@ def margins(model: Any, ids: Tensor, run: Callable[[], Tensor]) -> Tensor:
 
     handle = model.get_input_embeddings().register_forward_hook(moved)
     try:
-        with _Scores() as there:
+        with _Scores() as moved_pass:
             run()
     finally:
         handle.remove()
     least = torch.full((ids.numel(),), torch.inf, dtype=torch.float64)
-    for (scores, k), (other, _) in zip(here.seen, there.seen, strict=True):
+    for (scores, k), (moved_scores, _) in zip(unmoved_pass.seen, moved_pass.seen, strict=True):
         rows = scores.reshape(-1, scores.shape[-1])
         if len(rows) != ids.numel() or k >= rows.shape[-1]:
             continue
-        last, first_left = rows.topk(k + 1, dim=-1).values[:, -2:].unbind(-1)
-        slope = (other.reshape(rows.shape) - rows).square().mean(-1).sqrt() / STEP
-        least = torch.minimum(least, (last - first_left) / slope.clamp_min(torch.finfo(torch.float64).tiny))
+        last_chosen, first_left_out = rows.topk(k + 1, dim=-1).values[:, -2:].unbind(-1)
+        slope = (moved_scores.reshape(rows.shape) - rows).square().mean(-1).sqrt() / STEP
+        least = torch.minimum(least, (last_chosen - first_left_out) / slope.clamp_min(torch.finfo(torch.float64).tiny))
     return least.view(ids.shape)
 
 
 def settled(margin: Tensor, dtype: Dtype) -> Tensor:
-    """Positions that no rounding at a dtype can send to other experts, nor any position before them, which they attend to.
+    """The positions whose experts no rounding can change, neither their own nor those of earlier positions they attend to.
 
     Args:
-        margin: as :func:`margins` gives it. ``[batch, pos]``.
-        dtype: of the arithmetic.
+        margin: from :func:`margins`, ``[batch, pos]``.
+        dtype: the dtype of the arithmetic.
 
     Returns:
         A mask ``[batch, pos]``.

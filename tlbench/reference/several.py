@@ -1,4 +1,4 @@
-"""References are computed in another process, one that no TransformerLens was imported into, for several models at once."""
+"""Compute references for several models in a subprocess that has not imported TransformerLens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tlbench.execution.client import beside
 
 
 def zoo_with(checkpoint: Checkpoint) -> list[str]:
-    """The model's name and, if it is of the zoo, the names of all the zoo behind it."""
+    """The model's name, followed by the rest of the zoo if it is a zoo model."""
     names = [checkpoint.model.name]
     if checkpoint.model.source is Source.ZOO:
         names += [m.name for m in catalogues.load().models if m.source is Source.ZOO and m is not checkpoint.model]
@@ -21,13 +21,13 @@ def zoo_with(checkpoint: Checkpoint) -> list[str]:
 
 
 def compute_elsewhere(python: Path, compute: Callable[..., None], *arguments: object, doing: str) -> None:
-    """Call a function of this package in a fork of a server that computes references.
+    """Call a function of this package in a fork of the reference server.
 
     Args:
-        python: the interpreter of that server.
+        python: the interpreter that the server runs in.
         compute: the function.
-        arguments: its arguments, as JSON has them.
-        doing: what the function does, for the message.
+        arguments: its arguments, as JSON values.
+        doing: what the function does, for the error message.
 
     Raises:
         CellFailed: if it fails.
@@ -39,10 +39,10 @@ def compute_elsewhere(python: Path, compute: Callable[..., None], *arguments: ob
 
 
 def compute_each(names: Sequence[str], compute: Callable[[Checkpoint], None]) -> None:
-    """Compute something for each model. A failure stops no other model.
+    """Call ``compute`` for each model; a failure does not stop the others.
 
     Raises:
-        CellFailed: if the first model failed. The others were not asked for.
+        CellFailed: if the first model failed. The caller did not request the others, so their failures are ignored.
     """
     catalogue = catalogues.load()
     failures = {}

@@ -1,7 +1,7 @@
-"""Where HuggingFace's models compute the quantities of :mod:`tlbench.components`, found by the modules' names.
+"""Where HuggingFace's models compute the activations of :mod:`tlbench.components`, found by module name.
 
-The names are those of transformers 4.57 to 5.23, which agree but for mixtures of experts. Each is looked for in the order
-given: what makes an output that is added to the residual stream comes before what contains it.
+The names are those of transformers 4.57 to 5.23, which agree except for mixtures of experts. They are tried in the order
+given: a module whose output is added to the residual stream comes before the module that contains it.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ BLOCKS = ("model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.lay
 FINAL_NORM = ("model.norm", "transformer.ln_f", "gpt_neox.final_layer_norm", "model.decoder.final_layer_norm",
               "model.final_layernorm")  # fmt: skip
 ATTENTION = ("self_attention", "self_attn", "attn.attention", "attn", "attention")
-# BLOOM's attention and MLP add the residual themselves; their last matrix's output is what they add.
+# BLOOM's attention and MLP add the residual themselves, so what they add is the output of their last matrix.
 ATTN_OUT = ("self_attention.dense", *ATTENTION)
 MLP_OUT = ("mlp.dense_4h_to_h", "fc2", "mlp", "block_sparse_moe", "feed_forward")
 ROUTER = ("mlp.gate", "block_sparse_moe.gate")
 LN1 = ("input_layernorm", "ln_1", "self_attn_layer_norm")
 LN2 = ("post_attention_layernorm", "ln_2", "final_layer_norm")
-# Gemma 2, Gemma 3 and OLMo 2 have a norm after attention and MLP, whose output is what is added.
+# Gemma 2, Gemma 3 and OLMo 2 have a norm after attention and MLP, and add its output.
 POST_ATTENTION, POST_MLP, PRE_MLP = "post_attention_layernorm", "post_feedforward_layernorm", "pre_feedforward_layernorm"
 Seen = Callable[[str, Tensor], None]
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block's modules; None where the block has no such norm, or no experts."""
+    """One block's modules. A norm or router that the block lacks is None."""
 
     block: nn.Module
     attention: nn.Module
@@ -48,31 +48,31 @@ class Block:
 
 @dataclass(frozen=True)
 class Sites:
-    """A model's blocks, its final norm, and whether its norms subtract the mean."""
+    """A model's blocks and its final norm."""
 
     blocks: Sequence[Block]
     ln_final: nn.Module
 
     @property
     def centres(self) -> bool:
-        """Whether the final norm is a LayerNorm: only such models have their writing weights centred."""
+        """Whether the norms subtract the mean, judged by the final norm. Only then are the writing weights centred."""
         return isinstance(self.ln_final, nn.LayerNorm)
 
 
 def sites(model: Any) -> Sites:
-    """The modules of a HuggingFace causal language model.
+    """Find the modules of a HuggingFace causal language model.
 
     Raises:
-        NotApplicable: if it has no blocks, attention or MLP under a name that is known here.
+        NotApplicable: if it has no blocks, attention or MLP under any of the names above.
     """
-    found = find(model, BLOCKS)
-    if not isinstance(found, nn.ModuleList):
+    module_list = find(model, BLOCKS)
+    if not isinstance(module_list, nn.ModuleList):
         raise NotApplicable(
-            f"{type(model).__name__} keeps its blocks under none of {', '.join(BLOCKS)}: tlbench cannot look inside it; add "
-            "its name to tlbench/reference/sites.py"
+            f"no blocks found in {type(model).__name__} (looked for {', '.join(BLOCKS)}), so tlbench cannot read its "
+            "activations: add the name of their list to tlbench/reference/sites.py"
         )
     blocks = []
-    for block in found:
+    for block in module_list:
         has_post_norm = find(block, (POST_MLP,)) is not None
         blocks.append(
             Block(
@@ -90,7 +90,7 @@ def sites(model: Any) -> Sites:
 
 
 def find(parent: Any, paths: Sequence[str]) -> nn.Module | None:
-    """The first module that there is under one of some paths."""
+    """The first module that exists under one of the paths, else None."""
     for path in paths:
         module = parent
         for name in path.split("."):
@@ -103,18 +103,20 @@ def find(parent: Any, paths: Sequence[str]) -> nn.Module | None:
 def _required(parent: Any, paths: Sequence[str]) -> nn.Module:
     module = find(parent, paths)
     if module is None:
-        raise NotApplicable(f"{type(parent).__name__} has none of {', '.join(paths)}: tlbench cannot look inside it")
+        raise NotApplicable(
+            f"{type(parent).__name__} has none of {', '.join(paths)}, so tlbench cannot read its activations"
+        )
     return module
 
 
 @contextmanager
 def watching(model: Any, seen: Seen) -> Iterator[None]:
-    """Within the block, ``seen`` is called with the name and value of each quantity that a forward pass computes."""
-    found = sites(model)
+    """Within the block, a forward pass calls ``seen`` with the name and value of each activation it computes."""
+    model_sites = sites(model)
     k = getattr(model.config, "num_experts_per_tok", 0)
     with ExitStack() as stack:
         watch = _Watch(seen, stack)
-        for i, block in enumerate(found.blocks):
+        for i, block in enumerate(model_sites.blocks):
             watch.inputs(block.block, site(i, Component.RESID_PRE))
             watch.output(block.router, site(i, ROUTING), lambda output: _expert_mask(_first(output), k))
             watch.norm(block.ln1, site(i, Component.LN1))
@@ -123,7 +125,7 @@ def watching(model: Any, seen: Seen) -> Iterator[None]:
             watch.output(block.attn_out, site(i, Component.ATTN_OUT), _first)
             watch.output(block.mlp_out, site(i, Component.MLP_OUT), _first)
             watch.output(block.block, site(i, Component.RESID_POST), _first)
-        watch.norm(found.ln_final, LN_FINAL)
+        watch.norm(model_sites.ln_final, LN_FINAL)
         yield
 
 
@@ -136,7 +138,7 @@ class _Watch:
         self._shape: tuple[int, ...] = ()
 
     def inputs(self, block: nn.Module, name: str) -> None:
-        """Report what a block reads."""
+        """Report a block's input."""
 
         def before(_: Any, args: Any, kwargs: Any) -> None:
             hidden = _hidden(args, kwargs)
@@ -146,12 +148,12 @@ class _Watch:
         self._stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
 
     def norm(self, norm: nn.Module | None, name: str) -> None:
-        """Report what a norm passes on before its gain."""
+        """Report a norm's output before its gain and bias."""
         if norm is not None:
             self._after(norm, lambda inputs, _: self._report(name, normalised(inputs[0], norm)))
 
     def output(self, module: nn.Module | None, name: str, read: Callable[[Any], Tensor | None]) -> None:
-        """Report what is read from a module's output."""
+        """Report what ``read`` extracts from a module's output."""
         if module is not None:
             self._after(module, lambda _, output: self._report(name, read(output)))
 
@@ -160,20 +162,20 @@ class _Watch:
 
     def _report(self, name: str, value: Tensor | None) -> None:
         if value is not None:
-            # OPT's second norm and MLP, and some routers, work on all tokens of the batch in one row.
+            # OPT's second norm and MLP, and some routers, flatten batch and position into one dimension.
             self._seen(name, value.reshape(*self._shape, value.shape[-1]) if value.ndim == 2 else value)
 
 
 @contextmanager
 def feeding(model: Any, inputs: Sequence[Tensor]) -> Iterator[None]:
-    """Within the block, each block of a forward pass, and then the final norm, reads the input given for it.
+    """Within the block, replace the input of every transformer block and of the final norm in a forward pass.
 
     Args:
         model: a HuggingFace causal language model.
-        inputs: for each block and the final norm, ``[batch, pos, d_model]``.
+        inputs: the replacement for each transformer block, then for the final norm, each ``[batch, pos, d_model]``.
     """
-    found = sites(model)
-    readers = [*(block.block for block in found.blocks), found.ln_final]
+    model_sites = sites(model)
+    readers = [*(block.block for block in model_sites.blocks), model_sites.ln_final]
     with ExitStack() as stack:
         for module, value in zip(readers, inputs, strict=True):
 
@@ -187,21 +189,21 @@ def feeding(model: Any, inputs: Sequence[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def editing(model: Any, block: int, component: Component, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within the block, a quantity of the residual stream in one block becomes what ``edit`` makes of it."""
-    found = sites(model).blocks[block]
+    """Within the block, apply the intervention ``edit`` to a component in one transformer block."""
+    target = sites(model).blocks[block]
     if component is Component.RESID_PRE:
 
         def before(_: Any, args: Any, kwargs: Any) -> Any:
             hidden = edit(_hidden(args, kwargs))
             return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
-        handle = found.block.register_forward_pre_hook(before, with_kwargs=True)
+        handle = target.block.register_forward_pre_hook(before, with_kwargs=True)
     else:
 
         def after(_: Any, inputs: Any, output: Any) -> Any:
             return edit(output) if isinstance(output, Tensor) else (edit(output[0]), *output[1:])
 
-        module = {Component.ATTN_OUT: found.attn_out, Component.MLP_OUT: found.mlp_out}[component]
+        module = {Component.ATTN_OUT: target.attn_out, Component.MLP_OUT: target.mlp_out}[component]
         handle = module.register_forward_hook(after)
     try:
         yield
@@ -210,7 +212,7 @@ def editing(model: Any, block: int, component: Component, edit: Callable[[Tensor
 
 
 def normalised(x: Tensor, norm: Any) -> Tensor:
-    """What a LayerNorm or RMSNorm makes of ``x`` before its gain and bias, in float64.
+    """The output of a LayerNorm or RMSNorm for ``x`` before its gain and bias, in float64.
 
     Source: Ba et al. 2016, equation 3; Zhang and Sennrich 2019, equation 4.
     """
@@ -232,7 +234,7 @@ def _first(output: Any) -> Tensor:
 
 
 def _pattern(output: Any) -> Tensor | None:
-    """Attention's outputs differ from version to version; the pattern is the only square one of four dimensions."""
+    """The attention pattern. Attention's outputs vary by version, but only the pattern is square and has four dimensions."""
     for value in output if isinstance(output, (tuple, list)) else ():
         if isinstance(value, Tensor) and value.ndim == 4 and value.shape[-1] == value.shape[-2]:
             return value
@@ -240,5 +242,5 @@ def _pattern(output: Any) -> Tensor | None:
 
 
 def _expert_mask(router_logits: Tensor, k: int) -> Tensor:
-    """Which ``k`` experts each token goes to. ``[token, expert]``, 1 and 0."""
+    """The ``k`` experts that each token goes to, as a mask ``[token, expert]`` of ones and zeros."""
     return torch.zeros_like(router_logits).scatter(-1, router_logits.topk(k, dim=-1).indices, 1)

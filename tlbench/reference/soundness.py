@@ -1,8 +1,8 @@
-"""Is HuggingFace itself right? Its float32 logits must be a rounding away from the golden, or nobody else can be judged.
+"""Is HuggingFace itself right? If its float32 logits differ from the golden by more than rounding, nothing can be judged.
 
-The golden is computed by this project's own transformers, HuggingFace's logits by the one in the environment under test. An
-older one may misread a configuration without a word: transformers 4.57 takes a rotary base of 10000 where it does not find
-its own field. What its own rounding can do follows from the model: HuggingFace's variants show it.
+This project's own transformers computes the golden; the transformers in the environment under test computes HuggingFace's
+logits. An older one may silently misread a configuration: transformers 4.57 takes a rotary base of 10000 where it does not
+find its own field. How far HuggingFace's rounding alone can take it depends on the model, and its variants measure that.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from tlbench.reference import huggingface
 from tlbench.reference.golden import Weights, golden
 
 ROUNDINGS = 8.0
-"""HuggingFace's distance from the golden may be so many times the largest of its variants' distances from it. On the zoo it
-is 0.7 times in float32; a misread field makes it thousands."""
+"""How far HuggingFace may be from the golden, as a multiple of the largest distance among its variants. On the zoo it is 0.7
+times in float32; a misread field makes it thousands of times."""
 
 
 def reference_fault(checkpoint: Checkpoint) -> str:
-    """Why HuggingFace's logits are wrong, in one sentence; "" where they are right, or where no golden can tell.
+    """Why HuggingFace's logits are wrong, in one sentence; "" if they are right or there is no golden to compare with.
 
-    It is asked in float32, where rounding hides least, and holds for every dtype: what is misread is the configuration.
+    The check runs in float32, where rounding hides least. Its result holds for every dtype, because the fault it looks for
+    is a misread configuration.
 
     Raises:
         CellFailed: if HuggingFace cannot run this checkpoint in float32.
@@ -40,16 +41,17 @@ def reference_fault(checkpoint: Checkpoint) -> str:
         return ""
     error = spread(*over_common_vocabulary(h, exact))
     variants = huggingface.reference_variants(checkpoint, Dtype.FLOAT32).values()
-    own = max((one.typical if checkpoint.has_experts else one.rms) for one in variants)
-    found = error.typical if checkpoint.has_experts else error.rms
-    if found <= ROUNDINGS * own:
+    rounding = max((variant.typical if checkpoint.has_experts else variant.rms) for variant in variants)
+    distance = error.typical if checkpoint.has_experts else error.rms
+    if distance <= ROUNDINGS * rounding:
         return ""
     return (
-        f"HuggingFace itself is wrong here: in float32 transformers {version('transformers')} is {found:.3g} nats from the "
-        f"golden, where its own rounding can do {own:.2g}, which is not TransformerLens's doing{_misreading(checkpoint)}"
+        "HuggingFace itself is wrong for this model, not TransformerLens: in float32 transformers "
+        f"{version('transformers')} is {distance:.3g} nats from the golden, but its rounding explains only "
+        f"{rounding:.2g}{_misreading(checkpoint)}"
     )
 
 
 def _misreading(checkpoint: Checkpoint) -> str:
-    found = misreading(checkpoint.folder)
-    return f": {found}" if found else ""
+    fault = misreading(checkpoint.folder)
+    return f": {fault}" if fault else ""

@@ -1,4 +1,4 @@
-"""Kept tensors: each file verified by its SHA-256 before it is read, with a note of how it was made."""
+"""Stored tensors: safetensors files with their provenance, verified by SHA-256 before they are read."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tlbench.spans import Category, span
 
 @dataclass(frozen=True)
 class Kept:
-    """What a file holds.
+    """The content of a stored file.
 
     Attributes:
-        tensors: by name.
-        provenance: which versions made it, on what, and when read, its ``sha256``.
+        tensors: the tensors by name.
+        provenance: what the file was computed from and with which versions; after reading, also its ``sha256``.
     """
 
     tensors: dict[str, Tensor]
@@ -33,16 +33,16 @@ class Kept:
 
 
 def path_of(folder: str, model: str, key: Mapping[str, Any]) -> Path:
-    """A file named by everything that decides its content."""
+    """The path of a file, named by everything that determines its content."""
     name = hashlib.sha256(canonical_json(dict(key)).encode()).hexdigest()[:24]
     return cache_dir() / folder / f"{model}-{name}.safetensors"
 
 
 def write(path: Path, tensors: dict[str, Tensor], provenance: Mapping[str, str]) -> None:
-    """Write tensors and their provenance, each whole or not at all.
+    """Write tensors and their provenance, each completely or not at all.
 
     Raises:
-        BadInput: if the disk refuses.
+        BadInput: if the disk is full or not writable.
     """
     from safetensors.torch import save_file
 
@@ -53,12 +53,12 @@ def write(path: Path, tensors: dict[str, Tensor], provenance: Mapping[str, str])
 
 
 def write_again(path: Path, written: Path, provenance: Mapping[str, str]) -> None:
-    """Keep what :func:`write` just wrote under a second name, with a provenance of its own.
+    """Store the file that :func:`write` just wrote under a second name, with its own provenance.
 
-    The two names share one file where the file system can, so that neither the disk nor the page cache holds it twice.
+    The second name is a hard link if the file system allows it, so neither disk nor page cache holds the data twice.
 
     Raises:
-        BadInput: if the disk refuses.
+        BadInput: if the disk is full or not writable.
     """
     with written_whole(path) as temporary:
         temporary.unlink()
@@ -71,10 +71,10 @@ def write_again(path: Path, written: Path, provenance: Mapping[str, str]) -> Non
 
 
 def read(path: Path) -> Kept | None:
-    """The tensors, or None where they are missing or damaged.
+    """Read a stored file, or return None if it is missing or damaged.
 
-    They are not loaded: safetensors maps the file into memory, so that what is read of them is page cache, which the kernel
-    drops when memory is short. The hash is taken in pieces, and not again while nothing writes to the file.
+    Nothing is copied: safetensors maps the file into memory, so its pages are page cache, which the kernel can drop when
+    memory is short. The file is hashed in chunks, and only again after something has written to it.
     """
     from safetensors.torch import load_file
 
@@ -87,31 +87,31 @@ def read(path: Path) -> Kept | None:
 
 
 def read_or_make(path: Path, lock: str, make: Callable[[], None]) -> Kept | None:
-    """The tensors; where they are missing or damaged, ``make`` is called first, by one process at a time.
+    """Read a stored file. If it is missing or damaged, call ``make`` first, in one process at a time.
 
     Args:
         path: the file.
-        lock: the name of the lock that those hold who make such files.
-        make: writes the file, if it can be had.
+        lock: the name of the lock to hold while making the file.
+        make: writes the file.
 
     Returns:
-        None if ``make`` did not write it.
+        The content, or None if ``make`` did not write the file.
     """
     with span(Category.READ):
-        kept = read(path)
-        if kept is None:
+        stored = read(path)
+        if stored is None:
             with locked(cache_dir() / "locks" / lock):
-                kept = read(path)
-                if kept is None:
+                stored = read(path)
+                if stored is None:
                     if is_damaged(path):
-                        print(f"tlbench: {path} is damaged and is computed again", file=sys.stderr)
+                        print(f"tlbench: {path} is damaged: computing it again", file=sys.stderr)
                     make()
-                    kept = read(path)
-        return kept
+                    stored = read(path)
+        return stored
 
 
 def is_damaged(path: Path) -> bool:
-    """Whether a file lies there that :func:`read` refuses."""
+    """Whether the file exists but :func:`read` rejects it."""
     return path.exists() and _provenance_path(path).exists() and read(path) is None
 
 

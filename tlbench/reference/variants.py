@@ -1,13 +1,13 @@
-"""HuggingFace's variants: the same function of the same weights at the same dtype, computed with another rounding.
+"""HuggingFace's variants: the same function of the same weights at the same dtype, but rounded differently.
 
-What they differ by is what HuggingFace's own rounding can do. Four are taken:
+Their differences show how far HuggingFace's own rounding can go. There are four:
 
-- ``reversed sums``: every matrix product adds up its terms in reverse order. In float32 it is an independent rounding of
-  nearly every operation: on the zoo it is 1.1 to 1.5 times as far from eager as eager is from the golden, where two
-  independent roundings of one size are sqrt(2) times;
-- ``default attention``: the implementation that HuggingFace takes unless told otherwise. In 16 bits, where a product is
-  summed in float32 and rounded once, it is the one that differs (1.0 to 1.3 times, where the model has another one);
-- ``threads`` and ``batch split``: one thread against two, and each sequence alone. They differ rarely, and cost little.
+- ``reversed sums``: every matrix product sums its terms in reverse order. In float32 this rounds nearly every operation
+  independently. On the zoo its distance from eager attention is 1.1 to 1.5 times that of eager attention from the golden;
+  two independent roundings of one size would give sqrt(2).
+- ``default attention``: the implementation that HuggingFace picks by itself. In 16 bits, where a product is summed in
+  float32 and rounded once, this is the variant that differs: 1.0 to 1.3 times, if the model has a second implementation.
+- ``threads`` and ``batch split``: one thread against two, and each sequence by itself. They rarely differ, and cost little.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PRODUCTS = (torch.matmul, torch.bmm, torch.mm, Tensor.matmul, Tensor.bmm, Tensor
 
 
 class ReversedSums(TorchFunctionMode):
-    """Within the block, matrix products add up their terms in reverse order."""
+    """Within the block, matrix products sum their terms in reverse order."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -43,10 +43,10 @@ class ReversedSums(TorchFunctionMode):
 
 
 def variants(run: Callable[[Tensor], Tensor], ids: Tensor) -> dict[str, Spread]:
-    """How far a model is from itself, by variant; all but the default attention, which is another model.
+    """The distance of each variant from the model. Excludes the default attention, which needs another load.
 
     Args:
-        run: from token ids ``[batch, pos]`` to logits ``[batch, pos, d_vocab]``.
+        run: the model, from token ids ``[batch, pos]`` to logits ``[batch, pos, d_vocab]``.
         ids: the token ids.
     """
     h = run(ids)

@@ -1,0 +1,703 @@
+"""Canaries of asv and asv_runner: launching benchmarks, running them, and storing and publishing results."""
+
+import io
+import json
+import math
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import pytest
+
+from tests.canaries import canary
+
+ROOT = Path(__file__).resolve().parents[2]
+ONE_PROCESS, READER, LANE, FACTS = (f"asv_plugins/{name}.py" for name in ("one_process", "reader", "lane", "facts"))
+STORED = "tlbench/report/stored.py"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+COMMAND = {
+    "name": "some.Suite.track_value-1",
+    "params_str": "{}",
+    "profile_path": "None",
+    "result_file_name": "result",
+    "timeout": 5,
+    "cwd": "folder",
+}
+"""The arguments that asv passes to a launcher."""
+
+
+class OtherEnd:
+    """Stands in for an environment and for the process that asv launches in it.
+
+    A thread answers, through asv_plugins/reader.py's own side of the protocol.
+    """
+
+    env_vars = {}
+
+    def __init__(self):
+        self.launched, self.commands = [], []
+        self.status = None
+        self.stdout = io.BytesIO()
+        self.pid = 0
+
+    def run(self, words, **_):
+        self.launched.append(words)
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(words[-1])
+        listening.listen()
+        threading.Thread(target=self._answer, args=(listening,), daemon=True).start()
+        return self
+
+    def _answer(self, listening):
+        from asv_plugins.reader import _receive, _send
+
+        while True:
+            connection, _ = listening.accept()
+            with connection:
+                command = _receive(connection)
+                self.commands.append(command)
+                _send(connection, "imported" if command["action"] == "preimport" else {"out": "printed", "errcode": 3})
+
+    def poll(self):
+        return self.status
+
+    def wait(self, timeout=None):
+        return self.status
+
+
+@pytest.fixture
+def launcher():
+    """Start our launcher, which derives from asv's. It is closed after the test."""
+    launchers = []
+
+    def start():
+        from asv_plugins.one_process import ReadingServer
+
+        end = OtherEnd()
+        launchers.append((ReadingServer(end, "suite"), end))
+        return launchers[-1]
+
+    yield start
+    for server, end in launchers:
+        end.status = 0
+        server.close()
+
+
+# The launcher, asv_plugins/one_process.py ----------------------------------------------------------------------------
+
+
+@canary("asv changed runner.get_spawner: it ignores our runner.ForkServer", ONE_PROCESS)
+def test_asv_looks_forkserver_up_when_it_starts_a_launcher(monkeypatch):
+    from asv import runner
+
+    monkeypatch.setattr(runner, "ForkServer", lambda *given: given)
+    assert runner.get_spawner("environment", "suite", "forkserver") == ("environment", "suite")
+
+
+@canary("asv changed runner.BENCHMARK_RUN_SCRIPT, or how ForkServer runs it", ONE_PROCESS)
+def test_forkserver_runs_our_script_with_the_suite_and_a_socket(launcher):
+    from asv_plugins.one_process import READER as SCRIPT
+
+    _, end = launcher()
+    ((script, action, suite, name),) = end.launched
+    assert (script, action, suite) == (str(SCRIPT), "run_server", os.path.abspath("suite"))
+    assert Path(name).is_socket()
+
+
+@canary("asv changed runner.ForkServer.run, or its protocol", ONE_PROCESS)
+def test_forkserver_sends_a_command_that_the_reader_reads_and_returns_its_answer(launcher):
+    server, end = launcher()
+    assert server.run(**COMMAND) == ("printed", 3)
+    (command,) = end.commands
+    named = {"benchmark_id": "name", "result_file": "result_file_name"}
+    read = ("benchmark_id", "params_str", "profile_path", "result_file", "timeout", "cwd")
+    assert command == {"action": "run", **{key: COMMAND[named.get(key, key)] for key in read}}
+
+
+@canary("asv changed runner.ForkServer.preimport, or its protocol", ONE_PROCESS)
+def test_forkserver_has_the_reader_import_the_suite(launcher):
+    server, end = launcher()
+    assert server.preimport() == (True, "imported")
+    assert end.commands == [{"action": "preimport"}]
+
+
+@canary("asv changed the attributes of runner.ForkServer (server_proc, env, benchmark_dir)", ONE_PROCESS)
+def test_after_the_process_has_died_asv_s_own_forkserver_takes_over(launcher):
+    server, end = launcher()
+    end.status = -signal.SIGKILL
+    assert server.server_proc is end
+    assert server.run(**COMMAND) == ("printed", 3)
+    _, (script, *_, suite, _) = end.launched
+    assert suite == os.path.abspath("suite")
+    assert Path(script).parent.name == "asv"
+    assert [command["action"] for command in end.commands] == ["preimport", "run"]
+
+
+@canary("asv changed runner.ForkServer.close: it no longer interrupts the process", READER)
+def test_forkserver_ends_the_process_by_an_interrupt(launcher, monkeypatch):
+    server, end = launcher()
+    sent = []
+
+    def killpg(pid, number):
+        sent.append((pid, number))
+        end.status = -number
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    server.close()
+    server.close = lambda: None  # once is enough
+    assert sent == [(end.pid, signal.SIGINT)]
+
+
+class Spawner:
+    """A launcher that runs nothing: it writes ``stored`` into the result file and returns ``status``."""
+
+    def __init__(self, status=0, stored="1.0"):
+        self.status, self.stored, self.given = status, stored, []
+
+    def run(self, **given):
+        self.given.append(given)
+        Path(given["result_file_name"]).write_text(self.stored)
+        return "", self.status
+
+
+def run_benchmark(spawner, **attributes):
+    from asv import runner
+
+    benchmark = {"name": "some.Suite.track_value", "params": [["'a'", "'b'"]], "timeout": 5, **attributes}
+    return runner.run_benchmark(benchmark, spawner, profile=False, cwd="folder")
+
+
+@canary("asv changed how it names a benchmark and its parameters to a launcher", ONE_PROCESS)
+def test_a_benchmark_s_name_ends_with_the_index_of_its_parameters():
+    from asv_plugins.one_process import is_track
+
+    spawner = Spawner()
+    run_benchmark(spawner)
+    names = [given["name"] for given in spawner.given]
+    assert names == ["some.Suite.track_value-0", "some.Suite.track_value-1"]
+    assert all(map(is_track, names))
+    assert spawner.given[0].keys() == COMMAND.keys()
+
+
+@canary("asv changed util.TIMEOUT_RETCODE, the exit status of a benchmark that timed out", READER)
+def test_asv_reports_the_exit_status_of_a_timeout_as_one():
+    from asv_plugins.reader import TIMED_OUT
+
+    assert "timed out" in run_benchmark(Spawner(TIMED_OUT)).stderr
+    assert "timed out" not in run_benchmark(Spawner(1)).stderr
+
+
+@canary("asv changed how it stores a failure (null) or a skip (NaN)", STORED)
+def test_a_failure_is_stored_as_null_and_a_skip_as_nan():
+    assert run_benchmark(Spawner(1)).result == [None, None]
+    assert all(map(math.isnan, run_benchmark(Spawner(stored="NaN")).result))
+
+
+# The other end, asv_plugins/reader.py --------------------------------------------------------------------------------
+
+SUITE = {
+    "__init__": "print('imported')",
+    "shared": """
+class Shared:
+    params = [["a", "b"]]
+    def setup_cache(self):
+        pass
+""",
+    "some": """
+from asv_runner.benchmarks.mark import SkipNotImplemented
+from canary_suite.shared import Shared
+class Suite(Shared):
+    def track_value(self, name):
+        print("measuring", name)
+        return 0.1 + 0.2
+    def track_skip(self, name):
+        raise SkipNotImplemented("not here")
+    def track_failure(self, name):
+        raise ValueError("it broke")
+class _Hidden(Shared):
+    def track_hidden(self, name):
+        return 1
+""",
+    "other": """
+from canary_suite.shared import Shared
+class Other(Shared):
+    def track_value(self, name):
+        return 2
+""",
+}
+
+
+@pytest.fixture
+def suite(tmp_path, monkeypatch):
+    """A suite that asv_runner can import. Afterwards this process's imports are as they were."""
+    folder = tmp_path / "canary_suite"
+    folder.mkdir()
+    for name, text in SUITE.items():
+        (folder / f"{name}.py").write_text(text)
+    (tmp_path / "cache.pickle").write_bytes(b"N.")  # what asv writes for a setup_cache that returns None
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.meta_path)
+    yield folder
+    sys.meta_path[:] = before
+    for name in [name for name in sys.modules if name.split(".")[0] == folder.name]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def restore_runner(monkeypatch):
+    """Restore, after the test, the functions that ``leave_sources_alone`` replaces."""
+
+    def remember():
+        from asv_runner.benchmarks import _base
+
+        for name in ("get_setup_cache_key", "get_source_code"):
+            monkeypatch.setattr(_base, name, getattr(_base, name))
+
+    return remember
+
+
+def discovered(suite):
+    from asv_runner._aux import update_sys_path
+    from asv_runner.discovery import disc_benchmarks
+
+    update_sys_path(str(suite))
+    return {benchmark.name: benchmark for benchmark in disc_benchmarks(str(suite), ignore_import_errors=True)}
+
+
+def read(suite, name):
+    """The output and exit status that reader.py reports for a benchmark, and the text of its result file."""
+    from asv_plugins import reader
+
+    result = Path("result")
+    result.unlink(missing_ok=True)
+    command = {"benchmark_id": name, "params_str": "{}", "profile_path": "None", "result_file": str(result), "timeout": 5}
+    answer = reader.run(str(suite), {**command, "cwd": str(suite.parent)}, Path("output"))
+    return answer["out"], answer["errcode"], result.read_text() if result.exists() else None
+
+
+@canary("asv_runner changed run._run or _aux.posix_redirect_output", READER)
+@pytest.mark.parametrize(
+    ("name", "printed", "status", "stored"),
+    [
+        ("value-1", "measuring b", 0, "0.30000000000000004"),
+        ("skip-0", "", 0, "NaN"),
+        ("failure-0", "ValueError: it broke", 1, None),
+    ],
+)
+def test_run_prints_and_stores_what_a_benchmark_does(suite, name, printed, status, stored):
+    discovered(suite)
+    out, *rest = read(suite, f"some.Suite.track_{name}")
+    assert printed in out
+    assert rest == [status, stored]
+
+
+@canary("asv_runner changed discovery.disc_benchmarks", READER)
+def test_discovery_imports_every_module_of_the_suite(suite):
+    from asv_runner._aux import update_sys_path
+
+    from asv_plugins import reader
+
+    update_sys_path(str(suite))
+    assert reader.preimport(str(suite), Path("output")) == "imported\n"
+    assert "canary_suite.other" in sys.modules
+
+
+@canary("asv_runner changed _aux.update_sys_path", READER)
+def test_a_suite_can_be_imported_by_the_name_of_its_folder(suite, monkeypatch):
+    from importlib import import_module
+
+    from asv_runner._aux import update_sys_path
+
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path).resolve() != suite.parent])
+    monkeypatch.chdir("/")
+    update_sys_path(str(suite))
+    assert Path(import_module("canary_suite.other").__file__).parent == suite
+
+
+@canary("asv_runner changed _base.get_setup_cache_key or _base.get_source_code", READER)
+def test_the_source_of_a_benchmark_is_not_read_twice(suite, restore_runner, monkeypatch):
+    import inspect
+
+    from asv_plugins import reader
+
+    restore_runner()
+    reader.leave_sources_alone()
+    first = discovered(suite)["some.Suite.track_value"]
+    lines, seen = inspect.getsourcelines, []
+    monkeypatch.setattr(inspect, "getsourcelines", lambda item: seen.append(item) or lines(item))
+    again = discovered(suite)["some.Suite.track_value"]
+    assert seen == []
+    assert again.setup_cache_key == first.setup_cache_key
+    assert again.setup_cache_key.startswith("shared:")
+    assert again.code == ""
+
+
+# What benchmarks/ depends on -----------------------------------------------------------------------------------------
+
+
+@canary("asv_runner changed discovery: it takes classes whose names begin with an underscore", "benchmarks/runtime.py")
+def test_a_class_with_a_leading_underscore_is_no_benchmark(suite):
+    assert sorted(discovered(suite)) == [
+        "other.Other.track_value",
+        *(f"some.Suite.track_{name}" for name in ("failure", "skip", "value")),
+    ]
+
+
+@canary("asv_runner changed how it writes parameters: they are no longer each one's repr", STORED)
+def test_a_parameter_is_written_as_its_repr(suite):
+    assert discovered(suite)["some.Suite.track_value"].params == [["'a'", "'b'"]]
+
+
+@canary("asv_runner changed setup_cache_key: classes no longer share an inherited setup_cache", "benchmarks/cell.py")
+def test_benchmarks_that_inherit_setup_cache_share_it(suite):
+    benchmarks = discovered(suite)
+    keys = {benchmarks[name].setup_cache_key for name in ("other.Other.track_value", "some.Suite.track_value")}
+    assert len(keys) == 1
+    assert None not in keys
+
+
+@canary(
+    "asv changed runner.run_benchmarks: benchmarks that share setup_cache no longer share a folder", "benchmarks/cell.py"
+)
+def test_benchmarks_that_share_setup_cache_run_in_one_folder(tmp_path, monkeypatch):
+    from asv import runner
+    from asv.benchmarks import Benchmarks
+    from asv.results import Results
+
+    class Sharing(Spawner):
+        def preimport(self):
+            return True, ""
+
+        def create_setup_cache(self, *_):
+            folders.append(tmp_path / f"cache-{len(folders)}")
+            folders[-1].mkdir()
+            return str(folders[-1]), None
+
+        def run(self, **given):
+            assert Path(given["cwd"]).is_dir()
+            return super().run(**given)
+
+        def close(self):
+            pass
+
+    folders, spawner = [], Sharing()
+    monkeypatch.setattr(runner, "get_spawner", lambda *_, **__: spawner)
+    described = {"params": [], "version": "1", "timeout": 5, "type": "track", "setup_cache_key": "shared:1", "unit": "x"}
+    names = [f"{module}.Suite.track_{letter}" for module in "ab" for letter in "xy"]
+    benchmarks = Benchmarks(SimpleNamespace(benchmark_dir="suite"), [{**described, "name": name} for name in names])
+    environment = SimpleNamespace(name="environment", _default_benchmark_timeout=60)
+    runner.run_benchmarks(benchmarks, environment, results=Results.unnamed())
+    assert len(spawner.given) == len(names)
+    assert {given["cwd"] for given in spawner.given} == {str(folder) for folder in folders} == {str(tmp_path / "cache-0")}
+
+
+@canary("asv changed the environment variables ASV_COMMIT or ASV_CONF_DIR", "tlbench/paths.py")
+def test_a_benchmark_s_environment_names_the_commit_and_the_configuration_s_folder(tmp_path, monkeypatch):
+    from asv import util
+    from asv.plugins.virtualenv import Virtualenv
+
+    from tlbench.paths import COMMIT_VARIABLE, CONFIGURATION_VARIABLE
+
+    monkeypatch.chdir(tmp_path)
+    python = "{}.{}".format(*sys.version_info)
+    environment = Virtualenv(configuration(tmp_path), python, {}, {})
+    environment._set_commit_hash(COMMIT)
+    variables = {}
+    monkeypatch.setattr(environment, "find_executable", lambda name: name)
+    monkeypatch.setattr(util, "check_output", lambda words, env, **_: variables.update(env))
+    environment.run(["benchmark.py"], env={})
+    assert variables[COMMIT_VARIABLE] == COMMIT
+    assert variables[CONFIGURATION_VARIABLE] == str(tmp_path)
+
+
+# The machine, asv_plugins/lane.py and machine.py ---------------------------------------------------------------------
+
+
+class Stop(Exception):
+    """Ends a command whose rest need not run."""
+
+
+@canary("asv changed how `asv run` calls Machine.load", LANE)
+def test_asv_run_loads_its_machine_first_and_by_name(monkeypatch):
+    from asv.commands.run import Run
+    from asv.machine import Machine
+
+    names = []
+
+    def load(*given, machine_name=None, **named):
+        names.append(machine_name)
+        raise Stop
+
+    monkeypatch.setattr(Machine, "load", load)
+    before = dict(os.environ)
+    with pytest.raises(Stop):
+        Run.run(SimpleNamespace(), machine="mine")
+    assert names == ["mine"]
+    assert dict(os.environ) == before
+
+
+@canary("asv changed machine.Machine: its fields, or how it saves them", LANE)
+def test_the_shared_arithmetic_s_machine_is_saved_with_the_fields_of_any_other(tmp_path, monkeypatch):
+    from asv.machine import Machine
+    from asv.util import load_json
+
+    from asv_plugins import lane
+
+    monkeypatch.setattr(lane, "prove", lambda: None)
+    with patch.dict(os.environ):
+        os.environ.pop("TLBENCH_ARITHMETIC", None)
+        machine = lane.load(interactive=True, machine_name="shared-x86-64-canary")
+    machine.save(str(tmp_path))
+    saved = load_json(str(tmp_path / "shared-x86-64-canary" / "machine.json"), Machine.api_version)
+    assert saved == {**lane.DESCRIPTION, "machine": "shared-x86-64-canary"}
+    assert saved.keys() == {name for name, _ in Machine.fields} == Machine.get_defaults().keys()
+
+
+@canary("asv changed MachineCollection.save or Machine.get_defaults", "asv_plugins/machine.py")
+def test_a_machine_is_loaded_by_the_name_it_was_saved_under(tmp_path, monkeypatch):
+    from asv_plugins import lane, machine
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert machine.main(["mine"]) == 0
+    loaded = lane._load(machine_name="mine", interactive=True)
+    assert (loaded.machine, loaded.os) == ("mine", platform.system())
+    assert loaded.num_cpu == str(os.cpu_count())
+
+
+@canary("asv changed util.UserError: it no longer ends a command with one sentence", LANE)
+def test_a_user_error_is_one_sentence_and_exit_status_1(monkeypatch, capfd):
+    from asv import main
+    from asv.machine import Machine
+    from asv.util import UserError
+
+    def refuse(*_, **__):
+        raise UserError("leave one of the two out")
+
+    monkeypatch.setattr(Machine, "load", refuse)
+    monkeypatch.setattr(sys, "argv", ["asv", "machine", "--yes"])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    output = "".join(capfd.readouterr())
+    assert ended.value.code == 1
+    assert "leave one of the two out" in output
+    assert "Traceback" not in output
+
+
+# Results, asv_plugins/facts.py and tlbench/report/stored.py ----------------------------------------------------------
+
+DESCRIBED = {"params": [["'a'", "'b'"]], "param_names": ["model"], "version": "1", "type": "track", "unit": "x"}
+STARTED = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def stored_result(folder, commit=COMMIT):
+    """A file of results, written by asv's own function."""
+    from asv.results import Results
+    from asv.runner import BenchmarkResult
+
+    from asv_plugins import facts
+
+    result = Results({"machine": "mine"}, {}, commit, 1000, "3.11", "virtualenv-py3.11", {})
+    measured = BenchmarkResult([0.5, None], [None, None], [None, None], 0, "", None)
+    result.add_result({**DESCRIBED, "name": "some.track_measured"}, measured, started_at=STARTED, duration=2.0)
+    facts._save(result, str(folder))
+    (folder / "mine" / "machine.json").write_text(json.dumps({"machine": "mine", "version": 1}))
+    return result
+
+
+@canary("asv changed results.Results.save, its file's name or its attributes", FACTS)
+def test_results_are_saved_by_our_function_into_a_file_of_a_known_name(tmp_path, monkeypatch):
+    from asv_plugins import facts
+
+    calls = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(facts, "facts", SimpleNamespace(FILE_NAME="x", keep=lambda recorded, results: calls.append(results)))
+    monkeypatch.setattr(facts, "endings", SimpleNamespace(keep=lambda left, results: calls.append(left)))
+    stored_result(Path("results")).save("results")
+    file = Path("results") / "mine" / f"{COMMIT[:8]}-virtualenv-py3.11.json"
+    assert file.is_file()
+    assert calls == [file, tmp_path / ".asv" / "outcomes" / "mine" / COMMIT]
+
+
+@canary("asv changed results.iter_results: it reads files that are no results", "tlbench/records/endings.py")
+def test_asv_reads_no_other_file_beside_the_results(tmp_path):
+    from asv.results import iter_results
+
+    from tlbench.environments.metadata import SUFFIX as OF_ENVIRONMENTS
+    from tlbench.records.endings import SUFFIX as OF_ENDINGS
+
+    stored_result(tmp_path)
+    (results,) = tmp_path.glob("mine/*-*.json")
+    for suffix in (OF_ENVIRONMENTS, OF_ENDINGS):
+        results.with_suffix(suffix).write_text(results.read_text().replace(COMMIT, COMMIT[::-1]))
+    assert [results.commit_hash for results in iter_results(str(tmp_path))] == [COMMIT]
+
+
+@canary("asv changed results.Results: its attributes or getters", STORED)
+def test_stored_results_have_a_commit_a_machine_parameters_and_values(tmp_path):
+    from asv.results import iter_results
+
+    stored_result(tmp_path)
+    (results,) = iter_results(str(tmp_path))
+    assert (results.commit_hash, int(results.date), results.params["machine"]) == (COMMIT, 1000, "mine")
+    assert list(results.get_all_result_keys()) == ["some.track_measured"]
+    params = results.get_result_params("some.track_measured")
+    assert params == [["'a'", "'b'"]]
+    assert results.get_result_value("some.track_measured", params) == [0.5, None]
+    assert [int(start) for start in results.started_at.values()] == [int(STARTED.timestamp() * 1000)]
+
+
+@canary("asv changed results.iter_results_for_machine", "tools/docs/findings.py")
+def test_results_can_be_read_machine_by_machine(tmp_path):
+    from asv.results import iter_results_for_machine
+
+    stored_result(tmp_path)
+    assert [results.commit_hash for results in iter_results_for_machine(str(tmp_path), "mine")] == [COMMIT]
+
+
+@canary("asv changed the columns of a file of results", "tools/perf/bench.py")
+def test_a_file_of_results_names_its_columns(tmp_path):
+    stored_result(tmp_path)
+    stored = json.loads(next(tmp_path.glob("mine/*-*.json")).read_text())
+    columns = dict(zip(stored["result_columns"], stored["results"]["some.track_measured"], strict=False))
+    assert columns["params"] == [["'a'", "'b'"]]
+    assert columns["result"] == [0.5, None]
+    assert columns["duration"] == 2.0
+
+
+# Configuration and publishing ----------------------------------------------------------------------------------------
+
+CONFIGURATION = {"version": 1, "project": "canary", "repo": "history.git", "branches": ["main"]}
+
+
+def configuration(folder):
+    from asv.config import Config
+
+    (folder / "asv.conf.json").write_text(json.dumps({**CONFIGURATION, "plugins": [".canary_plugin"]}))
+    return Config.load(str(folder / "asv.conf.json"))
+
+
+@canary("asv changed config.Config", STORED)
+def test_a_configuration_names_the_folder_of_results_and_the_repository(tmp_path):
+    from asv.config import Config
+    from asv.util import UserError
+
+    conf = configuration(tmp_path)
+    assert (conf.results_dir, conf.repo, conf.project) == ("results", "history.git", "canary")
+    with pytest.raises(UserError):
+        Config.load(str(tmp_path / "absent.json"))
+
+
+@canary("asv changed util.load_json: it no longer skips comments", "tools/perf/bench.py")
+def test_a_configuration_may_have_comments(tmp_path):
+    from asv.util import load_json
+
+    (tmp_path / "some.json").write_text('{\n    // why\n    "version": 1\n}')
+    assert load_json(str(tmp_path / "some.json"), js_comments=True) == {"version": 1}
+
+
+@canary("asv changed build_cache.BuildCache: built wheels lie elsewhere", "tools/perf/speed.py")
+def test_built_wheels_lie_in_a_folder_named_by_the_commit(tmp_path):
+    from asv.build_cache import BuildCache
+
+    folder = Path(BuildCache(SimpleNamespace(build_cache_size=1), str(tmp_path / "environment")).create_cache_dir(COMMIT))
+    (folder / "some.whl").touch()
+    assert [path.parent.name for path in tmp_path.glob("*/asv-build-cache/*/*.whl")] == [COMMIT]
+
+
+PLUGIN = """
+import json
+from pathlib import Path
+from asv.publishing import OutputPublisher
+
+class Canary(OutputPublisher):
+    name = "canary"
+    button_label = description = "Canary"
+    order = 100
+
+    @classmethod
+    def publish(cls, conf, repo, benchmarks, graphs, revisions):
+        html = Path(conf.html_dir)
+        seen = {
+            "results": conf.results_dir,
+            "tags": repo.get_tags(),
+            "revisions": dict(revisions),
+            "benchmarks": {name: [benchmark["type"], benchmark["name"]] for name, benchmark in benchmarks.items()},
+            "measured": [graph.benchmark_name for _, graph in graphs],
+            "graphs": sorted(path.relative_to(html).as_posix() for path in html.rglob("graphs/**/*.json")),
+            "files": sorted(path.name for path in html.iterdir()),
+        }
+        Path("seen.json").write_text(json.dumps(seen))
+        benchmarks["some.track_measured"]["less_is_better"] = True
+        del benchmarks["some.track_unmeasured"]
+"""
+
+
+class Published:
+    """A run of ``asv publish`` with a plugin: what the plugin's publisher saw, and the index that asv wrote after it."""
+
+    def __init__(self, folder):
+        from tlbench.history import SourceCommit, SourceFile, build_from_trees
+
+        commits = [SourceCommit("v1", STARTED, "v1", {"a": SourceFile(b"a")})]
+        self.commit = build_from_trees(folder / "history.git", commits)["v1"]
+        configuration(folder)
+        (folder / "canary_plugin.py").write_text(PLUGIN)
+        stored_result(folder / "results", self.commit)
+        described = {name: {**DESCRIBED, "name": name} for name in ("some.track_measured", "some.track_unmeasured")}
+        (folder / "results" / "benchmarks.json").write_text(json.dumps({**described, "version": 2}))
+        words = [sys.executable, "-m", "asv", "publish", "--no-pull"]
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (done.stdout + done.stderr).strip().splitlines()[-1]
+        self.seen = json.loads((folder / "seen.json").read_text())
+        self.index = json.loads((folder / "html" / "index.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Run ``asv publish`` at the first call."""
+    return lru_cache(lambda: Published(tmp_path_factory.mktemp("published")))
+
+
+@canary("asv changed publishing.OutputPublisher, or how it imports plugins", "asv_plugins/site.py")
+def test_a_plugin_s_publisher_sees_benchmarks_and_graphs(published):
+    publication = published()
+    assert publication.seen["benchmarks"] == {
+        name: ["track", name] for name in ("some.track_measured", "some.track_unmeasured")
+    }
+    assert publication.seen["measured"] == ["some.track_measured"]
+    assert ["canary", "Canary", "Canary"] in publication.index["pages"]
+
+
+@canary("asv changed what a publisher sees of commits and tags", "asv_plugins/environments.py")
+def test_a_plugin_s_publisher_sees_commits_and_tags(published):
+    publication = published()
+    assert publication.seen["results"] == "results"
+    assert publication.seen["tags"] == {"v1": publication.commit}
+    assert publication.seen["revisions"] == {publication.commit: 0}
+
+
+@canary("asv changed `asv publish`: index.json no longer has what a publisher changed", "asv_plugins/site.py")
+def test_what_a_publisher_changes_in_a_benchmark_is_published(published):
+    publication = published()
+    assert "index.json" not in publication.seen["files"]
+    assert list(publication.index["benchmarks"]) == ["some.track_measured"]
+    assert publication.index["benchmarks"]["some.track_measured"]["less_is_better"] is True
+
+
+@canary("asv changed the folders of graphs, or the files of its own page", "asv_plugins/site.py")
+def test_graphs_and_asv_s_own_page_lie_where_the_site_expects_them(published):
+    publication = published()
+    folders = {
+        Path(name).parent.as_posix() for name in publication.seen["graphs"] if name.endswith("/some.track_measured.json")
+    }
+    assert folders == {"graphs/summary", "graphs/branch-main/machine-mine"}
+    assert {"index.html", "asv.js", "asv.css", "graphs"} <= set(publication.seen["files"])

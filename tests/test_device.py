@@ -65,7 +65,7 @@ def test_a_device_that_is_there_and_fails_is_a_failure_and_one_that_is_not_there
     with pytest.raises(CellFailed, match=r"'cuda' exists but fails: CUDA error: out of memory$"):
         device.require("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(BadInput, match="'cuda' cannot be used"):
+    with pytest.raises(BadInput, match="cannot use the device 'cuda'"):
         device.require("cuda")
 
 

@@ -13,7 +13,7 @@ from tlbench.exceptions import CellFailed, NoGolden, NonFiniteLogits
 from tlbench.lens import Lens
 from tlbench.metrics.closeness import Spread
 from tlbench.metrics.verdict import JudgedBy, Verdict
-from tlbench.questions import measure as measuring
+from tlbench.questions import accuracy as measuring
 from tlbench.questions.accuracy import measure
 from tlbench.records.measurement import Measurement
 from tlbench.records.serial import plain, restored
@@ -160,7 +160,7 @@ def test_a_cell_without_a_golden_keeps_its_accuracy_and_is_judged_by_huggingface
     assert (found.verdict, found.judged_by) == (Verdict.BENIGN, JudgedBy.HUGGINGFACE)
     assert found.severity == 2
     assert not found.is_final
-    with pytest.raises(NoGolden, match="did not intercept"):
+    with pytest.raises(NoGolden, match="not intercepted"):
         found.require_truth()
 
 

@@ -1,8 +1,8 @@
 """GPT-2's true shape on a GPU: verdicts in three dtypes beside the CPU's, and the slowdown against HuggingFace.
 
 ``python -m tools.gpu [--out FOLDER] [--seconds 480]`` needs a TransformerLens beside tlbench in the running interpreter and
-a GPU that torch can use. The weights are random, the same on every machine; nothing is downloaded. Figures are written to the
-folder as they come, so a run that is cut short leaves what it had: ``cuda.json`` and ``cpu.json`` (the JSON of ``tlbench
+a GPU that torch can use. The weights are random, the same on every machine; nothing is downloaded. Figures are written to
+the folder as they come, so a run that is cut short leaves what it had: ``cuda.json`` and ``cpu.json`` (the JSON of ``tlbench
 verify``), ``slowdown.json``, ``machine.json``. A step that would begin after ``--seconds`` is left out, and the output says
 so.
 """

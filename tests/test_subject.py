@@ -55,7 +55,7 @@ def test_two_runs_of_one_folder_wait_for_each_other(folder):
 
 def test_what_is_no_model_is_told_with_what_there_is():
     with (
-        pytest.raises(BadInput, match=r"'no such model!' is no model of .*: choose one of zoo-gpt2"),
+        pytest.raises(BadInput, match=r"no model 'no such model!': not in .*: choose one of zoo-gpt2"),
         prepared("no such model!"),
     ):
         pass

@@ -109,7 +109,7 @@ def test_the_noise_floor_can_be_left_out_and_the_verdict_stays():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["no such model!"], "is no model of"),
+        (["no such model!"], "no model 'no such model!'"),
         (["zoo-gpt2", "--dtype", "float8"], "unknown dtype 'float8'"),
         (["zoo-gpt2", "--tl", "0.0.0.0"], "expected a folder, a release"),
         (["zoo-gpt2"], "no TransformerLens is installed beside tlbench"),

@@ -170,7 +170,7 @@ def test_the_table_has_a_line_a_block_and_a_sentence():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["no such model!", "--tl", RELEASE], "is no model of"),
+        (["no such model!", "--tl", RELEASE], "no model 'no such model!'"),
         (["zoo-gpt2", "--tl", RELEASE, "--dtype", "float8"], "unknown dtype 'float8'"),
         (["zoo-gpt2", "--tl", RELEASE, "--wrapper", "HookedTransformer"], "removed in 4.0"),
     ],

@@ -1,4 +1,4 @@
-"""The command line: what asv has no word for."""
+"""The command line: everything asv has no command for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["app", "judge", "main", "prepare", "read"]
 
 
 def main() -> None:
-    """Run the command line; what goes wrong is one sentence on standard error and exit status 2."""
+    """Run the command line. An error is one sentence on standard error and exit status 2."""
     try:
         app()
     except TlbenchError as error:

@@ -16,7 +16,7 @@ from tlbench.exceptions import TlbenchError
 from tlbench.paths import package_dir
 
 app = typer.Typer(
-    help="Measure how wrong TransformerLens's numbers are. Measuring over its history is asv's: see README.md.",
+    help="Measure how wrong TransformerLens's numbers are. To measure over its history, use asv: see docs/quick-start.md.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

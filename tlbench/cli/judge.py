@@ -13,13 +13,20 @@ from tlbench.cli.common import FormatName, app, fail, progress_bar, wide_console
 from tlbench.grid import Cell, Dtype, Option, Space, Wrapper, parse
 from tlbench.questions.answers import Answers, Questions, ask, measuring, versions
 
-ModelName = Annotated[str, typer.Argument(help="A name of the catalogue or the hub, or a folder with a checkpoint.")]
-Tl = Annotated[str, typer.Option("--tl", help="A release, a commit, or a source tree; default: the one installed here.")]
+ModelName = Annotated[
+    str, typer.Argument(help="A model of the catalogue, a local folder with a checkpoint, or a Hub repo id.")
+]
+Tl = Annotated[
+    str,
+    typer.Option(
+        "--tl", help="TransformerLens to check: a release, a commit, or a source tree; default: the one installed here."
+    ),
+]
 Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="float32, float16 or bfloat16; default: all.")]
 Options = Annotated[list[str] | None, typer.Option("--option", help="A processing option; default: all.")]
 Wrappers = Annotated[list[str] | None, typer.Option("--wrapper", help="A TransformerLens class; default: both.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-HookedName = Annotated[str, typer.Option(help="The official name whose architecture HookedTransformer shall take.")]
+HookedName = Annotated[str, typer.Option(help="Official model name to use for HookedTransformer's architecture.")]
 
 
 @app.command()
@@ -30,17 +37,17 @@ def verify(
     wrapper: Wrappers = None,
     tl: Tl = "",
     device: Device = "cpu",
-    space: Annotated[str, typer.Option(help="Of max, mean, median, std: origin, probability or logit.")] = "logit",
+    space: Annotated[
+        str, typer.Option(help="What max, mean, median and std are of: origin, probability or logit.")
+    ] = "logit",
     hooked_name: HookedName = "",
-    floor: Annotated[
-        bool, typer.Option(help="Measure the noise floor, which takes four more forward passes a cell.")
-    ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
+    floor: Annotated[bool, typer.Option(help="Measure the noise floor too: four more forward passes per cell.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")] = False,
 ) -> None:
-    """Is TransformerLens right about this model?
+    """Check whether TransformerLens is right about a model.
 
-    Exit status 0: every configuration that exists is right; 1: one is wrong; 3: none is known to be, but some are unjudged;
-    2: bad use.
+    Exit status 0: every configuration is right; 1: one is wrong; 2: bad usage; 3: none is known to be wrong, but some are
+    unjudged.
     """
     from tlbench.questions.registry import ACCURACY, NOISE_FLOOR
     from tlbench.report import judgements as report
@@ -75,7 +82,7 @@ def budget(
     hooked_name: HookedName = "",
     format: FormatName = "rich",
 ) -> None:
-    """Where a cell's error comes from: rounding the weights, processing them, the forward pass, the last rounding."""
+    """Split a cell's error by its source: rounding the weights, processing them, the forward pass, the final rounding."""
     from tlbench.questions.registry import ERROR_BUDGET
     from tlbench.report import budgets as report
     from tlbench.report.render import Format
@@ -99,9 +106,9 @@ def where(
     tl: Tl = "",
     device: Device = "cpu",
     hooked_name: HookedName = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")] = False,
 ) -> None:
-    """Which block and component is the first that is wrong? Exit status 0: none; 1: one is, or a cell failed; 2: bad use."""
+    """Name the first wrong block and component. Exit status 0: none is wrong; 1: one is, or a cell failed; 2: bad usage."""
     from tlbench.questions.registry import DEPTH
     from tlbench.report import profiles as report
 

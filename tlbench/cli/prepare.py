@@ -24,7 +24,7 @@ Words = Annotated[list[str] | None, typer.Argument(help="Names in the catalogue;
 
 @app.command()
 def checkpoints(names: Words = None) -> None:
-    """Make or fetch the checkpoints, verify and pin them. Safe to interrupt, and to run twice at once."""
+    """Make or fetch the checkpoints, verify and pin them. Safe to interrupt and to run twice at once."""
     from tlbench.checkpoints import ensure
 
     # One progress bar is ours; transformers and gguf would draw theirs across it.
@@ -40,7 +40,7 @@ def checkpoints(names: Words = None) -> None:
 
 @app.command()
 def golden(names: Words = None) -> None:
-    """Compute the goldens of the checkpoints that are on this machine. Safe to interrupt, and to run twice at once."""
+    """Compute the goldens of the checkpoints on this machine. Safe to interrupt and to run twice at once."""
     from tlbench.checkpoints import locate
     from tlbench.reference.golden import Weights
     from tlbench.reference.golden import golden as golden_of
@@ -80,7 +80,7 @@ def _for_each(names: list[str] | None, do: Callable[[Model, Catalogue, Say], str
 
 @app.command()
 def arithmetic() -> None:
-    """Print in which arithmetic this machine measures errors. Exit status 2: it cannot compute the one asked for."""
+    """Show the arithmetic in which this machine measures errors. Exit status 2: it cannot compute the requested one."""
     from tlbench.arithmetic import establish
 
     print(establish().name)
@@ -92,7 +92,7 @@ def history(
         Path | None, typer.Option(help="Where the bare git repository is made; by default under releases/.")
     ] = None,
 ) -> None:
-    """Make a git repository of TransformerLens's releases from PyPI: one commit a release, the same on every machine."""
+    """Build a git repository of TransformerLens's releases from PyPI: one commit per release, the same on every machine."""
     from tlbench.history import build_history
 
     target = repository or package_dir().parent / "releases" / "TransformerLens.git"

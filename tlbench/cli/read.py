@@ -48,7 +48,7 @@ def table(
     format: FormatName = "rich",
     config: Config = None,
 ) -> None:
-    """Print TransformerLens issue 496's table from asv's results."""
+    """Show TransformerLens issue 496's table from stored results."""
     style = parse(Format, format)
     wanted = _filter(model, dtype, option, wrapper)
     spaces = [parse(Space, space)] if space else list(Space) if style is Format.CSV else [Space.ORIGIN]
@@ -85,7 +85,7 @@ def outcomes(
     failed: Annotated[bool, typer.Option("--failed", help="Failures only, without the n/a cells.")] = False,
     config: Config = None,
 ) -> None:
-    """Print, as Markdown, why cells failed, could not exist or were judged without a golden, from what runs have kept."""
+    """List, as Markdown, why cells failed, are not applicable or were judged without a golden."""
     stored = StoredResults(config)
     commits = [stored.commit(name) for name in commit] if commit else stored.commits
     kinds = [Kind.FAILED] if failed else list(Kind)
@@ -104,9 +104,9 @@ def verdicts(
     format: FormatName = "rich",
     config: Config = None,
 ) -> None:
-    """Print, from asv's results, each cell's distance from the golden and its verdict.
+    """Show each cell's distance from the golden and its verdict, from stored results.
 
-    Exit status 0: all are right; 1: one is wrong; 3: none is known to be wrong, but some are unjudged; 2: bad use.
+    Exit status 0: all are right; 1: one is wrong; 2: bad usage; 3: none is known to be wrong, but some are unjudged.
     """
     style = parse(Format, format)
     wanted = _filter(model, dtype, option, wrapper)
@@ -136,7 +136,7 @@ def costs(
     format: FormatName = "rich",
     config: Config = None,
 ) -> None:
-    """Print, from asv's results, how many times longer TransformerLens takes than HuggingFace, or what else it costs."""
+    """Show TransformerLens's slowdown relative to HuggingFace (or memory, or scaling) from stored results."""
     style, kind = parse(Format, format), parse(What, what)
     wanted = _filter(model, dtype, option, wrapper)
     stored = StoredResults(config, machine)
@@ -163,7 +163,7 @@ def slower(
     format: FormatName = "rich",
     config: Config = None,
 ) -> None:
-    """What became slower between two commits, by their slowdowns beside HuggingFace. Exit status 1: something did."""
+    """Show what got slower between two commits, relative to HuggingFace. Exit status 1: something did."""
     style = parse(Format, format)
     if not 0 <= threshold < math.inf:
         fail(f"--threshold is {threshold}: give a percentage that is not negative")
@@ -202,7 +202,7 @@ def env(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
     config: Config = None,
 ) -> None:
-    """Print what stored results were measured in, or what differs between two. Exit status 1: something differs."""
+    """Show the environment that results were measured in, or how two differ. Exit status 1: they differ."""
     names = [name for name in (one, other) if name]
     found = [_environment(name, config) for name in names]
     rows = {name: (value,) for name, value in found[0].items()} if not other else differences(*found)
@@ -234,7 +234,7 @@ def advise(
     machine: Machine = "",
     config: Config = None,
 ) -> None:
-    """Which dtype and options are safe for an effect of this size, from asv's results."""
+    """Show which dtypes and options are safe for an effect of this size, from stored results."""
     size = advice.parse_effect(effect)
     name = catalogues.load().get(model).name
     stored = StoredResults(config, machine)

@@ -81,7 +81,7 @@ def _entry(name: str, catalogue: Catalogue) -> dict[str, str]:
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith((".", "/")):
         return {"name": _plain(name), "source": Source.HUB.value, "repo": name}
     raise BadInput(
-        f"{name!r} is no model of {catalogue.path}, no folder and no name on the hub: choose one of "
+        f"no model {name!r}: not in {catalogue.path}, not a local folder, not a Hub repo id: choose one of "
         f"{', '.join(catalogue.names())}, or name a folder with config.json and safetensors"
     )
 

@@ -90,7 +90,7 @@ class Row:
 
 @dataclass(frozen=True)
 class TruthRow:
-    """One cell against the exact answer at one commit.
+    """One cell against the golden at one commit.
 
     Attributes:
         commit: the full hash.
@@ -246,7 +246,7 @@ class StoredResults:
         return rows
 
     def truth_rows(self, commit: Commit) -> list[TruthRow]:
-        """Every cell of a commit against the exact answer, in the grid's order."""
+        """Every cell of a commit against the golden, in the grid's order."""
         severities = self._values(commit, f"{TRUTH}.track_verdict")
         figures = {figure: self._values(commit, f"{TRUTH}.track_{figure}") for figure in Figure}
         floors = [self._values(commit, f"{NOISE_FLOOR}.track_{name}") for name in ("repeat", "threads", "batch")]

@@ -1,4 +1,4 @@
-"""The table of `tlbench verdicts`: stored cells against the exact answer."""
+"""The table of `tlbench verdicts`: stored cells against the golden."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ HOOKED, BRIDGE = "HookedTransformer", "TransformerBridge"
 OF_HOOKED, OF_BRIDGE, OF_BOTH = ((HOOKED,), (BRIDGE,), (HOOKED, BRIDGE))
 IN_HOOKED, IN_BRIDGE, IN_INTERFACE = (f"tlbench/lens/{name}.py" for name in ("hooked", "bridge", "interface"))
 MODELS = ("gpt2", "llama", "mixtral")
+WITH_TRANSFORMERS = "TransformerLens, or the transformers that it calls,"
 VERSIONS = ("transformer-lens", "torch", "transformers")
 N_TOKENS = 12
 CLOSE = 1e-3
@@ -315,7 +316,7 @@ def _exists(module: str) -> bool:
 
 
 @of(OF_HOOKED, "its key-value cache: a step no longer gets the one before it", IN_HOOKED)
-@of(OF_BRIDGE, "_capture_hf_cache or _last_hf_cache: a step no longer gets the cache of the one before it", IN_BRIDGE)
+@of(OF_BRIDGE, "the cache (_capture_hf_cache, _last_hf_cache): a step no longer gets it", IN_BRIDGE, by=WITH_TRANSFORMERS)
 def steps_with_the_cache_give_the_logits_of_a_forward_pass(wrapper: str) -> None:
     import torch
 

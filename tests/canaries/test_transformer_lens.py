@@ -8,7 +8,7 @@ RELEASES = ("2.18.0", "4.3.0")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("release", RELEASES)
-def test_no_canary_check_transformer_lens_fails(release):
+def test_no_canary_of_transformer_lens_fails(release):
     from tlbench.environments import lens_environment
     from tools.canaries import check_transformer_lens
 

@@ -341,6 +341,14 @@ def test_logits_are_computed_at_the_requested_positions(family):
     assert torch.allclose(at_positions, logits(model, ids)[0, positions], atol=1e-5)
 
 
+@canary("transformers changed past_key_values: a step no longer gets the cache", "tlbench/reference/activations.py")
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_steps_with_the_cache_give_the_logits_of_a_forward_pass(family):
+    from tlbench.reference.activations import STEPS, _generated
+
+    assert _generated(float32(family), tokens(family))[STEPS].max() < 1e-3
+
+
 @canary("transformers changed CONFIG_MAPPING, or configurations are no longer dataclasses", "tools/architectures.py")
 def test_a_small_configuration_can_be_made_of_an_architecture_s_name():
     from tools.architectures import SIZES, configuration

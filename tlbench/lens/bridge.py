@@ -181,6 +181,6 @@ def _loading_errors() -> Iterator[None]:
         raise
     except Exception as error:
         text = str(error)
-        if isinstance(error, (ValueError, KeyError, NotImplementedError)) and "nsupported architecture" in text:
+        if isinstance(error, (ValueError, KeyError, NotImplementedError)) and "supported architecture" in text:
             raise NotApplicable(f"TransformerBridge lacks this architecture: {text}") from error
         raise CellFailed(f"TransformerBridge raised {type(error).__name__}: {text}") from error

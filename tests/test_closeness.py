@@ -84,6 +84,7 @@ def test_reversed_sums_are_the_same_products_to_rounding_and_other_bits():
         assert not torch.equal(plain, backwards), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zoo-gpt2", "zoo-llama-gqa", "zoo-gemma2", "zoo-bloom", "zoo-mixtral"])
 def test_in_float32_reversed_sums_are_as_far_from_huggingface_as_it_is_from_the_golden(name):
     point = checkpoint(name)
@@ -185,6 +186,7 @@ def test_positions_are_settled_up_to_the_first_that_a_rounding_can_send_elsewher
     assert routing.settled(margin, Dtype.BFLOAT16)[:, 0].all()
 
 
+@pytest.mark.slow
 def test_the_zoo_s_mixture_is_settled_everywhere_in_float32_and_not_in_bfloat16():
     point = checkpoint("zoo-mixtral")
     margins = golden.evaluate(point, Weights.FLOAT32, check=False).margins

@@ -55,6 +55,7 @@ def test_the_golden_is_what_numpy_computes_from_the_papers_formulas(name, weight
     assert relative(found.logits, torch.from_numpy(computed)) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 def test_every_architecture_is_evaluated_in_true_float64(name):
     found = golden.evaluate(checkpoint(name), Weights.BFLOAT16)  # raises NotGolden where it is not

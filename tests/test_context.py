@@ -1,5 +1,6 @@
 """Long contexts: one exact pass serves every length, and what is too long is not run and says so."""
 
+import math
 import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -226,6 +227,13 @@ def test_the_growth_and_the_ratio_are_over_the_lengths():
     assert found.largest_ratio == pytest.approx(2.0, rel=1e-12)
     assert found.longest == 8
     assert restored(ContextLength, plain(found)) == found
+
+
+def test_an_error_that_is_no_number_is_not_hidden_by_a_finite_one():
+    cell = Cell("zoo-gpt2", "float32", "unprocessed", "TransformerBridge")
+    errors = {1: 1e-6, 2: math.nan, 4: 2e-6}
+    found = ContextLength(cell, errors, dict.fromkeys(errors, 1e-6), {}, {}, {}, "", None, {})
+    assert found.largest_ratio == math.inf
 
 
 def test_errors_by_octave_and_at_an_edge_are_of_its_positions():

@@ -5,7 +5,7 @@ import torch
 
 from tlbench import device
 from tlbench.arithmetic import LANE_VARIABLE, Lane
-from tlbench.exceptions import BadInput, CellFailed
+from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.execution.client import Server
 from tlbench.questions import preload
 
@@ -65,7 +65,7 @@ def test_a_device_that_is_there_and_fails_is_a_failure_and_one_that_is_not_there
     with pytest.raises(CellFailed, match=r"'cuda' exists but fails: CUDA error: out of memory$"):
         device.require("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(BadInput, match="cannot use the device 'cuda'"):
+    with pytest.raises(NotApplicable, match="cannot use the device 'cuda'"):
         device.require("cuda")
 
 

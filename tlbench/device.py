@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from tlbench import arithmetic
-from tlbench.exceptions import BadInput, CellFailed
+from tlbench.exceptions import BadInput, CellFailed, NotApplicable
 
 DEVICE_VARIABLE = "TLBENCH_DEVICE"
 
@@ -31,7 +31,7 @@ def require(name: str) -> None:
     """Check that a device works, by using it.
 
     Raises:
-        BadInput: if torch does not support it, or this machine has none.
+        NotApplicable: if torch does not support it, or this machine has none.
         CellFailed: if the machine has it but it fails.
     """
     if name == "cpu":
@@ -46,7 +46,7 @@ def require(name: str) -> None:
         reason = str(error).split("\n")[0]
         if is_there:
             raise CellFailed(f"the device {name!r} exists but fails: {reason}") from None
-        raise BadInput(f"cannot use the device {name!r} ({reason}): use cpu, or a machine that has it") from None
+        raise NotApplicable(f"cannot use the device {name!r} ({reason}): use cpu, or a machine that has it") from None
 
 
 def synchronized_clock() -> float:

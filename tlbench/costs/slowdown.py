@@ -15,7 +15,7 @@ from functools import partial
 from tlbench.checkpoints import Checkpoint, locate
 from tlbench.costs.turns import Candidate, take_turns
 from tlbench.device import DEVICE_VARIABLE, require, synchronized_clock
-from tlbench.exceptions import BadInput, CellFailed, NotApplicable
+from tlbench.exceptions import CellFailed
 from tlbench.execution.client import Server, beside
 from tlbench.grid import Import, Operation, RuntimeCell
 from tlbench.metrics.paired import INTERPRETERS, PROCESSES, paired
@@ -92,10 +92,7 @@ def located(cell: RuntimeCell) -> Checkpoint:
         BadInput, CheckpointUnavailable: as :func:`tlbench.checkpoints.locate`.
         NotApplicable: if this machine lacks the device.
     """
-    try:
-        require(cell.device.value)
-    except BadInput as error:
-        raise NotApplicable(str(error)) from None
+    require(cell.device.value)
     return _checkpoint(cell)
 
 

@@ -74,9 +74,11 @@ def measure_reference(cell: ReferenceCell) -> ReferenceMeasurement:
     checkpoint = checkpoint_of(cell.model)
     h = huggingface.reference_logits(checkpoint, cell.dtype, cell.attention)["natural"]
     eager = huggingface.reference_logits(checkpoint, cell.dtype, Attention.EAGER)["natural"]
-    nonfinite = errors.count_nonfinite(h)
-    if nonfinite or errors.count_nonfinite(eager):
-        return ReferenceMeasurement(cell, nonfinite, no_truth=f"HuggingFace returned {nonfinite} non-finite logits")
+    nonfinite, eager_nonfinite = errors.count_nonfinite(h), errors.count_nonfinite(eager)
+    if nonfinite or eager_nonfinite:
+        which = "" if nonfinite else " with eager attention, which its error is relative to"
+        reason = f"HuggingFace returned {nonfinite or eager_nonfinite} non-finite logits{which}"
+        return ReferenceMeasurement(cell, nonfinite, no_truth=reason)
     try:
         return ReferenceMeasurement(cell, nonfinite, _truth(checkpoint, cell.dtype, h, eager))
     except NoGolden as error:

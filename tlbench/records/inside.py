@@ -226,7 +226,7 @@ class ContextLength:
     def largest_ratio(self) -> float | None:
         """The largest ratio of the error to HuggingFace's own, over the lengths that both ran."""
         both = [(self.errors[n], self.reference_errors[n]) for n in self.errors.keys() & self.reference_errors.keys()]
-        return max((error / reference for error, reference in both if reference), default=None)
+        return worst(error / reference for error, reference in both if reference)
 
     @property
     def octaves(self) -> dict[int, float]:

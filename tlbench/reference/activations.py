@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from tlbench.reference.attribution import FOLDED_VALUE_BIASES, HEADS, VALUE_BIAS
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
 from tlbench.reference.interventions import CHANGES, Edit
-from tlbench.reference.several import compute_each, compute_elsewhere, zoo_with
+from tlbench.reference.several import compute_each, read_or_compute, zoo_with
 from tlbench.reference.sites import editing, feeding, sites, watching
 
 PROPAGATED, LOCAL, EDITED, GRADIENT = "propagated", "local", "edited", "gradient"
@@ -137,7 +138,7 @@ class Exact:
             value = value.reshape(exact.shape)
         if exact is None or exact.shape != value.shape:
             has = "has none" if exact is None else f"has shape {list(exact.shape)}"
-            raise CellFailed(f"TransformerLens's {name} has shape {list(value.shape)}, but the golden {has}")
+            raise CellFailed(f"{name} has shape {list(value.shape)}, but the golden {has}")
         up_to_mean = name == LOGITS or (name not in END and self.centres and _parse(name)[1].is_residual)
         if tokens is not None:
             value, exact = value.cpu()[tokens], exact[tokens]
@@ -197,15 +198,9 @@ def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
         NotApplicable: if tlbench cannot read this architecture's activations.
     """
     path = _exact_path(checkpoint, dtype)
-
-    def make() -> None:
-        golden.require_memory(checkpoint, Precision.FLOAT64)
-        doing = f"computing the golden activations of {checkpoint.model.name}"
-        compute_elsewhere(reference_python(), compute_missing, "exact", dtype.value, zoo_with(checkpoint), doing=doing)
-
-    stored = store.read_or_make(path, "inside.lock", make)
-    if stored is None:
-        raise NoGolden(f"no golden activations of {checkpoint.model.name} were stored at {path}: run the command again")
+    request = (reference_python(), compute_missing, "exact", dtype.value, zoo_with(checkpoint))
+    what, check = f"golden activations of {checkpoint.model.name}", partial(golden.require_memory, checkpoint)
+    stored = read_or_compute(path, "inside.lock", *request, what=what, check=partial(check, Precision.FLOAT64))
     if reason := stored.provenance.get("reason"):
         raise (NotApplicable if stored.provenance.get("unknown") else NoGolden)(reason)
     return Exact(stored.tensors, int(stored.provenance["n_blocks"]), stored.provenance["centres"] == "True")
@@ -244,17 +239,9 @@ def huggingface_inside(checkpoint: Checkpoint, dtype: Dtype) -> HuggingFaceInsid
     """
     exact(checkpoint, dtype)
     path = _errors_path(checkpoint, dtype)
-
-    def make() -> None:
-        doing = f"computing the errors of HuggingFace's activations of {checkpoint.model.name}"
-        compute_elsewhere(Path(sys.executable), compute_missing, "errors", dtype.value, zoo_with(checkpoint), doing=doing)
-
-    stored = store.read_or_make(path, "inside-errors.lock", make)
-    if stored is None:
-        raise CellFailed(
-            f"no errors of HuggingFace's activations of {checkpoint.model.name} in {dtype} were stored at {path}: run the "
-            "command again"
-        )
+    request = (Path(sys.executable), compute_missing, "errors", dtype.value, zoo_with(checkpoint))
+    what = f"errors of HuggingFace's activations of {checkpoint.model.name} in {dtype}"
+    stored = read_or_compute(path, "inside-errors.lock", *request, what=what)
     n_blocks = sum(name.startswith(f"{GRADIENT}/") for name in stored.tensors)
     return HuggingFaceInside(
         propagated=_floats(stored.tensors, PROPAGATED),

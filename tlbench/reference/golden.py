@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from tlbench.reference import huggingface, routing
 from tlbench.reference import tensor_store as store
 from tlbench.reference.blocked import in_blocks
 from tlbench.reference.float64 import assert_true_float64, true_float64
-from tlbench.reference.several import compute_each, compute_elsewhere, zoo_with
+from tlbench.reference.several import compute_each, read_or_compute, zoo_with
 
 MEMORY_VARIABLE = "TLBENCH_GOLDEN_MEMORY"
 """The most memory that a golden's model may take, in bytes. Default: all that is free."""
@@ -117,16 +118,9 @@ def golden(checkpoint: Checkpoint, weights: Weights, *, makeshift: bool = True) 
 
 def _golden(checkpoint: Checkpoint, weights: Weights, precision: Precision) -> Golden:
     path = store_path(checkpoint, weights, precision)
-
-    def make() -> None:
-        require_memory(checkpoint, precision)
-        doing = f"computing the golden logits of {checkpoint.model.name}"
-        compute_elsewhere(reference_python(), compute_missing, precision.value, zoo_with(checkpoint), doing=doing)
-
-    stored = store.read_or_make(path, "golden.lock", make)
-    if stored is None:
-        # This is no verdict on the model: the remote server runs other code, e.g. because a file was edited meanwhile.
-        raise CellFailed(f"no golden of {checkpoint.model.name} was stored at {path}: run the command again")
+    request = (reference_python(), compute_missing, precision.value, zoo_with(checkpoint))
+    what = f"golden logits of {checkpoint.model.name}"
+    stored = read_or_compute(path, "golden.lock", *request, what=what, check=partial(require_memory, checkpoint, precision))
     if reason := stored.provenance.get("reason"):
         raise NoGolden(reason)
     tensors = stored.tensors

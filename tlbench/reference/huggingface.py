@@ -23,7 +23,8 @@ from tlbench.exceptions import CellFailed
 from tlbench.grid import Attention, Dtype
 from tlbench.metrics.closeness import Spread, spread
 from tlbench.reference import tensor_store as store
-from tlbench.reference.several import compute_each, compute_elsewhere, zoo_with
+from tlbench.reference.several import compute_each, read_or_compute, zoo_with
+from tlbench.reference.tensor_store import Kept
 from tlbench.reference.variants import DEFAULT_ATTENTION, variants
 
 PROMPT_SETS = ("natural", "origin")
@@ -78,12 +79,7 @@ def reference_logits(checkpoint: Checkpoint, dtype: Dtype, attention: Attention 
         CellFailed: if HuggingFace itself cannot run this checkpoint.
     """
     path = store_path(checkpoint, dtype, attention)
-    lock = f"references-{attention}.lock"
-    stored = store.read_or_make(path, lock, lambda: _compute_in_own_process(checkpoint, dtype, attention))
-    if stored is None:
-        raise CellFailed(
-            f"no HuggingFace logits of {checkpoint.model.name} in {dtype} were stored at {path}: run the command again"
-        )
+    stored = _read_or_compute(path, checkpoint, dtype, attention, LOGITS)
     return stored.tensors
 
 
@@ -96,12 +92,7 @@ def reference_variants(checkpoint: Checkpoint, dtype: Dtype) -> dict[str, Spread
         CellFailed: if HuggingFace itself cannot run this checkpoint.
     """
     path = variants_path(checkpoint, dtype)
-    lock = f"references-{Attention.EAGER}.lock"
-    stored = store.read_or_make(path, lock, lambda: _compute_in_own_process(checkpoint, dtype, Attention.EAGER, VARIANTS))
-    if stored is None:
-        raise CellFailed(
-            f"no HuggingFace variants of {checkpoint.model.name} in {dtype} were stored at {path}: run the command again"
-        )
+    stored = _read_or_compute(path, checkpoint, dtype, Attention.EAGER, VARIANTS)
     names = [name.removeprefix(f"{SQUARES}/") for name in stored.tensors if name.startswith(SQUARES)]
     distances = {
         name: Spread(stored.tensors[f"{SQUARES}/{name}"], stored.tensors[f"{LARGEST}/{name}"].item()) for name in names
@@ -178,11 +169,17 @@ def versions() -> dict[str, str]:
     return {**libraries("torch", "transformers"), **arithmetic.key(), "device": device.current()}
 
 
-def _compute_in_own_process(checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: str = LOGITS) -> None:
+def _read_or_compute(path: Path, checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: str) -> Kept:
     dtypes = list(Dtype) if checkpoint.model.source is Source.ZOO else [dtype]
-    arguments = (what, attention.value, [dtype.value for dtype in dtypes], zoo_with(checkpoint))
-    doing = f"computing HuggingFace's logits of {checkpoint.model.name}"
-    compute_elsewhere(Path(sys.executable), compute_missing, *arguments, doing=doing)
+    request = (what, attention.value, [each.value for each in dtypes], zoo_with(checkpoint))
+    return read_or_compute(
+        path,
+        f"references-{attention}.lock",
+        Path(sys.executable),
+        compute_missing,
+        *request,
+        what=f"HuggingFace {what} of {checkpoint.model.name} in {dtype}",
+    )
 
 
 def compute_missing(what: str, attention: str, dtypes: Sequence[str], names: Sequence[str]) -> None:

@@ -30,7 +30,7 @@ from tlbench.reference import tensor_store as store
 from tlbench.reference.blocked import can_be_blocked, in_blocks
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
-from tlbench.reference.several import compute_each, compute_elsewhere, zoo_with
+from tlbench.reference.several import compute_each, read_or_compute, zoo_with
 
 LONGEST_WITHOUT_LIMIT = 256
 """The longest context measured for an architecture that does not set one (ALiBi)."""
@@ -168,17 +168,13 @@ def context(checkpoint: Checkpoint, dtype: Dtype) -> Context:
     length = longest(checkpoint.folder)
     path = _path("context", checkpoint, dtype)
 
-    def make() -> None:
+    def check() -> None:
         golden.require_memory(checkpoint, Precision.FLOAT64)
         require_memory(checkpoint.folder, length, blocked=True)
-        doing = f"computing the golden logits of {checkpoint.model.name} over {length} tokens"
-        compute_elsewhere(reference_python(), compute_missing, "exact", dtype.value, zoo_with(checkpoint), doing=doing)
 
-    stored = store.read_or_make(path, "context.lock", make)
-    if stored is None:
-        raise NoGolden(
-            f"no golden logits of {checkpoint.model.name} over {length} tokens were stored at {path}: run the command again"
-        )
+    request = (reference_python(), compute_missing, "exact", dtype.value, zoo_with(checkpoint))
+    what = f"golden logits of {checkpoint.model.name} over {length} tokens"
+    stored = read_or_compute(path, "context.lock", *request, what=what, check=check)
     if reason := stored.provenance.get("reason"):
         raise NoGolden(reason)
     positions = stored.tensors["positions"].tolist()
@@ -205,17 +201,9 @@ def huggingface_lengths(checkpoint: Checkpoint, dtype: Dtype) -> Lengths:
     """
     context(checkpoint, dtype)
     path = _path("context-errors", checkpoint, dtype, **_setting(checkpoint))
-
-    def make() -> None:
-        doing = f"computing HuggingFace's errors by length of {checkpoint.model.name}"
-        compute_elsewhere(Path(sys.executable), compute_missing, "errors", dtype.value, zoo_with(checkpoint), doing=doing)
-
-    stored = store.read_or_make(path, "context-errors.lock", make)
-    if stored is None:
-        raise CellFailed(
-            f"no HuggingFace errors by length of {checkpoint.model.name} in {dtype} were stored at {path}: run the command "
-            "again"
-        )
+    request = (Path(sys.executable), compute_missing, "errors", dtype.value, zoo_with(checkpoint))
+    what = f"HuggingFace errors by length of {checkpoint.model.name} in {dtype}"
+    stored = read_or_compute(path, "context-errors.lock", *request, what=what)
     by_kind: dict[str, dict[int, float]] = {"length": {}, "position": {}}
     for name, value in stored.tensors.items():
         kind, _, number = name.partition("/")

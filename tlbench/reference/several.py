@@ -10,6 +10,7 @@ from tlbench.catalogue import Source
 from tlbench.checkpoints import Checkpoint, locate
 from tlbench.exceptions import CellFailed, TlbenchError
 from tlbench.execution.client import beside
+from tlbench.reference.tensor_store import Kept, read_or_make
 
 
 def zoo_with(checkpoint: Checkpoint) -> list[str]:
@@ -18,6 +19,39 @@ def zoo_with(checkpoint: Checkpoint) -> list[str]:
     if checkpoint.model.source is Source.ZOO:
         names += [m.name for m in catalogues.load().models if m.source is Source.ZOO and m is not checkpoint.model]
     return names
+
+
+def read_or_compute(
+    path: Path,
+    lock: str,
+    python: Path,
+    compute: Callable[..., None],
+    *arguments: object,
+    what: str,
+    check: Callable[[], None] = lambda: None,
+) -> Kept:
+    """Read a stored file. If it is missing or damaged, compute it first, in one process at a time.
+
+    Args:
+        path: the file.
+        lock: the name of the lock to hold meanwhile.
+        python, compute, arguments: as for :func:`compute_elsewhere`.
+        what: the content, in the plural, for error messages.
+        check: called before computing; what it raises is raised here.
+
+    Raises:
+        CellFailed: if computing it fails, or does not write the file. That is no verdict on the model: the server may run
+            other code, e.g. because a file was edited meanwhile.
+    """
+
+    def make() -> None:
+        check()
+        compute_elsewhere(python, compute, *arguments, doing=f"computing the {what}")
+
+    stored = read_or_make(path, lock, make)
+    if stored is None:
+        raise CellFailed(f"no {what} were stored at {path}: run the command again")
+    return stored
 
 
 def compute_elsewhere(python: Path, compute: Callable[..., None], *arguments: object, doing: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tlbench import device
-from tlbench.arithmetic import LANE_VARIABLE, Lane
+from tlbench.arithmetic import LANE_VARIABLE, Lane, establish
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.execution.client import Server
 from tlbench.questions import preload
@@ -36,6 +36,7 @@ def preload_on_a_gpu():
     torch.cuda._lazy_init = cuda.touch
     torch.empty = cuda.make
     preload.preload()
+    establish()  # what preloading does last, where TransformerLens is installed
 
 
 def touched_so_far():

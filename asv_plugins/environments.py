@@ -10,7 +10,7 @@ from typing import Any
 from asv.console import log
 from asv.publishing import OutputPublisher
 
-from tlbench.environments.metadata import SUFFIX, Facts, differences, read
+from tlbench.environments.metadata import SUFFIX, Metadata, differences, read
 from tlbench.exceptions import BadInput
 
 PAGE = "environments.html"
@@ -20,7 +20,7 @@ div { overflow-x: auto } table { border-collapse: collapse } h2 { font-size: 1.1
 th, td { text-align: left; vertical-align: top; padding: .2rem .6rem; border-bottom: 1px solid #ddd; max-width: 22rem }
 td { overflow-wrap: anywhere; min-width: 9rem } .other { background: #fff3bf }"""
 
-Measured = Sequence[tuple[str, Facts]]
+Measured = Sequence[tuple[str, Metadata]]
 """Commit names, oldest first, each with the environment of its last run."""
 
 
@@ -52,10 +52,10 @@ def environments(results: Path, names: Mapping[str, str]) -> dict[str, Measured]
     """
     environments_by_machine: dict[str, Measured] = {}
     for machine in sorted(path for path in results.iterdir() if path.is_dir()):
-        last: dict[str, Facts] = {}
+        last: dict[str, Metadata] = {}
         for path in sorted(machine.glob(f"*{SUFFIX}")):
             try:
-                last |= {path.name[:8]: facts for facts in read(path)}
+                last |= {path.name[:8]: metadata for metadata in read(path)}
             except BadInput as error:
                 log.warning(str(error))
         if measured := [(name, last[commit]) for commit, name in names.items() if commit in last]:
@@ -77,15 +77,15 @@ def page(machines: Mapping[str, Measured]) -> str:
 
 
 def _table(measured: Measured) -> str:
-    facts = dict.fromkeys(name for _, metadata in measured for name in metadata)
+    fields = dict.fromkeys(name for _, metadata in measured for name in metadata)
     head = "".join(f"<th>{escape(name)}</th>" for name, _ in measured)
     previous = [measured[0][1], *(metadata for _, metadata in measured[:-1])]
     changed = [differences(earlier, metadata) for earlier, (_, metadata) in zip(previous, measured, strict=True)]
     rows = []
-    for fact in facts:
+    for field in fields:
         cells = (
-            f"<td{' class=other' if fact in other else ''}>{escape(metadata.get(fact, ''))}</td>"
+            f"<td{' class=other' if field in other else ''}>{escape(metadata.get(field, ''))}</td>"
             for other, (_, metadata) in zip(changed, measured, strict=True)
         )
-        rows.append(f"<tr><th>{escape(fact)}</th>{''.join(cells)}</tr>")
+        rows.append(f"<tr><th>{escape(field)}</th>{''.join(cells)}</tr>")
     return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"

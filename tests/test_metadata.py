@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
-from asv_plugins import facts as plugin
-from tlbench.environments import metadata as facts
+from asv_plugins import metadata as plugin
+from tlbench.environments import metadata
 from tlbench.exceptions import BadInput
 from tlbench.paths import OUTCOMES
 
@@ -18,7 +18,7 @@ TEXTS = some.dictionaries(some.sampled_from("abcdef"), some.text(max_size=3), ma
 
 
 def test_the_facts_are_this_processs():
-    found = facts.facts()
+    found = metadata.collect()
     assert all(isinstance(value, str) for value in found.values())
     assert found["torch"] == version("torch")
     assert found["torch's arithmetic"] == torch.backends.cpu.get_cpu_capability()
@@ -29,34 +29,34 @@ def test_the_facts_are_this_processs():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_there_is_none():
-    assert facts.facts()["gpu"] == facts.facts()["gpu driver"] == ""
+    assert metadata.collect()["gpu"] == metadata.collect()["gpu driver"] == ""
 
 
 def test_a_variable_that_changes_arithmetic_is_a_fact(monkeypatch):
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
-    before = facts.facts()
+    before = metadata.collect()
     monkeypatch.delenv("MKL_CBWR")
-    assert facts.differences(before, facts.facts()) == {"MKL_CBWR": ("COMPATIBLE", "")}
+    assert metadata.differences(before, metadata.collect()) == {"MKL_CBWR": ("COMPATIBLE", "")}
 
 
 @given(TEXTS, TEXTS)
 def test_what_differs_is_every_name_with_another_value(one, other):
-    found = facts.differences(one, other)
+    found = metadata.differences(one, other)
     for name in one.keys() | other.keys():
         pair = (one.get(name, ""), other.get(name, ""))
         assert (found.get(name) == pair) if pair[0] != pair[1] else (name not in found)
-    assert facts.differences(one, one) == {}
+    assert metadata.differences(one, one) == {}
 
 
 def test_each_environment_is_kept_once_and_the_last_is_at_the_end(tmp_path):
-    recorded, results = tmp_path / facts.FILE_NAME, tmp_path / "12345678-virtualenv-py3.11.json"
+    recorded, results = tmp_path / metadata.FILE_NAME, tmp_path / "12345678-virtualenv-py3.11.json"
     stored = tmp_path / "12345678-virtualenv-py3.11.environments.jsonl"
-    facts.keep(recorded, results)
+    metadata.keep(recorded, results)
     assert not stored.exists()
     for number in ("1", "2", "2", "1"):
         recorded.write_text(json.dumps({"torch": number}))
-        facts.keep(recorded, results)
-    assert facts.read(stored) == [{"torch": "2"}, {"torch": "1"}]
+        metadata.keep(recorded, results)
+    assert metadata.read(stored) == [{"torch": "2"}, {"torch": "1"}]
 
 
 def test_a_damaged_file_is_told_in_one_sentence(tmp_path):
@@ -64,7 +64,7 @@ def test_a_damaged_file_is_told_in_one_sentence(tmp_path):
     for damage in ("{", "[1]"):
         path.write_text(damage)
         with pytest.raises(BadInput, match="is damaged"):
-            facts.read(path)
+            metadata.read(path)
 
 
 def test_a_damaged_file_ends_no_run_and_is_left_as_it_is(tmp_path, monkeypatch):
@@ -72,14 +72,14 @@ def test_a_damaged_file_ends_no_run_and_is_left_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(plugin, "_save", lambda self, folder: kept.append(folder))
     monkeypatch.setattr(plugin.log, "warning", kept.append)
     monkeypatch.chdir(tmp_path)
-    recorded = tmp_path / OUTCOMES / "machine" / "c0ffee" / facts.FILE_NAME
+    recorded = tmp_path / OUTCOMES / "machine" / "c0ffee" / metadata.FILE_NAME
     recorded.parent.mkdir(parents=True)
     recorded.write_text(json.dumps({"torch": "1"}))
     stored = tmp_path / "results" / "machine" / "c0ffee-env.environments.jsonl"
     stored.parent.mkdir(parents=True)
     results = SimpleNamespace(commit_hash="c0ffee", _filename="machine/c0ffee-env.json")
     plugin.save(results, "results")
-    assert facts.read(stored) == [{"torch": "1"}]
+    assert metadata.read(stored) == [{"torch": "1"}]
     assert kept == ["results"]
     assert not list(stored.parent.glob("*.endings.jsonl"))  # nothing failed
     stored.write_text("{")
@@ -96,4 +96,4 @@ def test_a_damaged_file_ends_no_run_and_is_left_as_it_is(tmp_path, monkeypatch):
     ],
 )
 def test_the_gpu_s_driver_is_named_by_its_version_and_not_by_the_processor(text):
-    assert facts.driver_version(text) == "580.159.04"
+    assert metadata.driver_version(text) == "580.159.04"

@@ -121,7 +121,7 @@ def describe(device):
     import tlbench  # noqa: F401  # before torch
     from tlbench.environments import metadata
 
-    found = metadata.facts()
+    found = metadata.collect()
     if device != "cpu":
         found["bfloat16 on this GPU"] = str(torch.cuda.is_bf16_supported())
     print(json.dumps(found, indent=1))

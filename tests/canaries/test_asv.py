@@ -21,7 +21,7 @@ import pytest
 from tests.canaries import canary
 
 ROOT = Path(__file__).resolve().parents[2]
-ONE_PROCESS, READER, LANE, FACTS = (f"asv_plugins/{name}.py" for name in ("one_process", "reader", "lane", "facts"))
+ONE_PROCESS, READER, LANE, METADATA = (f"asv_plugins/{name}.py" for name in ("one_process", "reader", "lane", "metadata"))
 STORED = "tlbench/report/stored.py"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 COMMAND = {
@@ -492,7 +492,7 @@ def test_a_user_error_is_one_sentence_and_exit_status_1(monkeypatch, capfd):
     assert "Traceback" not in output
 
 
-# Results, asv_plugins/facts.py and tlbench/report/stored.py ----------------------------------------------------------
+# Results, asv_plugins/metadata.py and tlbench/report/stored.py ----------------------------------------------------------
 
 DESCRIBED = {"params": [["'a'", "'b'"]], "param_names": ["model"], "version": "1", "type": "track", "unit": "x"}
 STARTED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -503,24 +503,26 @@ def stored_result(folder, commit=COMMIT):
     from asv.results import Results
     from asv.runner import BenchmarkResult
 
-    from asv_plugins import facts
+    from asv_plugins import metadata
 
     result = Results({"machine": "mine"}, {}, commit, 1000, "3.11", "virtualenv-py3.11", {})
     measured = BenchmarkResult([0.5, None], [None, None], [None, None], 0, "", None)
     result.add_result({**DESCRIBED, "name": "some.track_measured"}, measured, started_at=STARTED, duration=2.0)
-    facts._save(result, str(folder))
+    metadata._save(result, str(folder))
     (folder / "mine" / "machine.json").write_text(json.dumps({"machine": "mine", "version": 1}))
     return result
 
 
-@canary("asv changed results.Results.save, its file's name or its attributes", FACTS)
+@canary("asv changed results.Results.save, its file's name or its attributes", METADATA)
 def test_results_are_saved_by_our_function_into_a_file_of_a_known_name(tmp_path, monkeypatch):
-    from asv_plugins import facts
+    from asv_plugins import metadata
 
     calls = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(facts, "facts", SimpleNamespace(FILE_NAME="x", keep=lambda recorded, results: calls.append(results)))
-    monkeypatch.setattr(facts, "endings", SimpleNamespace(keep=lambda left, results: calls.append(left)))
+    monkeypatch.setattr(
+        metadata, "metadata", SimpleNamespace(FILE_NAME="x", keep=lambda recorded, results: calls.append(results))
+    )
+    monkeypatch.setattr(metadata, "endings", SimpleNamespace(keep=lambda left, results: calls.append(left)))
     stored_result(Path("results")).save("results")
     file = Path("results") / "mine" / f"{COMMIT[:8]}-virtualenv-py3.11.json"
     assert file.is_file()

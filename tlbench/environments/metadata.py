@@ -1,6 +1,6 @@
 """Metadata of a measuring process: processor, libraries, threads and device. asv itself stores none of it.
 
-The measuring process writes its metadata beside its outcomes, and ``asv_plugins/facts.py`` stores it with asv's results.
+The measuring process writes its metadata beside its outcomes, and ``asv_plugins/metadata.py`` stores it with asv's results.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
 )
 
-Facts = dict[str, str]
+Metadata = dict[str, str]
 
 
-def facts() -> Facts:
+def collect() -> Metadata:
     """The metadata of this process. Imports torch.
 
     Raises:
@@ -62,7 +62,7 @@ def facts() -> Facts:
 
 def record(folder: Path) -> None:
     """Write this process's metadata into a folder of outcomes."""
-    write_json(folder / FILE_NAME, facts())
+    write_json(folder / FILE_NAME, collect())
 
 
 def keep(recorded: Path, results: Path) -> None:
@@ -83,10 +83,10 @@ def keep(recorded: Path, results: Path) -> None:
     if earlier[-1:] == [latest]:
         return
     with written_whole(stored) as path:
-        path.write_text("".join(json.dumps(facts) + "\n" for facts in (*(e for e in earlier if e != latest), latest)))
+        path.write_text("".join(json.dumps(one) + "\n" for one in (*(e for e in earlier if e != latest), latest)))
 
 
-def read(stored: Path) -> list[Facts]:
+def read(stored: Path) -> list[Metadata]:
     """Read every environment from a file that :func:`keep` wrote, last run last.
 
     Raises:
@@ -95,14 +95,14 @@ def read(stored: Path) -> list[Facts]:
     return [_parsed(stored, line) for line in stored.read_text().splitlines()]
 
 
-def _parsed(path: Path, text: str) -> Facts:
+def _parsed(path: Path, text: str) -> Metadata:
     try:
         return dict(json.loads(text))
     except (ValueError, TypeError) as error:
         raise BadInput(f"{path} is damaged ({type(error).__name__}): restore it, or delete it and measure again") from error
 
 
-def differences(one: Facts, other: Facts) -> dict[str, tuple[str, str]]:
+def differences(one: Metadata, other: Metadata) -> dict[str, tuple[str, str]]:
     """The differences between two environments, in the first one's order."""
     names = [*one, *(name for name in other if name not in one)]
     pairs = {name: (one.get(name, ""), other.get(name, "")) for name in names}

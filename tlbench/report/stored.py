@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 from tlbench.arithmetic import SHARED_MACHINE, is_shared
-from tlbench.environments.metadata import SUFFIX, Facts, read
+from tlbench.environments.metadata import SUFFIX, Metadata, read
 from tlbench.exceptions import BadInput
 from tlbench.grid import Cell, Space, Statistic
 from tlbench.metrics.verdict import JudgedBy, Verdict, word_of
@@ -214,14 +214,14 @@ class StoredResults:
         of_kind = [r for r in here if benchmark and any(_is_cost(name) is kind for name in r.get_all_result_keys())]
         return sorted({result.params["machine"] for result in of_kind or here}, key=order)
 
-    def environments(self, commit: Commit) -> list[Facts]:
+    def environments(self, commit: Commit) -> list[Metadata]:
         """What the results of a commit were measured in, the last at the end.
 
         Raises:
             BadInput: if that was not kept.
         """
         folder = self._folder / self._conf.results_dir / self.machine(commit)
-        found = [facts for path in sorted(folder.glob(f"{commit.hash[:8]}-*{SUFFIX}")) for facts in read(path)]
+        found = [metadata for path in sorted(folder.glob(f"{commit.hash[:8]}-*{SUFFIX}")) for metadata in read(path)]
         if not found:
             raise BadInput(
                 f"the results of {commit} on {folder.name} were stored before environments were kept: `asv run` it again"

@@ -13,7 +13,7 @@ from typing import Any
 from asv.console import log
 from asv.results import Results
 
-from tlbench.environments import metadata as facts
+from tlbench.environments import metadata
 from tlbench.exceptions import BadInput
 from tlbench.paths import OUTCOMES
 from tlbench.records import endings
@@ -29,7 +29,7 @@ def save(self: Any, result_dir: str) -> None:
     results = Path(result_dir) / self._filename
     outcomes = Path.cwd() / OUTCOMES / results.parent.name / self.commit_hash
     try:
-        facts.keep(outcomes / facts.FILE_NAME, results)
+        metadata.keep(outcomes / metadata.FILE_NAME, results)
         endings.keep(outcomes, results)
     except BadInput as error:
         log.warning(str(error))  # the figures are stored already, so let the run continue

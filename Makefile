@@ -24,7 +24,7 @@ BENCH ?= (accuracy\.(Logit|Processing\.track_changed_weights)|truth\.Transformer
 BENCH_COSTS ?= runtime\.(Slowdown|Interval|HuggingFace)\.track_forward\('(zoo-gpt2|zoo-llama|smollm2-135m)', 'float32',\
  ('unprocessed', 'TransformerBridge'|'all_options', 'HookedTransformer'), '1x64', 'cpu'
 
-# How many processes `make check` spreads the tests over.
+# How many processes the tests are spread over. One needs up to 3 GiB.
 JOBS ?= 2
 
 .PHONY: bench check test lint canaries perf lock clean
@@ -54,7 +54,7 @@ check: lint
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not e2e"
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 lint: $(BIN)/tlbench
 	$(BIN)/ruff check .

@@ -46,9 +46,7 @@ class EnvironmentsPage(OutputPublisher):  # type: ignore[misc]  # asv has no typ
 def environments(results: Path, names: Mapping[str, str]) -> dict[str, Measured]:
     """The environment that each commit was last measured in, by machine. A damaged file is skipped with a warning.
 
-    Args:
-        results: asv's folder of results.
-        names: names of the commits, oldest first, by the first eight characters of their hash.
+    ``results`` is asv's folder; ``names`` are the commits' names, oldest first, by the first eight characters of the hash.
     """
     environments_by_machine: dict[str, Measured] = {}
     for machine in sorted(path for path in results.iterdir() if path.is_dir()):
@@ -77,15 +75,13 @@ def page(machines: Mapping[str, Measured]) -> str:
 
 
 def _table(measured: Measured) -> str:
-    fields = dict.fromkeys(name for _, metadata in measured for name in metadata)
-    head = "".join(f"<th>{escape(name)}</th>" for name, _ in measured)
-    previous = [measured[0][1], *(metadata for _, metadata in measured[:-1])]
-    changed = [differences(earlier, metadata) for earlier, (_, metadata) in zip(previous, measured, strict=True)]
-    rows = []
-    for field in fields:
-        cells = (
-            f"<td{' class=other' if field in other else ''}>{escape(metadata.get(field, ''))}</td>"
-            for other, (_, metadata) in zip(changed, measured, strict=True)
-        )
-        rows.append(f"<tr><th>{escape(field)}</th>{''.join(cells)}</tr>")
-    return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+    names, environments = zip(*measured, strict=True)
+    previous = (environments[0], *environments[:-1])
+    changes = [differences(earlier, later) for earlier, later in zip(previous, environments, strict=True)]
+    rows = ["<th></th>" + "".join(f"<th>{escape(name)}</th>" for name in names)]
+    for field in dict.fromkeys(field for environment in environments for field in environment):
+        row = f"<th>{escape(field)}</th>"
+        for environment, changed in zip(environments, changes, strict=True):
+            row += f"<td{' class=other' if field in changed else ''}>{escape(environment.get(field, ''))}</td>"
+        rows.append(row)
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"

@@ -1,48 +1,42 @@
 """Choose the arithmetic by asv's machine name.
 
-Figures in the shared arithmetic (:mod:`tlbench.arithmetic`) belong to no machine. They are stored under one name,
-``shared-x86-64``, which any machine may extend and which is asv's default here. For private results, use
-``shared-x86-64-WORD`` with a word of your own. Any other name selects the machine's native arithmetic, and only such
-machines measure times. So results of two arithmetics are never in the same folder. Before a run in the shared arithmetic,
-the probe verifies that this machine computes it.
+Figures in the shared arithmetic (:mod:`tlbench.arithmetic`) belong to no machine. They are stored under ``shared-x86-64``,
+which any machine may extend and which is asv's default here, or privately under ``shared-x86-64-WORD``. Any other name
+selects the machine's native arithmetic, and only such machines measure times. So no folder mixes two arithmetics. Before a
+run in the shared arithmetic, the probe verifies that this machine computes it.
 
 asv has no hook for this, so this module wraps the one function that loads a machine.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from asv.machine import Machine
 from asv.util import UserError
 
 from tlbench.arithmetic import LANE_VARIABLE, SHARED_MACHINE, Lane, environment, is_shared
-from tlbench.paths import MACHINE_VARIABLE
+from tlbench.arithmetic.processor import cpu_field
+from tlbench.environments.sources import code_digest, libraries
+from tlbench.exceptions import BadInput
+from tlbench.files import canonical_json, write_json
+from tlbench.paths import MACHINE_VARIABLE, cache_dir
 
-DESCRIPTION = {
-    "os": "Linux",
-    "arch": "x86_64",
-    "cpu": "any with AVX2, in tlbench's shared arithmetic",
-    "num_cpu": "any",
-    "ram": "any",
-}
+CPU = "any with AVX2, in tlbench's shared arithmetic"
+DESCRIPTION = {"os": "Linux", "arch": "x86_64", "cpu": CPU, "num_cpu": "any", "ram": "any"}
 
 _load = Machine.load
 
 
 def lane_of(machine: str | None, requested: str) -> Lane:
-    """The arithmetic of a run.
-
-    Args:
-        machine: the machine name passed to asv, if any.
-        requested: the value of ``$TLBENCH_ARITHMETIC``, or "".
-
-    Raises:
-        UserError: if the two contradict each other.
-    """
+    """The arithmetic of a run, by machine name and ``$TLBENCH_ARITHMETIC``. Raises UserError if they contradict."""
     by_name = None if machine is None else Lane.SHARED if is_shared(machine) else Lane.NATIVE
     lane = by_name or (Lane.NATIVE if requested == Lane.NATIVE else Lane.SHARED)
     if requested and requested != lane:
@@ -54,16 +48,37 @@ def lane_of(machine: str | None, requested: str) -> Lane:
 
 
 def prove() -> None:
-    """Check that this machine computes the shared arithmetic, in a subprocess because torch reads its settings at import.
+    """Check that this machine computes the shared arithmetic. Raises UserError, with the reason, if it does not.
 
-    Raises:
-        UserError: if it does not, with the reason.
+    A success is kept until the machine restarts or anything changes that the probe depends on. It only makes asv start
+    faster: the processes that measure compute the probe themselves.
     """
+    proof = proof_path()
+    if proof.exists():
+        return
+    # In a subprocess, because torch reads its settings at import.
     command = [sys.executable, "-m", "tlbench.cli", "arithmetic"]
     done = subprocess.run(command, env=environment(Lane.SHARED, os.environ), capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["the process that computes the probe failed without a message"]
         raise UserError(last[0].removeprefix("tlbench: "))
+    with suppress(BadInput):  # a cache that cannot be written
+        write_json(proof, {"arithmetic": done.stdout.strip()})
+
+
+def proof_path() -> Path:
+    """Where a success is kept. The name hashes the processor, the boot, the code of the probe, torch and what it needs."""
+    torch = find_spec("torch")
+    files = sorted(Path(str(torch.origin)).parent.glob("lib/*.so*")) if torch else []
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    state = {
+        "processor": [cpu_field(name) for name in ("model name", "microcode", "flags")],
+        "boot": boot.read_text() if boot.exists() else "",
+        "code": code_digest("tlbench.arithmetic.probing"),
+        "libraries": libraries("torch", "transformers"),
+        "files": [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files],
+    }
+    return cache_dir() / "proofs" / f"{hashlib.sha256(canonical_json(state).encode()).hexdigest()[:16]}.json"
 
 
 def load(*args: Any, machine_name: str | None = None, **kwargs: Any) -> Machine:

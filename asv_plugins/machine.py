@@ -14,14 +14,12 @@ from asv.machine import Machine, MachineCollection
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Store this machine's metadata under a name.
-
-    The operating system is stored without the kernel's release. With it, asv would start a new history after every update.
-    """
+    """Store this machine's metadata under a name."""
     if len(arguments) != 1:
         print("usage: python -m asv_plugins.machine NAME", file=sys.stderr)
         return 2
     (name,) = arguments
+    # Without the kernel's release, with which asv would start a new history after every update.
     MachineCollection.save(name, {**Machine.get_defaults(), "machine": name, "os": platform.system()})
     return 0
 

@@ -1,8 +1,7 @@
 """Make asv read figures in one process per environment instead of one fork per figure. See :mod:`asv_plugins.reader`.
 
 asv has no hook for this, so this module replaces its class for the launch method ``forkserver``. The one process runs only
-``track_`` benchmarks. All others go to asv's own fork server, which starts on first use. If the process dies, every
-benchmark goes there.
+``track_`` benchmarks. All others, and all if it dies, go to asv's own fork server, which starts on first use.
 """
 
 from __future__ import annotations
@@ -28,11 +27,7 @@ class ReadingServer(_ForkServer):  # type: ignore[misc]  # asv has no types
         self._forking: Any = None
 
     def run(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Run a benchmark. Returns its output and exit status.
-
-        Raises:
-            subprocess.TimeoutExpired: if the process neither answers nor exits.
-        """
+        """Run a benchmark. Returns its output and exit status, or raises TimeoutExpired if the process hangs."""
         if is_track(name) and self.server_proc.poll() is None:
             try:
                 return super().run(name, *args, **kwargs)

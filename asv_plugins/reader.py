@@ -1,9 +1,8 @@
 """A replacement for asv_runner's fork server, in the environment under test: ``python reader.py run_server SUITE SOCKET``.
 
-asv_runner forks for every figure, and reads and tokenizes the benchmark's source every time. Each of these takes many times
-as long as reading a stored figure. A ``track_`` benchmark of this suite only reads figures, because subprocesses do the
-measuring (``tlbench/execution/server.py``). So this server runs it in its own process, with asv_runner's own function and
-asv's protocol.
+asv_runner forks for every figure, and tokenizes the benchmark's source every time. Each takes many times as long as reading
+a stored figure, which is all that a ``track_`` benchmark of this suite does (``tlbench/execution/server.py`` measures). So
+this server runs it in its own process, with asv_runner's own function and asv's protocol.
 """
 
 from __future__ import annotations
@@ -33,17 +32,16 @@ def main(suite: str, socket_name: str) -> None:
 
     update_sys_path(suite)
     leave_sources_alone()
-    with socket.socket(socket.AF_UNIX) as listening, _output_file() as output, suppress(KeyboardInterrupt):
+    with socket.socket(socket.AF_UNIX) as listening, tempfile.NamedTemporaryFile() as file, suppress(KeyboardInterrupt):
+        output = Path(file.name)
         listening.bind(socket_name)
         listening.listen()
         while True:
             connection, _ = listening.accept()
             with connection:
                 command = _receive(connection)
-                if command["action"] == "preimport":
-                    _send(connection, preimport(suite, output))
-                else:
-                    _send(connection, run(suite, command, output))
+                is_preimport = command["action"] == "preimport"
+                _send(connection, preimport(suite, output) if is_preimport else run(suite, command, output))
 
 
 def leave_sources_alone() -> None:
@@ -60,18 +58,12 @@ def leave_sources_alone() -> None:
 
 
 def preimport(suite: str, output: Path) -> str:
-    """Import every benchmark. Returns what they print.
-
-    Args:
-        suite: the folder of benchmarks.
-        output: a file for the output, which is overwritten.
-    """
+    """Import every benchmark. Returns what they print, which passes through the file ``output``."""
     from asv_runner._aux import posix_redirect_output
     from asv_runner.discovery import disc_benchmarks
 
     with posix_redirect_output(str(output), permanent=False):
-        for _ in disc_benchmarks(suite, ignore_import_errors=True):
-            pass
+        list(disc_benchmarks(suite, ignore_import_errors=True))
     return output.read_text(errors="replace")
 
 
@@ -119,16 +111,6 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-@contextmanager
-def _output_file() -> Iterator[Path]:
-    handle, name = tempfile.mkstemp()
-    os.close(handle)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink()
 
 
 def _receive(connection: socket.socket) -> dict[str, Any]:

@@ -1,6 +1,4 @@
-"""The published site: asv-tachyon's pages over asv's data, so that it works offline.
-
-asv's own page loads its libraries from three content-delivery networks and shows only an error without them.
+"""The published site: asv-tachyon's pages over asv's data. asv's own page shows only an error without the internet.
 
 asv calls every ``OutputPublisher`` before it writes ``index.json``, so this is the place to mark benchmarks as
 lower-is-better. asv-tachyon assumes the opposite for every ``track_`` benchmark.
@@ -16,8 +14,7 @@ from typing import Any
 
 from asv.publishing import OutputPublisher
 
-UI_PACKAGE = "asv_tachyon"
-UI_FOLDER = "static"
+UI_PACKAGE, UI_FOLDER = "asv_tachyon", "static"
 NO_BETTER_DIRECTION = "track_error_correlation"
 # A benchmark here has hundreds of cells. Without this, their list pushes the chart off the screen.
 STYLE = "<style>.param-chips { max-height: 14rem; overflow-y: auto; }</style>"
@@ -69,13 +66,7 @@ def write_sidecars(html: Path) -> None:
 def install_pages(html: Path) -> None:
     """Replace asv's pages with asv-tachyon's, keeping the data."""
     with as_file(files(UI_PACKAGE) / UI_FOLDER) as pages:
-        for entry in pages.iterdir():
-            target = html / entry.name
-            if entry.is_dir():
-                shutil.rmtree(target, ignore_errors=True)
-                shutil.copytree(entry, target)
-            else:
-                shutil.copy2(entry, target)
+        shutil.copytree(pages, html, dirs_exist_ok=True)
     index = html / "index.html"
     index.write_text(index.read_text().replace("</head>", f"{STYLE}</head>"))
     # Only the replaced page uses asv's own scripts and styles.

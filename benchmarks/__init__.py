@@ -1,8 +1,8 @@
 """What is measured: one module per question. How it is measured is up to tlbench.
 
-asv imports this package in the environment of the TransformerLens under test. tlbench is not installed there, so it is
-imported from the repository. Nothing here contacts the hub. This process imports neither torch nor TransformerLens: it
-reads figures, and a fork server measures them (tlbench/execution/server.py).
+asv imports this package in the environment of the TransformerLens under test, where tlbench is imported from the
+repository. Nothing here contacts the hub. This process imports neither torch nor TransformerLens: it reads figures, and a
+fork server measures them (tlbench/execution/server.py).
 """
 
 import os

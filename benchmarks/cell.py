@@ -19,20 +19,18 @@ class SharedRun:
     """Benchmarks that share measurements.
 
     ``setup_cache`` is empty on purpose: asv runs benchmarks that share it in one folder, which lasts as long as the run. The
-    first to reach a cell leaves its measurement there.
+    first to reach a cell leaves its measurement there. asv ignores classes that start with an underscore.
     """
 
     timeout = 1800
+    version = "1"  # a class whose figures change their meaning sets its own
 
     def setup_cache(self):
         pass
 
 
 class GridOfCells(SharedRun):
-    """A benchmark over model x dtype x option x wrapper.
-
-    ``question`` defaults to the error of the logits.
-    """
+    """A benchmark over model x dtype x option x wrapper. The default question is the error of the logits."""
 
     question = ACCURACY
     params = [load().names(), [*map(str, Dtype)], [*map(str, Option)], [*map(str, Wrapper)]]
@@ -53,21 +51,15 @@ class GridOfReferences(SharedRun):
 
 
 def accuracy(measurement):
-    """The error against HuggingFace."""
-    skip_without_reference(measurement)
+    """The error against HuggingFace. If its own logits are not finite there is none, and TransformerLens did not fail."""
+    skip_if(measurement.reference_nonfinite, measurement.no_accuracy)
     return measurement.require_accuracy()
 
 
-def skip_without_reference(measurement):
-    """Skip if HuggingFace's own logits are not finite: there is no error to compute, and TransformerLens did not fail."""
-    if measurement.reference_nonfinite:
-        raise SkipNotImplemented(measurement.no_accuracy)
-
-
-def skip_without_golden(measurement):
-    """Skip a cell without a golden: it has no figures against one, and did not fail."""
-    if measurement.lacks_golden:
-        raise SkipNotImplemented(measurement.no_truth)
+def skip_if(condition, reason):
+    """Skip a cell that has no figure and did not fail."""
+    if condition:
+        raise SkipNotImplemented(reason)
 
 
 def figure(value, reason):
@@ -75,8 +67,7 @@ def figure(value, reason):
 
     A value that is not finite fails too: asv takes NaN for a skip, and cannot show infinity.
     """
-    if value is None and reason.startswith(NOT_APPLICABLE):
-        raise SkipNotImplemented(reason)
+    skip_if(value is None and reason.startswith(NOT_APPLICABLE), reason)
     if value is None:
         raise CellFailed(reason)
     if not math.isfinite(value):
@@ -85,13 +76,9 @@ def figure(value, reason):
 
 
 def answer(question, cell):
-    """The answer, which the whole run shares."""
-    return or_skip(shared, question, cell, server())
-
-
-def server():
-    """The measuring server. It runs in asv's folder for this run and stops with asv."""
-    return Server(MEASURING, Path.cwd(), owner=os.getppid(), preload=PRELOAD_AND_RECORD)
+    """The answer, which the whole run shares. The server that measures it runs in asv's folder and stops with asv."""
+    server = Server(MEASURING, Path.cwd(), owner=os.getppid(), preload=PRELOAD_AND_RECORD)
+    return or_skip(shared, question, cell, server)
 
 
 def or_skip(function, *arguments):

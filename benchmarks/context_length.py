@@ -8,7 +8,7 @@ class ContextLength(GridOfCells):
     """Errors against the golden by length: rms of the centred logits."""
 
     question = CONTEXT_LENGTH
-    version = "1"
+    unit = "ratio"
 
     def track_longest(self, *cell):
         return figure(self.measurement.errors[self.measurement.longest], "")
@@ -36,9 +36,5 @@ class ContextLength(GridOfCells):
         return figure(self.measurement.ratio_at(edge), f"n/a: this model has {absent}, or the run stopped before it")
 
     track_longest.unit = "nats"
-    track_largest_ratio.unit = "ratio"
     track_growth_exponent.unit = "exponent"
     track_left_padding.unit = "nats"
-    track_past_window.unit = "ratio"
-    track_past_rotary_table.unit = "ratio"
-    track_table_end.unit = "ratio"

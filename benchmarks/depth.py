@@ -1,7 +1,7 @@
 """At which block does the error enter, and how does it grow from there?
 
-The quantities are those that no processing option changes. The *propagated* error is that of the model run from the tokens.
-The *local* error is that of a block fed its golden input, so only the block's own error shows.
+No processing option changes these quantities. The *propagated* error is that of the model run from the tokens. The *local*
+error is that of a block fed its golden input, so only the block's own error shows.
 """
 
 from benchmarks.cell import GridOfCells, figure
@@ -12,7 +12,6 @@ class Depth(GridOfCells):
     """Relative errors of the residual stream, attention, MLP, norms and patterns against the golden activations."""
 
     question = DEPTH
-    version = "1"
 
     def track_propagated_last(self, *cell):
         return figure(self.measurement.propagated_last, "n/a: no hook point returns the last block's output")

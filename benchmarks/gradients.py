@@ -8,7 +8,6 @@ class Gradients(GridOfCells):
     """Gradients at the embeddings and every block's input, against the golden gradients: the worst block."""
 
     question = GRADIENTS
-    version = "1"
 
     def track_error_ratio(self, *cell):
         return figure(self.measurement.worst_ratio, "")
@@ -32,24 +31,19 @@ class Reading(GridOfCells):
     """Errors in nats, to compare with the size of an effect."""
 
     question = READING
-    version = "1"
+    unit = "nats"
 
     def track_logit_difference(self, *cell):
-        return figure(self._error("logit_difference"), self._reason("logit_difference"))
+        return self._figure("logit_difference", self._error(self.measurement.logit_difference))
 
     def track_patch_effect(self, *cell):
-        return figure(self._error("patch_effect"), self._reason("patch_effect"))
+        return self._figure("patch_effect", self._error(self.measurement.patch_effect))
 
     def track_head_attribution(self, *cell):
-        return figure(self.measurement.head_attribution, self._reason("head_attribution"))
+        return self._figure("head_attribution", self.measurement.head_attribution)
 
-    def _error(self, name):
-        pair = getattr(self.measurement, name)
-        return pair.error if pair else None
+    def _error(self, pair):
+        return pair and pair.error
 
-    def _reason(self, name):
-        return self.measurement.reasons.get(name, "")
-
-    track_logit_difference.unit = "nats"
-    track_patch_effect.unit = "nats"
-    track_head_attribution.unit = "nats"
+    def _figure(self, name, value):
+        return figure(value, self.measurement.reasons.get(name, ""))

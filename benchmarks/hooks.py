@@ -9,7 +9,6 @@ class Hooks(GridOfCells):
     """What hook points promise, and interventions through them against the golden."""
 
     question = HOOKS
-    version = "1"
 
     def _figure(self, value, *attempts):
         reasons = [self.measurement.reasons[name] for name in attempts if name in self.measurement.reasons]
@@ -20,10 +19,7 @@ class Hooks(GridOfCells):
         return self._figure(self.measurement.additivity, "sums")
 
     def track_pattern_rows(self, *cell):
-        """0 if no entry of a pattern is negative and every row sums to one minus its attention sink's probability.
-
-        Without sinks that is one. With sinks, as in GPT-OSS, it is the sum of the golden's row.
-        """
+        """0 if no entry is negative and every row has its sum: one, or with sinks, as in GPT-OSS, the golden's sum."""
         return self._figure(self.measurement.pattern_rows, "sums", "patterns")
 
     def track_final_logits(self, *cell):
@@ -66,7 +62,6 @@ class Generation(GridOfCells):
     """The key-value cache against the full forward pass, and greedy continuations against HuggingFace's."""
 
     question = GENERATION
-    version = "1"
 
     def track_cache_error(self, *cell):
         return figure(self.measurement.cache_error, self.measurement.reasons.get("steps", ""))

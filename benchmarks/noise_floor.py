@@ -9,7 +9,6 @@ class NoiseFloor(GridOfCells):
 
     question = NOISE_FLOOR
     unit = "nats"
-    version = "1"
 
     def track_repeat(self, *cell):
         return self.measurement.repeat

@@ -3,23 +3,15 @@
 The golden is the same function of the same rounded weights, evaluated in true float64.
 """
 
-from abc import ABC, abstractmethod
-
-from benchmarks.cell import GridOfCells, GridOfReferences, skip_without_golden, skip_without_reference
+from benchmarks.cell import GridOfCells, GridOfReferences, skip_if
 
 
-class AgainstTheGolden(ABC):
-    """The figures, read from a cell's one measurement. Abstract, so that asv ignores it."""
-
-    version = "1"
-
-    @abstractmethod
-    def setup(self, *cell):
-        """Sets ``measurement``."""
+class _AgainstTheGolden:
+    """The figures, read from the ``measurement`` that a grid's setup leaves."""
 
     @property
     def truth(self):
-        skip_without_golden(self.measurement)
+        skip_if(self.measurement.lacks_golden, self.measurement.no_truth)
         return self.measurement.require_truth()
 
     def track_error_ratio(self, *cell):
@@ -56,12 +48,12 @@ class AgainstTheGolden(ABC):
     track_shift_spread.unit = "nats"
 
 
-class TransformerLens(GridOfCells, AgainstTheGolden):
+class TransformerLens(GridOfCells, _AgainstTheGolden):
     """TransformerLens against the golden, with the total error that a user gets and a verdict."""
 
     @property
     def truth(self):
-        skip_without_reference(self.measurement)
+        skip_if(self.measurement.reference_nonfinite, self.measurement.no_accuracy)
         return super().truth
 
     def track_total_rms(self, *cell):
@@ -85,5 +77,5 @@ class TransformerLens(GridOfCells, AgainstTheGolden):
     track_verdict.unit = "severity"
 
 
-class HuggingFace(GridOfReferences, AgainstTheGolden):
+class HuggingFace(GridOfReferences, _AgainstTheGolden):
     """HuggingFace itself, relative to its eager attention. A step here does not come from TransformerLens."""

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: torch's threads would wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from tlbench.arithmetic import roots  # before torch, which it brings into the shared arithmetic
 
 os.environ["HF_HUB_OFFLINE"] = "1"

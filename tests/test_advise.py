@@ -32,7 +32,7 @@ def test_an_effect_has_a_size_and_a_unit(text, nats):
 
 @pytest.mark.parametrize("text", ["", "nats", "-1nats", "0nats", "1e999", "0.01 volts", "1.2.3nats", "nan"])
 def test_an_effect_that_is_none_is_refused(text):
-    with pytest.raises(BadInput, match="is not understood"):
+    with pytest.raises(BadInput, match="invalid --effect"):
         parse_effect(text)
 
 
@@ -46,7 +46,7 @@ def test_an_error_of_a_tenth_of_the_effect_is_safe_and_above_it_is_not():
 def test_the_tail_of_the_error_decides_and_not_its_typical_size():
     heavy = replace(row(), figures=figures(1e-6, tail=1e-3))
     assert not advise([heavy], 1e-3)[0].is_safe
-    assert "an error of 1e-06 nats typically and 0.001 at the 99th percentile" in sentences(advise([heavy], 1e-3))[0]
+    assert "error 1e-06 nats (rms), 0.001 nats (99th percentile)" in sentences(advise([heavy], 1e-3))[0]
 
 
 @pytest.mark.parametrize("verdict", [Verdict.UNJUDGED, Verdict.WORSE, Verdict.BROKEN, Verdict.FAILED])
@@ -63,10 +63,10 @@ def test_a_cell_that_does_not_exist_is_not_spoken_of():
 def test_the_sentences_state_the_error_and_how_many_times_it_is_below_or_above_the_effect():
     found = advise([row(rms=1e-4), row(rms=0.1, dtype="bfloat16")], 0.1)
     assert sentences(found) == [
-        "TransformerBridge, float32: safe with fold_ln: an error of 0.0001 nats typically and 0.0003 at the 99th "
-        "percentile, the effect is 333 times the latter",
-        "TransformerBridge, bfloat16: none is safe: an error of 0.1 nats typically and 0.3 at the 99th percentile is 3 "
-        "times the effect",
+        "TransformerBridge, float32: safe with fold_ln: error 0.0001 nats (rms), 0.0003 nats (99th percentile), 333 times "
+        "smaller than the effect",
+        "TransformerBridge, bfloat16: no option is safe: error 0.1 nats (rms), 0.3 nats (99th percentile), 3 times the "
+        "effect",
     ]
 
 

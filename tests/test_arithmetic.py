@@ -139,6 +139,7 @@ def test_installing_twice_is_installing_once(root):
 AVX512 = torch.cpu._is_avx512_supported()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not AVX512, reason="only AVX-512 makes another choice without the settings")
 def test_without_the_kernel_torch_has_another_square_root_here():
     code = (

@@ -12,6 +12,7 @@ from tests.test_golden import checkpoint
 from tlbench.exceptions import NoGolden
 from tlbench.grid import Dtype
 from tlbench.metrics.closeness import closeness, spread
+from tlbench.metrics.verdict import Evidence, Verdict, judge
 from tlbench.reference import golden, huggingface, routing, soundness, variants
 from tlbench.reference.golden import Golden, Precision, Weights
 
@@ -49,6 +50,16 @@ def test_where_no_variant_rounds_otherwise_there_is_no_ratio():
     assert (same.identical, same.ratio, same.spread_rms, same.widest) == (True, 0.0, 0.0, "")
     assert closeness(h + 1e-9 * logits(2, 8, 32, seed=1), h, none, F32, has_experts=False).ratio == math.inf
     assert closeness(h, h, {}, F32, has_experts=False).spread_rms == 0
+
+
+def test_a_mixture_whose_variants_agree_at_the_median_position_is_unjudged_not_broken():
+    """A tenth of the tokens are rerouted, so the variant's distance is not 0 as a whole, but it is at most positions."""
+    h = logits(2, 20, 16)
+    rerouted = h.clone()
+    rerouted[:, ::10] += logits(2, 2, 16, seed=2)
+    found = closeness(h + 1e-4 * logits(2, 20, 16, seed=3), h, {"v": spread(rerouted, h)}, F32, has_experts=True)
+    assert (found.spread_rms > 0, found.ratio) == (True, math.inf)
+    assert judge(Evidence(F32, closeness=found)) is Verdict.UNJUDGED
 
 
 def test_a_top_token_that_no_variant_could_change_is_unexplained_and_one_that_it_could_is_not():

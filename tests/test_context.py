@@ -236,13 +236,12 @@ def test_an_error_that_is_no_number_is_not_hidden_by_a_finite_one():
     assert found.largest_ratio == math.inf
 
 
-def test_errors_by_octave_and_at_an_edge_are_of_its_positions():
+def test_the_error_at_an_edge_is_that_of_its_positions():
     cell = Cell("zoo-gpt2", "float32", "unprocessed", "TransformerBridge")
     positions = {0: 1.0, 1: 3.0, 2: 4.0, 3: 0.0, 4: 2.0, 5: 2.0, 6: 2.0, 7: 6.0}
     reference = dict.fromkeys(positions, 0.5)
     edges = {"window": 4, "table_end": 4, "rotary_table": 8}
     found = ContextLength(cell, {8: 1.0}, {8: 1.0}, positions, reference, edges, "", None, {})
-    assert found.octaves == {0: 1.0, 1: 12.5**0.5, 2: 3.0**0.5, 3: 6.0}
     assert found.ratio_at("window") == pytest.approx((48 / 4) ** 0.5 / 0.5, rel=1e-15)
     assert found.ratio_at("table_end") == found.ratio_at("window")
     assert found.ratio_at("rotary_table") is None

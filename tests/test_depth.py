@@ -241,14 +241,6 @@ def test_the_worst_block_is_that_of_the_largest_local_error_and_of_two_the_first
     assert replace(found, sites={}).worst_local is None
 
 
-def test_amplification_is_how_many_times_its_own_error_a_blocks_output_has():
-    found = changed(profile(), "blocks.0.resid_post", propagated=6e-7, local=2e-7)
-    found = changed(found, "blocks.2.resid_post", local=0.0)
-    assert found.amplification == [pytest.approx(3), 4, None]
-    del found.sites["blocks.1.resid_post"]
-    assert found.amplification == [pytest.approx(3), None, None]
-
-
 def test_the_growth_is_that_of_the_residual_stream_over_the_blocks():
     found = profile()
     for i, error in enumerate([1e-7, 1e-7 * math.sqrt(2), 1e-7 * math.sqrt(3)]):

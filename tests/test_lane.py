@@ -73,7 +73,25 @@ def test_a_run_under_a_machine_s_own_name_is_native_and_inherits_none_of_the_set
     assert not SETTINGS.keys() & environ.keys()
 
 
-def test_a_machine_that_does_not_compute_the_shared_arithmetic_is_refused_in_one_sentence(environ, monkeypatch):
+def test_a_proof_is_kept_until_the_machine_restarts_or_anything_behind_the_probe_changes(own_cache, monkeypatch):
+    proofs = []
+
+    def proved(*args, **kwargs):
+        proofs.append(args)
+        return SimpleNamespace(returncode=0, stdout="shared\n")
+
+    monkeypatch.setattr(plugin.subprocess, "run", proved)
+    plugin.prove()
+    plugin.prove()
+    assert len(proofs) == 1
+    monkeypatch.setattr(plugin, "libraries", lambda *_: {"torch": "2.14.0"})
+    plugin.prove()
+    monkeypatch.setattr(plugin, "cpu_field", lambda name: "another")
+    plugin.prove()
+    assert len(proofs) == 3
+
+
+def test_a_machine_that_does_not_compute_the_shared_arithmetic_is_refused_in_one_sentence(environ, monkeypatch, own_cache):
     def refused(*args, **kwargs):
         return SimpleNamespace(returncode=1, stderr="a warning\nthe shared arithmetic was asked for, but ...\n")
 

@@ -136,15 +136,15 @@ def test_types_are_declared_to_those_who_install_us():
 # Layers of checks ----------------------------------------------------------------------------------------------------
 
 
-def test_only_tests_of_the_folder_are_end_to_end():
+def test_only_tests_of_the_folder_are_end_to_end_and_they_come_first():
     def item(path):
         return SimpleNamespace(path=path, marks=[])
 
-    items = [item(end_to_end.HERE / "test_asv.py"), item(ROOT / "tests" / "test_grid.py")]
+    items = [item(ROOT / "tests" / "test_grid.py"), item(end_to_end.HERE / "test_asv.py")]
     for one in items:
         one.add_marker = lambda mark, one=one: one.marks.append(mark.name)
     end_to_end.pytest_collection_modifyitems(items)
-    assert [one.marks for one in items] == [["e2e"], []]
+    assert [one.marks for one in items] == [["e2e", "xdist_group"], []]
 
 
 # CONTRIBUTING.md -----------------------------------------------------------------------------------------------------

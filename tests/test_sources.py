@@ -24,6 +24,13 @@ def copied(tmp_path, monkeypatch):
     forget()
 
 
+@pytest.fixture(scope="module")
+def before():
+    """The digest of the package as it is."""
+    forget()
+    return sources.code_digest("tlbench.questions.accuracy")
+
+
 def forget():
     for function in (sources.code_digest, sources.modules_behind, sources._tree):
         function.cache_clear()
@@ -41,19 +48,16 @@ def edited(folder, module, old, new):
 @pytest.mark.parametrize(
     "module", ["checkpoints/store.py", "device.py", "catalogue.py", "metrics/closeness.py", "lens/hooked.py"]
 )
-def test_code_that_a_measurement_imports_is_part_of_its_key(copied, module):
-    before = sources.code_digest("tlbench.questions.accuracy")
+def test_code_that_a_measurement_imports_is_part_of_its_key(before, copied, module):
     assert edited(copied, module, FUTURE, f"{FUTURE}\nMORE = 1") != before
 
 
 @pytest.mark.parametrize("module", ["report/table.py", "cli/read.py", "report/advice.py", "questions/answers.py"])
-def test_code_that_it_does_not_import_is_not(copied, module):
-    before = sources.code_digest("tlbench.questions.accuracy")
+def test_code_that_it_does_not_import_is_not(before, copied, module):
     assert edited(copied, module, FUTURE, f"{FUTURE}\nMORE = 1") == before
 
 
-def test_comments_docstrings_and_line_breaks_are_not_code_and_a_constant_is(copied):
-    before = sources.code_digest("tlbench.questions.accuracy")
+def test_comments_docstrings_and_line_breaks_are_not_code_and_a_constant_is(before, copied):
     with_prose = edited(copied, "metrics/figures.py", "from __future__", "# why\n\n\nfrom __future__")
     assert with_prose == before
     assert edited(copied, "metrics/verdict.py", "One word per cell", "A single word per cell") == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -30,12 +30,7 @@ class Source(StrEnum):
     """A local folder with config.json and safetensors; requires ``path``."""
 
 
-REQUIRED = {
-    Source.ZOO: ("family",),
-    Source.PYPI: ("package", "version"),
-    Source.HUB: ("repo",),
-    Source.LOCAL: ("path",),
-}
+REQUIRED = {Source.ZOO: ("family",), Source.PYPI: ("package", "version"), Source.HUB: ("repo",), Source.LOCAL: ("path",)}
 
 
 @dataclass(frozen=True)
@@ -52,10 +47,8 @@ class Model:
         repo: for the Hub, ``organisation/name``.
         revision: for the Hub, the commit, tag or branch.
         path: for a local folder, its path, absolute or relative to the catalogue.
-        hooked_name: the official model name to load in HookedTransformer, which accepts no folder. Empty: HookedTransformer
-            does not support this architecture.
-        replace: fields of HookedTransformerConfig that differ between ``hooked_name`` and this checkpoint. Sizes need not be
-            listed.
+        hooked_name: the official name for HookedTransformer, which accepts no folder. Empty: it lacks the architecture.
+        replace: fields of HookedTransformerConfig, beside sizes, that differ between ``hooked_name`` and this checkpoint.
         threads: number of threads for every forward pass of this model. It is fixed because it may change the rounding.
     """
 
@@ -90,11 +83,7 @@ class Catalogue:
         return [model.name for model in self.models]
 
     def get(self, name: str) -> Model:
-        """The model of that name.
-
-        Raises:
-            BadInput: if there is none. The message lists the known models.
-        """
+        """The model of that name. Raises BadInput, with the known models, if there is none."""
         for model in self.models:
             if model.name == name:
                 return model
@@ -108,11 +97,7 @@ def catalogue_path() -> Path:
 
 
 def load(path: Path | None = None) -> Catalogue:
-    """Read and check a catalogue.
-
-    Raises:
-        BadInput: if the file is missing or malformed, with the entry and the field.
-    """
+    """Read and check a catalogue. Raises BadInput, with the entry and the field, if the file is missing or malformed."""
     return _load(path or catalogue_path())
 
 
@@ -121,37 +106,21 @@ def _load(path: Path) -> Catalogue:
     try:
         data = tomllib.loads(path.read_text())
     except OSError as error:
-        raise BadInput(
-            f"cannot read the catalogue {path} ({error.strerror}): unset or correct {CATALOGUE_VARIABLE}"
-        ) from error
+        reason = f"cannot read the catalogue {path} ({error.strerror})"
+        raise BadInput(f"{reason}: unset or correct {CATALOGUE_VARIABLE}") from error
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"invalid TOML in {path}: {error}") from error
     entries = data.get("model")
     if not isinstance(entries, list) or not entries:
         raise BadInput(f"{path} has no [[model]] entry: add one")
     models = tuple(_model(entry, index, path) for index, entry in enumerate(entries, 1))
-    seen: set[str] = set()
-    for model in models:
-        if model.name in seen:
+    for number, model in enumerate(models):
+        if model.name in [earlier.name for earlier in models[:number]]:
             raise BadInput(f"{path}: duplicate name {model.name!r}: rename one of the entries")
-        seen.add(model.name)
     return Catalogue(path, models)
 
 
-FIELD_TYPES: Mapping[str, type] = {
-    "name": str,
-    "source": str,
-    "family": str,
-    "seed": str,
-    "package": str,
-    "version": str,
-    "repo": str,
-    "revision": str,
-    "path": str,
-    "hooked_name": str,
-    "replace": dict,
-    "threads": int,
-}
+FIELD_TYPES: Mapping[str, type] = {**{each.name: str for each in fields(Model)}, "replace": dict, "threads": int}
 
 
 def _model(entry: Mapping[str, Any], index: int, path: Path) -> Model:
@@ -160,8 +129,7 @@ def _model(entry: Mapping[str, Any], index: int, path: Path) -> Model:
         if key not in FIELD_TYPES:
             raise BadInput(f"{where}: unknown field {key!r}: expected one of {', '.join(FIELD_TYPES)}")
         if not isinstance(value, FIELD_TYPES[key]) or isinstance(value, bool):
-            kind = FIELD_TYPES[key].__name__
-            raise BadInput(f"{where}: invalid {key} = {value!r}: expected type {kind}")
+            raise BadInput(f"{where}: invalid {key} = {value!r}: expected type {FIELD_TYPES[key].__name__}")
     for key in ("name", "source"):
         if not entry.get(key):
             raise BadInput(f"{where}: missing field {key!r}")

@@ -1,9 +1,8 @@
 """The quantities inside a block that every implementation has and no processing option changes.
 
-They are a block's input and output, what attention and MLP add to it, the attention pattern, and the norms' output before
-their gain. Options move weights between modules: a norm's gain into the next matrix, a value bias past the attention, or
-the mean out of what is written to the residual stream. Only the last changes these quantities, and centring over d_model
-removes it, in models whose norms centre.
+Options move weights between modules: a norm's gain into the next matrix, a value bias past the attention, or the mean out
+of what is written to the residual stream. Only the last changes these quantities, and centring over d_model removes it, in
+models whose norms centre.
 """
 
 from __future__ import annotations
@@ -37,23 +36,14 @@ class Component(StrEnum):
     @property
     def part(self) -> str:
         """The part of the network that computes it."""
-        return {
-            Component.RESID_PRE: "embedding",
-            Component.LN1: "norm",
-            Component.PATTERN: "attention",
-            Component.ATTN_OUT: "attention",
-            Component.LN2: "norm",
-            Component.MLP_OUT: "mlp",
-            Component.RESID_POST: "residual",
-        }[self]
+        parts = ("embedding", "norm", "attention", "attention", "norm", "mlp", "residual")
+        return dict(zip(Component, parts, strict=True))[self]
 
 
 BLOCK_COMPONENTS = tuple(Component)
 ROUTING = "routing"
-"""Which experts each token goes to, in mixtures of experts: a mask ``[batch, pos, expert]``. It has no error: it is right
-or wrong."""
-LN_FINAL, LOGITS = "ln_final", "logits"
-END = (LN_FINAL, LOGITS)
+"""Which experts each token goes to, in mixtures of experts: a mask ``[batch, pos, expert]``, which is right or wrong."""
+LN_FINAL, LOGITS = END = ("ln_final", "logits")
 """What comes after the last block."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from typing import Any
 
 from tlbench import arithmetic
 from tlbench.exceptions import BadInput, CellFailed, NotApplicable
@@ -11,12 +13,9 @@ DEVICE_VARIABLE = "TLBENCH_DEVICE"
 
 
 def current() -> str:
-    """The device's name as torch spells it.
+    """The device's name as torch spells it. Raises BadInput for any but ``cpu`` in the shared arithmetic.
 
     This does not initialise the device, because forks cannot use CUDA once their parent has initialised it.
-
-    Raises:
-        BadInput: if the name is not ``cpu`` but the shared arithmetic is requested, which only a CPU computes.
     """
     name = os.environ.get(DEVICE_VARIABLE) or "cpu"
     if name != "cpu" and arithmetic.wanted() is arithmetic.Lane.SHARED:
@@ -28,18 +27,13 @@ def current() -> str:
 
 
 def require(name: str) -> None:
-    """Check that a device works, by using it.
-
-    Raises:
-        NotApplicable: if torch does not support it, or this machine has none.
-        CellFailed: if the machine has it but it fails.
-    """
+    """Check that a device works, by using it. Raises NotApplicable if there is none, and CellFailed if it fails."""
     if name == "cpu":
         return
     import torch
 
-    kind = getattr(torch, name.split(":", maxsplit=1)[0], None)
-    is_there = kind is not None and hasattr(kind, "is_available") and kind.is_available()
+    backend: Any = getattr(torch, name.split(":", maxsplit=1)[0], None)
+    is_there = hasattr(backend, "is_available") and backend.is_available()
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -51,8 +45,6 @@ def require(name: str) -> None:
 
 def synchronized_clock() -> float:
     """The time in seconds, after waiting for the current device to finish its work."""
-    import time
-
     if (name := current()) != "cpu":
         import torch
 

@@ -1,7 +1,4 @@
-"""The errors that tlbench raises, grouped by what the reader must do about them.
-
-Every message says what was requested, what tlbench found, and what to do.
-"""
+"""The errors that tlbench raises. Every message says what was requested, what tlbench found, and what to do."""
 
 
 class TlbenchError(Exception):

@@ -19,26 +19,21 @@ import filelock
 
 from tlbench.exceptions import BadInput
 
-CHUNK_BYTES = 1 << 20
 SETTLED_S = 2.0
 """Much longer than the resolution of any file system's timestamps."""
 
 
 def sha256_of(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_unchanged(path: Path) -> str:
     """The same hash, computed once per process and its forks until something writes to the file.
 
     The kernel updates a file's ctime at every write, and no call can set it back. So an unchanged inode, size, ctime and
-    mtime means unchanged bytes. A ctime is only as fine as the kernel's clock, so the hash of a file written within the last
-    seconds is not remembered.
+    mtime means unchanged bytes. A ctime is only as fine as the kernel's clock, so a file just written is hashed again.
     """
     state = path.stat()
     if abs(time.time() - state.st_ctime) < SETTLED_S:
@@ -65,52 +60,38 @@ def canonical_json(value: Any) -> str:
 def written_whole(target: Path) -> Iterator[Path]:
     """Provide a temporary path beside ``target``, and move it there only if the block succeeds.
 
-    Raises:
-        BadInput: if the folder is not writable or the disk is full, with what to change.
+    Raises BadInput, with what to change, if the folder is not writable or the disk is full.
     """
     with _disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         os.close(handle)
-    temporary = Path(name)
-    try:
-        with _disk_errors(target):
-            yield temporary
-            os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            yield Path(name)
+            os.replace(name, target)
+        finally:
+            Path(name).unlink(missing_ok=True)
 
 
 def write_json(target: Path, value: Any, *, sort: bool = True) -> None:
-    """Write ``value`` as indented JSON, whole or not at all.
-
-    Args:
-        target: the file.
-        value: what ``json.dumps`` takes.
-        sort: whether keys are sorted, so that equal values give equal files; else they keep their order.
-    """
+    """Write ``value`` as indented JSON, whole or not at all. Sorted keys make the files of equal values equal."""
     with written_whole(target) as path:
         path.write_text(json.dumps(value, sort_keys=sort, indent=1) + "\n")
 
 
 @contextmanager
 def folder_written_whole(target: Path) -> Iterator[Path]:
-    """Provide a temporary folder beside ``target``, and move it there only if the block succeeds.
-
-    Raises:
-        BadInput: if the folder is not writable or the disk is full, with what to change.
-    """
+    """The same with a temporary folder, which replaces the ``target`` folder."""
     with _disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        with _disk_errors(target):
+        try:
             yield temporary
             if target.exists():
                 shutil.rmtree(target)
             os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -118,12 +99,9 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the lock file ``path`` against other processes and threads. It is released even if the process dies."""
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path)
-        lock.acquire()
-    try:
+        lock = filelock.FileLock(path).acquire()
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -133,11 +111,9 @@ def _disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BadInput(
-                f"no disk space left to write {path}: free some, or set TLBENCH_CACHE to a folder on a larger disk"
-            ) from error
+            advice = "free some, or set TLBENCH_CACHE to a folder on a larger disk"
+            raise BadInput(f"no disk space left to write {path}: {advice}") from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            raise BadInput(
-                f"cannot write {path} ({error.strerror}): make the folder writable, or set TLBENCH_CACHE to one that is"
-            ) from error
+            advice = "make the folder writable, or set TLBENCH_CACHE to one that is"
+            raise BadInput(f"cannot write {path} ({error.strerror}): {advice}") from error
         raise

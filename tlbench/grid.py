@@ -30,10 +30,8 @@ class Option(StrEnum):
 
     def flags(self) -> dict[str, bool]:
         """TransformerLens's keyword arguments for this option."""
-        return {
-            flag: self in (flag, Option.ALL_OPTIONS)
-            for flag in ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
-        }
+        flags = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+        return {flag: self in (flag, Option.ALL_OPTIONS) for flag in flags}
 
 
 class Wrapper(StrEnum):
@@ -96,30 +94,35 @@ Word = TypeVar("Word", bound=StrEnum)
 
 
 def parse(kind: type[Word], text: str) -> Word:
-    """The enum member that ``text`` names.
-
-    Raises:
-        BadInput: if there is none. The message lists the valid ones.
-    """
+    """The enum member that ``text`` names. Raises BadInput, with the valid names, if there is none."""
     try:
         return kind(text)
     except ValueError:
-        known = ", ".join(kind)
-        raise BadInput(f"unknown {kind.__name__.lower()} {text!r}: choose one of {known}") from None
+        raise BadInput(f"unknown {kind.__name__.lower()} {text!r}: choose one of {', '.join(kind)}") from None
+
+
+class _Point:
+    """A point of a grid. Its enum fields accept plain strings; a word that is not known raises BadInput."""
+
+    def __post_init__(self) -> None:
+        for kind in (Dtype, Option, Wrapper, Attention, Device, Operation):
+            name = kind.__name__.lower()
+            if name in vars(self):
+                object.__setattr__(self, name, parse(kind, getattr(self, name)))
+
+    def __str__(self) -> str:
+        return " ".join(map(str, vars(self).values()))
 
 
 @dataclass(frozen=True, order=True)
-class Cell:
-    """One point of the grid. Accepts plain strings and validates them.
+class Cell(_Point):
+    """One point of the grid. Accepts plain strings, and raises BadInput for an unknown dtype, option or wrapper.
 
     Attributes:
         model: a catalogue name, such as ``zoo-gpt2``.
         dtype: the dtype of weights and arithmetic.
         option: TransformerLens's weight processing.
         wrapper: the TransformerLens class.
-
-    Raises:
-        BadInput: for an unknown dtype, option or wrapper.
     """
 
     model: str
@@ -127,58 +130,27 @@ class Cell:
     option: Option
     wrapper: Wrapper
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", parse(Dtype, self.dtype))
-        object.__setattr__(self, "option", parse(Option, self.option))
-        object.__setattr__(self, "wrapper", parse(Wrapper, self.wrapper))
-
-    def __str__(self) -> str:
-        return f"{self.model} {self.dtype} {self.option} {self.wrapper}"
-
 
 @dataclass(frozen=True, order=True)
-class ReferenceCell:
-    """One point of HuggingFace's own grid. Accepts plain strings and validates them.
-
-    Attributes:
-        model: a catalogue name.
-        dtype: the dtype of weights and arithmetic.
-        attention: HuggingFace's attention implementation.
-
-    Raises:
-        BadInput: for an unknown dtype or attention.
-    """
+class ReferenceCell(_Point):
+    """One point of HuggingFace's own grid. Accepts plain strings, and raises BadInput for an unknown dtype or attention."""
 
     model: str
     dtype: Dtype
     attention: Attention
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", parse(Dtype, self.dtype))
-        object.__setattr__(self, "attention", parse(Attention, self.attention))
-
-    def __str__(self) -> str:
-        return f"{self.model} {self.dtype} {self.attention}"
 
 
 SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 
 
 @dataclass(frozen=True, order=True)
-class RuntimeCell:
-    """One point of the cost grid. Accepts plain strings and validates them.
+class RuntimeCell(_Point):
+    """One point of the cost grid. Accepts plain strings, and raises BadInput for an unknown word or an invalid shape.
 
-    Attributes:
-        model: a catalogue name.
-        dtype: the dtype of weights and arithmetic.
-        option: TransformerLens's weight processing.
-        wrapper: the TransformerLens class.
+    Attributes, beyond those of :class:`Cell`:
         shape: SEQUENCESxTOKENS, such as ``1x64``.
         device: the device the models run on.
         operation: what they do there.
-
-    Raises:
-        BadInput: for an unknown dtype, option, wrapper, device or operation, or an invalid shape.
     """
 
     model: str
@@ -190,9 +162,7 @@ class RuntimeCell:
     operation: Operation
 
     def __post_init__(self) -> None:
-        for name, kind in (("dtype", Dtype), ("option", Option), ("wrapper", Wrapper), ("device", Device)):
-            object.__setattr__(self, name, parse(kind, getattr(self, name)))
-        object.__setattr__(self, "operation", parse(Operation, self.operation))
+        super().__post_init__()
         if not SHAPE.fullmatch(self.shape):
             raise BadInput(f"invalid shape {self.shape!r}: expected SEQUENCESxTOKENS, e.g. 1x64")
 
@@ -210,9 +180,6 @@ class RuntimeCell:
     def cell(self) -> Cell:
         """The matching cell of the error grid."""
         return Cell(self.model, self.dtype, self.option, self.wrapper)
-
-    def __str__(self) -> str:
-        return " ".join(map(str, vars(self).values()))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Profile where the time of a run goes, in seconds by category. Off unless ``TLBENCH_PROFILE`` names a folder.
 
-A span's time is exclusive: time in a nested span counts only for the nested one. A process writes one line of JSON whenever
-its outermost span ends. So forks, which exit through ``os._exit``, lose nothing. ``python -m tools.perf profile`` sums the
-lines. This module uses only the standard library, because the installer runs before anything is installed.
+Time in a nested span counts only for the nested one. A process writes one line of JSON whenever its outermost span ends, so
+forks, which exit through ``os._exit``, lose nothing. ``python -m tools.perf profile`` sums the lines. The installer runs
+before anything is installed, so this module uses only the standard library.
 """
 
 from __future__ import annotations
@@ -52,41 +52,33 @@ Totals = dict[str, tuple[float, int]]
 
 
 @dataclass
-class _Open:
-    """An open span: when it began, and the seconds of the nested spans that have ended."""
-
-    began: float
-    within: float = 0.0
-
-
-@dataclass
 class Recorder:
     """The open spans of one process, and the totals since the outermost one began.
 
     Attributes:
         write: called with the totals whenever the outermost span ends.
         clock: returns seconds.
+        _nested: for each open span, the seconds of the spans nested in it that have ended.
     """
 
     write: Callable[[Totals], None]
     clock: Callable[[], float] = time.monotonic
-    _open: list[_Open] = field(default_factory=list)
+    _nested: list[float] = field(default_factory=list)
     _totals: Totals = field(default_factory=dict)
 
     @contextmanager
     def span(self, category: Category) -> Iterator[None]:
         """Count the time of the block, minus that of nested spans."""
-        opened = _Open(self.clock())
-        self._open.append(opened)
+        began = self.clock()
+        self._nested.append(0.0)
         try:
             yield
         finally:
-            self._open.pop()
-            elapsed = self.clock() - opened.began
+            elapsed = self.clock() - began
             seconds, count = self._totals.get(category.value, (0.0, 0))
-            self._totals[category.value] = (seconds + elapsed - opened.within, count + 1)
-            if self._open:
-                self._open[-1].within += elapsed
+            self._totals[category.value] = (seconds + elapsed - self._nested.pop(), count + 1)
+            if self._nested:
+                self._nested[-1] += elapsed
             else:
                 self.write(self._totals)
                 self._totals = {}
@@ -117,6 +109,6 @@ def read(folder: Path) -> Totals:
     sums: Totals = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         for category, (seconds, count) in json.loads(line)["spans"].items():
-            before = sums.get(category, (0.0, 0))
-            sums[category] = (before[0] + seconds, before[1] + count)
+            sum_of_seconds, sum_of_counts = sums.get(category, (0.0, 0))
+            sums[category] = (sum_of_seconds + seconds, sum_of_counts + count)
     return sums

@@ -69,6 +69,7 @@ def test_every_square_root_is_the_replaced_one(name, monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 @canary("torch no longer reads ATEN_CPU_CAPABILITY, or renamed its values", "tlbench/arithmetic/__init__.py")
 def test_a_variable_chooses_the_instruction_set_of_torch_s_kernels():
     code = "import torch; print(torch.backends.cpu.get_cpu_capability())"
@@ -197,6 +198,7 @@ def test_a_function_mode_reverses_both_factors_of_every_matrix_product(product, 
     assert torch.allclose(straight, reverse)
 
 
+@pytest.mark.slow
 @canary("torch changed what a TorchDispatchMode sees", "tlbench/reference/float64.py")
 def test_a_dispatch_mode_sees_every_operation_below_the_function_mode():
     import torch

@@ -31,11 +31,18 @@ MODELS = ("zoo-gpt2", "zoo-llama")
 MACHINE = "shared-x86-64-e2e"
 
 
+SHARED_WITH = {"test_site.py": "test_asv.py"}
+"""Both look at one measured history."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark every test of this folder: pytest gives a folder's hook the tests of all folders."""
+    """Mark every test of this folder, group them by module, and run them first. pytest passes the tests of all folders."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.e2e)
+            item.add_marker(pytest.mark.xdist_group(SHARED_WITH.get(item.path.name, item.path.name)))
+    items.sort(key=lambda item: not item.path.is_relative_to(HERE))
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,27 @@ def history_of(files):
         SourceCommit(f"v{number}", start + timedelta(days=number), name, tree)
         for number, (name, tree) in enumerate(trees.items())
     ]
+
+
+@pytest.fixture(scope="session")
+def faulty_tree(tmp_path_factory):
+    """A source tree of TransformerLens with faults to choose from."""
+    from tests.e2e.planting import tree_with_faults
+
+    return tree_with_faults(tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("history"))
+
+
+@pytest.fixture(scope="module")
+def plants(faulty_tree, tmp_path_factory):
+    """That tree with the faults of a module."""
+    from tests.e2e.planting import Planted
+
+    def of(module):
+        made = Planted(faulty_tree, module, tmp_path_factory.mktemp("chosen") / "fault")
+        made.plant("")
+        return made
+
+    return of
 
 
 @pytest.fixture(scope="session")

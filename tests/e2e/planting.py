@@ -1,9 +1,10 @@
 """A source tree of TransformerLens 4.3.0 that can be made wrong: one fault at a time, chosen by a file.
 
-The modules ``planted_*.py`` are the faults. Each is appended to the bridge's own package and defines ``_FAULTS``, by name a
-function that makes a loaded bridge wrong; the HuggingFace reference does not see it.
+The faults are those of the modules ``planted_*.py``, which go into the bridge's own package. Each defines ``_FAULTS``: by
+name, a function that makes a loaded bridge wrong. The HuggingFace reference does not see it.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.e2e.conftest import source_of
@@ -13,6 +14,7 @@ from tlbench.environments import lens_environment
 from tlbench.questions.answers import interview
 
 RELEASE = "4.3.0"
+HERE = Path(__file__).parent
 BRIDGE = "transformer_lens/model_bridge/__init__.py"
 BOOT = """
 
@@ -20,15 +22,16 @@ _boot = TransformerBridge.boot_transformers
 
 
 def _boot_with_fault(*args, **kwargs):
+    import importlib
     import os
     import torch
 
     bridge = _boot(*args, **kwargs)
     with open(os.environ["TLBENCH_PLANTED"]) as file:
-        fault = file.read()
+        module, _, fault = file.read().partition("/")
     if fault:
         with torch.no_grad():
-            _FAULTS[fault](bridge)
+            importlib.import_module("." + module, __name__)._FAULTS[fault](bridge)
     return bridge
 
 
@@ -36,42 +39,53 @@ TransformerBridge.boot_transformers = staticmethod(_boot_with_fault)
 """
 
 
-def planted_tree(tmp_path_factory, faults):
-    """The tree with the faults of one module, and the file that names one; empty, as it is at first, for none.
-
-    The file lies beside the tree, whose content names its environment: so one environment serves every fault.
-    """
-    folder = tmp_path_factory.mktemp("tree")
-    for name, file in source_of(RELEASE, tmp_path_factory.mktemp("history")).items():
+def tree_with_faults(folder, history):
+    """Write the source tree into ``folder``. A healthy one until a fault is chosen, so one environment serves all faults."""
+    for name, file in source_of(RELEASE, history).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(file.content)
-    with (folder / BRIDGE).open("a") as bridge:
-        bridge.write((Path(__file__).parent / faults).read_text() + BOOT)
-    chosen = tmp_path_factory.mktemp("chosen") / "fault"
-    chosen.write_text("")
-    return folder, chosen
+    bridge = folder / BRIDGE
+    bridge.write_text(bridge.read_text() + BOOT)
+    for module in HERE.glob("planted_*.py"):
+        (bridge.parent / module.name).write_text(module.read_text())
+    return folder
 
 
-def ask_planted(tree, questions, cases):
-    """The outcomes of each case, by the question's name: a fault (or "") with a cell, whose checkpoint is made if need be.
+@dataclass(frozen=True)
+class Planted:
+    """The tree with the faults of one module.
 
-    Args:
-        tree: from :func:`planted_tree`.
-        questions: what each cell is asked.
-        cases: pairs of a fault's name and a cell.
+    Attributes:
+        folder: the source tree.
+        module: the module's name.
+        chosen: the file that names the fault.
     """
-    folder, chosen = tree
-    models = catalogue.load()
-    for model in {cell.model for _, cell in cases}:
-        ensure(models.get(model), models)
-    settings = {"TLBENCH_PLANTED": str(chosen), "TLBENCH_REMEASURE": "1"}
-    waiting = iter(cases)
-    answers = interview(
-        lens_environment(str(folder)).python,
-        questions,
-        [cell for _, cell in cases],
-        settings,
-        starting=lambda _: chosen.write_text(next(waiting)[0]),
-    )
-    return [{name: outcome.require() for name, outcome in one.outcomes.items()} for one in answers]
+
+    folder: Path
+    module: str
+    chosen: Path
+
+    @property
+    def settings(self):
+        """What a measuring process needs."""
+        return {"TLBENCH_PLANTED": str(self.chosen), "TLBENCH_REMEASURE": "1"}
+
+    def plant(self, fault):
+        """From now on every model is loaded with this fault; with none for ""."""
+        self.chosen.write_text(f"{self.module}/{fault}" if fault else "")
+
+    def ask(self, questions, cases):
+        """The outcomes of each case, by the question's name: a fault (or "") with a cell."""
+        models = catalogue.load()
+        for model in {cell.model for _, cell in cases}:
+            ensure(models.get(model), models)
+        waiting = iter(cases)
+        answers = interview(
+            lens_environment(str(self.folder)).python,
+            questions,
+            [cell for _, cell in cases],
+            self.settings,
+            starting=lambda _: self.plant(next(waiting)[0]),
+        )
+        return [{name: outcome.require() for name, outcome in one.outcomes.items()} for one in answers]

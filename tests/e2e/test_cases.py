@@ -6,7 +6,6 @@ import shutil
 import pytest
 
 from tests.e2e import cases
-from tests.e2e.planting import planted_tree
 from tests.e2e.test_verify import verify
 from tlbench import catalogue
 from tlbench.checkpoints import ensure
@@ -84,8 +83,8 @@ NO_GOLDEN = {MEMORY_VARIABLE: "1"}
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return planted_tree(tmp_path_factory, "planted_fault.py")
+def tree(plants):
+    return plants("planted_fault")
 
 
 @pytest.fixture(scope="module", params=["zoo-gpt2", "zoo-llama-gqa"])
@@ -102,17 +101,16 @@ def unknown(request, tmp_path_factory):
 def test_without_a_golden_a_fault_of_a_thousandth_in_one_weight_does_not_pass_where_huggingface_s_rounding_is_smaller(
     tree, unknown
 ):
-    source, chosen = tree
-    settings = {**NO_GOLDEN, "TLBENCH_PLANTED": str(chosen), "TLBENCH_REMEASURE": "1"}
+    settings = {**NO_GOLDEN, **tree.settings}
     words = ("--option", "all_options")
-    chosen.write_text("")
-    status, healthy = verdicts(unknown, source, *words, **settings)
+    tree.plant("")
+    status, healthy = verdicts(unknown, tree.folder, *words, **settings)
     assert status == 0
     assert {cell["verdict"] for cell in healthy.values()} <= RIGHT
     assert {cell["judged_by"] for cell in healthy.values()} == {"HuggingFace"}
     assert {cell["golden"] for cell in healthy.values()} == {None}
-    chosen.write_text("head scale")
-    status, faulty = verdicts(unknown, source, *words, **settings)
+    tree.plant("head scale")
+    status, faulty = verdicts(unknown, tree.folder, *words, **settings)
     assert status == 1
     size = faulty["float32", "all_options"]["closeness"]["distance_rms"]  # float32's own rounding is 1e-6 of it
     assert size > 1e-4

@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.e2e.planting import ask_planted, planted_tree
 from tlbench import Cell
 from tlbench.grid import Option
 from tlbench.metrics.figures import RATIO_GATE, UNIT_ROUNDOFF
@@ -44,8 +43,8 @@ SMALL_PART_NATS = 1e-5
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return planted_tree(tmp_path_factory, "planted_in_hooks.py")
+def tree(plants):
+    return plants("planted_in_hooks")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def found(tree):
     """What was found in every case, by fault, model and option and then by the question's name."""
     cases = [("", model, option) for model in MODELS for option in Option] + CASES
     cells = [(fault, Cell(model, "float32", option, "TransformerBridge")) for fault, model, option in cases]
-    records = ask_planted(tree, QUESTIONS, cells)
+    records = tree.ask(QUESTIONS, cells)
     return dict(zip(cases, records, strict=True))
 
 

@@ -9,12 +9,10 @@ import sys
 import pytest
 
 from tests.e2e.conftest import ROOT
-from tests.e2e.planting import RELEASE, planted_tree
+from tests.e2e.planting import RELEASE
 from tlbench import Cell, catalogue
 from tlbench.checkpoints import ensure
-from tlbench.environments import lens_environment
 from tlbench.metrics.verdict import Verdict
-from tlbench.questions.answers import interview
 from tlbench.questions.registry import ACCURACY
 
 FAULTS = {
@@ -27,8 +25,8 @@ FAULTS = {
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return planted_tree(tmp_path_factory, "planted_fault.py")
+def tree(plants):
+    return plants("planted_fault")
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +44,11 @@ def verify(*words, **environment):
 
 
 def test_each_fault_is_found_on_each_architecture_and_the_healthy_model_is_not_accused(tree):
-    folder, chosen = tree
-    models = catalogue.load()
-    python = lens_environment(str(folder)).python
-    settings = {"TLBENCH_PLANTED": str(chosen), "TLBENCH_REMEASURE": "1"}
-    cases = [
-        (fault, model) for fault, names in {**FAULTS, "": sorted(set(sum(FAULTS.values(), ())))}.items() for model in names
-    ]
-    for _, model in cases:
-        ensure(models.get(model), models)
-    waiting = iter(cases)
-    cells = [Cell(model, "float32", "unprocessed", "TransformerBridge") for _, model in cases]
-    found = {}
-    asked = interview(python, (ACCURACY,), cells, settings, lambda _: chosen.write_text(next(waiting)[0]))
-    for case, answers in zip(cases, asked, strict=True):
-        found[case] = answers.outcomes[ACCURACY.name].require().verdict
+    models = sorted(set(sum(FAULTS.values(), ())))
+    cases = [(fault, model) for fault, names in {**FAULTS, "": models}.items() for model in names]
+    cells = [(fault, Cell(model, "float32", "unprocessed", "TransformerBridge")) for fault, model in cases]
+    records = tree.ask((ACCURACY,), cells)
+    found = {case: outcomes[ACCURACY.name].verdict for case, outcomes in zip(cases, records, strict=True)}
     healthy = {case: verdict for case, verdict in found.items() if not case[0]}
     assert not {case: verdict for case, verdict in healthy.items() if verdict.is_alarm}
     missed = {case: verdict for case, verdict in found.items() if case[0] and not verdict.is_alarm}
@@ -68,25 +56,34 @@ def test_each_fault_is_found_on_each_architecture_and_the_healthy_model_is_not_a
 
 
 def test_a_right_local_model_exits_0_and_a_wrong_one_1(tree, local_folder):
-    folder, chosen = tree
-    settings = {"TLBENCH_PLANTED": str(chosen), "TLBENCH_REMEASURE": "1"}
-    words = (local_folder, "--tl", folder, "--dtype", "float32", "--option", "unprocessed", "--option", "fold_ln", "--json")
-    chosen.write_text("")
-    right = verify(*words, **settings)
+    words = (
+        local_folder,
+        "--tl",
+        tree.folder,
+        "--dtype",
+        "float32",
+        "--option",
+        "unprocessed",
+        "--option",
+        "fold_ln",
+        "--json",
+    )
+    tree.plant("")
+    right = verify(*words, **tree.settings)
     assert right.returncode == 0, right.stderr
     printed = json.loads(right.stdout)
-    assert printed["tl"] == str(folder)
+    assert printed["tl"] == str(tree.folder)
     bridges = [cell for cell in printed["cells"] if cell["wrapper"] == "TransformerBridge"]
     assert [cell["option"] for cell in bridges] == ["unprocessed", "fold_ln"]
     assert all(cell["verdict"] in ("exact", "same rounding", "benign") for cell in bridges)
     assert all(0 <= cell["floor"] < 1e-4 for cell in bridges)
     assert {cell["verdict"] for cell in printed["cells"] if cell["wrapper"] == "HookedTransformer"} == {"n/a"}
-    chosen.write_text("dropped bias")
-    wrong = verify(*words, **settings)
+    tree.plant("dropped bias")
+    wrong = verify(*words, **tree.settings)
     assert wrong.returncode == 1, wrong.stderr
     printed = json.loads(wrong.stdout)
     assert {cell["verdict"] for cell in printed["cells"]} <= {"worse", "broken", "n/a"}
-    assert "float32 without any processing is wrong already" in printed["conclusion"]
+    assert "float32 is wrong even without weight processing" in printed["conclusion"]
 
 
 def test_the_table_has_a_verdict_and_a_conclusion():
@@ -94,7 +91,7 @@ def test_the_table_has_a_verdict_and_a_conclusion():
     assert done.returncode == 0, done.stderr
     assert "center_writing_weights" in done.stdout
     assert Verdict.NO_OP in done.stdout
-    assert "No configuration of 6 is worse than benign" in done.stdout
+    assert "0 of 6 configurations failed the check" in done.stdout
 
 
 def test_the_noise_floor_can_be_left_out_and_the_verdict_stays():
@@ -112,7 +109,7 @@ def test_the_noise_floor_can_be_left_out_and_the_verdict_stays():
         (["no such model!"], "no model 'no such model!'"),
         (["zoo-gpt2", "--dtype", "float8"], "unknown dtype 'float8'"),
         (["zoo-gpt2", "--tl", "0.0.0.0"], "expected a folder, a release"),
-        (["zoo-gpt2"], "no TransformerLens is installed beside tlbench"),
+        (["zoo-gpt2"], "no TransformerLens is installed here"),
         (["zoo-gpt2", "--tl", "tests"], "no pyproject.toml"),
         (["tests", "--tl", RELEASE], "no config.json"),
         (["zoo-gpt2", "--tl", RELEASE, "--wrapper", "HookedTransformer"], "removed in 4.0"),

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.e2e.conftest import ROOT
-from tests.e2e.planting import RELEASE, ask_planted, planted_tree
+from tests.e2e.planting import RELEASE
 from tlbench import Cell
 from tlbench.metrics.figures import RATIO_GATE, UNIT_ROUNDOFF
 from tlbench.questions.registry import DEPTH
@@ -31,8 +31,8 @@ ROUNDED_AWAY = ("no soft cap", "zoo-gemma2", "bfloat16")
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return planted_tree(tmp_path_factory, "planted_in_block.py")
+def tree(plants):
+    return plants("planted_in_block")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def profiles(tree):
     """What was found in every case, by fault, model and dtype."""
     cases = [*HEALTHY, *CASES]
     cells = [(fault, Cell(model, dtype, "unprocessed", "TransformerBridge")) for fault, model, dtype in cases]
-    answers = ask_planted(tree, (DEPTH,), cells)
+    answers = tree.ask((DEPTH,), cells)
     return {case: one[DEPTH.name] for case, one in zip(cases, answers, strict=True)}
 
 
@@ -137,11 +137,9 @@ def test_among_misrouted_tokens_only_local_errors_name_a_fault_of_a_few_percent(
 
 
 def test_the_command_exits_1_with_the_place_of_the_fault_and_0_with_nulls_where_there_is_none(tree):
-    folder, chosen = tree
-    settings = {"TLBENCH_PLANTED": str(chosen), "TLBENCH_REMEASURE": "1"}
-    words = ("zoo-gpt2", "--tl", folder, "--wrapper", "TransformerBridge", "--json")
-    chosen.write_text("dropped bias")
-    wrong = where(*words, **settings)
+    words = ("zoo-gpt2", "--tl", tree.folder, "--wrapper", "TransformerBridge", "--json")
+    tree.plant("dropped bias")
+    wrong = where(*words, **tree.settings)
     assert wrong.returncode == 1, wrong.stderr
     printed = json.loads(wrong.stdout)
     assert (printed["block"], printed["component"], printed["part"]) == (PLANTED_BLOCK, "mlp_out", "mlp")
@@ -150,11 +148,11 @@ def test_the_command_exits_1_with_the_place_of_the_fault_and_0_with_nulls_where_
     (cell,) = printed["cells"]
     assert (cell["dtype"], cell["option"], cell["block"]) == ("float32", "unprocessed", PLANTED_BLOCK)
     assert cell["sites"]["blocks.2.mlp_out"]["local"] == printed["error"]
-    chosen.write_text("")
-    right = where(*words, **settings)
+    tree.plant("")
+    right = where(*words, **tree.settings)
     assert right.returncode == 0, right.stderr
     printed = json.loads(right.stdout)
-    assert printed["tl"] == str(folder)
+    assert printed["tl"] == str(tree.folder)
     place = ("block", "component", "part", "error", "reference_error", "ratio")
     assert [printed[name] for name in place] == [None] * len(place)
     assert printed["cells"][0]["sites"].keys() == cell["sites"].keys()
@@ -164,7 +162,7 @@ def test_the_table_has_a_line_a_block_and_a_sentence():
     done = where("zoo-llama", "--tl", RELEASE, "--wrapper", "TransformerBridge")
     assert done.returncode == 0, done.stderr
     assert all(word in done.stdout for word in ("ln1", "pattern", "attn_out", "ln2", "mlp_out", "ln_final", "logits"))
-    assert "no block and no component is wrong" in done.stdout
+    assert "no component is wrong" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 torch picks its kernels by processor, so the same forward pass gives different bits on another machine. Three environment
 variables make every x86-64 processor with AVX2 compute the same bits, except in the square root: MKL's is not correctly
-rounded, differs by processor, and no variable changes that. So tlbench replaces torch's square root. A hash of torch's
-results, the probe, then verifies that this process computes the shared arithmetic.
+rounded and differs by processor, so tlbench replaces it. A hash of torch's results, the probe, then verifies that this
+process computes the shared arithmetic.
 
 Errors are measured in the ``shared`` lane unless ``$TLBENCH_ARITHMETIC`` is ``native``. Times are always native.
 """
@@ -23,24 +23,20 @@ from tlbench.arithmetic.processor import processor_name
 from tlbench.exceptions import BadInput, CellFailed
 
 LANE_VARIABLE = "TLBENCH_ARITHMETIC"
-SHARED_MACHINE = "shared-x86-64"
-"""asv's machine name for all figures of the shared lane, whichever machine computes them."""
+SHARED_MACHINE = "shared-x86-64"  # asv's machine name for all figures of the shared lane, whichever machine computes them
 
 
 class Lane(StrEnum):
     """Which arithmetic computes the figures."""
 
-    SHARED = "shared"
-    """The same bits on every x86-64 processor with AVX2."""
-    NATIVE = "native"
-    """Whatever torch picks for this processor. These figures are comparable only on the same machine."""
+    SHARED = "shared"  # the same bits on every x86-64 processor with AVX2
+    NATIVE = "native"  # whatever torch picks for this processor: figures are comparable only on the same machine
 
 
 SETTINGS: Mapping[str, str] = {
     # MKL picks its matrix-product kernels by vendor and instruction set. This is its one code path for all processors.
     "MKL_CBWR": "COMPATIBLE",
-    # torch compiles its own kernels for three instruction sets and picks one at the first call. AVX2 is the widest in
-    # common.
+    # torch has its own kernels for three instruction sets and picks one at the first call. AVX2 is the widest in common.
     "ATEN_CPU_CAPABILITY": "avx2",
     # oneDNN generates 16-bit matrix products for AVX-512 or AMX if it can, and those sum in another order.
     "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -50,8 +46,8 @@ SETTINGS: Mapping[str, str] = {
 SHARED_PROBES: Mapping[str, str] = {
     "2.13.0": "98a101b1c23ed2f6c5baba211ca1aa4fc911df6637191472653623b0dc16c2e6",
 }
-"""The shared lane's probe for each torch release. Pin a new release by hand, once ``python -m tools.processors`` has shown
-that its probe is the same on every processor."""
+"""The shared lane's probe for each torch release. Pin a new one by hand, once ``python -m tools.processors`` has shown that
+it is the same on every processor."""
 
 
 class WrongArithmetic(CellFailed):
@@ -60,12 +56,7 @@ class WrongArithmetic(CellFailed):
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The arithmetic of this process.
-
-    Attributes:
-        lane: shared or native.
-        probe: the hash from :func:`tlbench.arithmetic.probing.probe`.
-    """
+    """The arithmetic of this process: its lane, and the hash from :func:`tlbench.arithmetic.probing.probe`."""
 
     lane: Lane
     probe: str
@@ -81,11 +72,9 @@ class Found:
     """What a process computes with.
 
     Attributes:
-        machine: the architecture, as :func:`platform.machine` names it.
         has_avx2: whether the processor has AVX2 and FMA, even if torch does not use them.
         capability: the instruction set of torch's own kernels.
         torch: the torch release, without the local version part.
-        environment: the environment variables.
     """
 
     machine: str
@@ -101,11 +90,7 @@ def is_shared(machine: str) -> bool:
 
 
 def wanted() -> Lane:
-    """The lane requested by ``$TLBENCH_ARITHMETIC``, by default shared.
-
-    Raises:
-        BadInput: if the variable does not name a lane.
-    """
+    """The lane requested by ``$TLBENCH_ARITHMETIC``, by default shared. Raises BadInput if that names no lane."""
     name = os.environ.get(LANE_VARIABLE) or Lane.SHARED.value
     try:
         return Lane(name)
@@ -113,22 +98,15 @@ def wanted() -> Lane:
         raise BadInput(f"invalid {LANE_VARIABLE}={name!r}: choose {' or '.join(Lane)}") from None
 
 
-def variables(lane: Lane) -> dict[str, str]:
-    """Environment variables to start a process of this lane with."""
-    settings = SETTINGS if lane is Lane.SHARED else {}
-    return {LANE_VARIABLE: lane.value, **settings}
-
-
 def environment(lane: Lane, base: Mapping[str, str]) -> dict[str, str]:
     """A copy of an environment for starting a process of this lane, with the lane's settings added or removed."""
-    return {name: value for name, value in base.items() if name not in SETTINGS} | variables(lane)
+    settings = SETTINGS if lane is Lane.SHARED else {}
+    others = {name: value for name, value in base.items() if name not in SETTINGS}
+    return {**others, LANE_VARIABLE: lane.value, **settings}
 
 
 def prepare() -> None:
-    """Set the shared lane's variables in this process, if the lane is requested and torch is not imported yet.
-
-    :func:`establish` checks whether that was in time.
-    """
+    """Set the shared lane's variables, if it is requested and torch is not imported yet. :func:`establish` verifies it."""
     if "torch" not in sys.modules and os.environ.get(LANE_VARIABLE, Lane.SHARED) == Lane.SHARED:
         os.environ.update(SETTINGS)
 
@@ -154,14 +132,10 @@ def establish() -> Arithmetic:
 
 
 def key() -> dict[str, str]:
-    """The arithmetic's part in the key of everything that is stored: the lane and its probe.
+    """The lane and its probe: the arithmetic's part in the key of everything stored. Raises what :func:`establish` raises.
 
     In the shared lane this is the pinned probe, so a process that only reads need not compute it. A process that writes has
     already verified it with :func:`establish`.
-
-    Raises:
-        BadInput: if ``$TLBENCH_ARITHMETIC`` does not name a lane.
-        WrongArithmetic: if the shared lane is requested and no probe is pinned for this torch.
     """
     if wanted() is Lane.NATIVE:
         return {"lane": Lane.NATIVE.value, "probe": establish().probe}
@@ -186,11 +160,7 @@ def find() -> Found:
 
 
 def require_shared(setup: Found) -> None:
-    """Check everything that the shared lane needs and that can be checked without computing.
-
-    Raises:
-        WrongArithmetic: if the processor, the settings or the torch release rule it out.
-    """
+    """Raise WrongArithmetic if the processor, the settings or the torch release rule out the shared lane."""
     if setup.machine not in ("x86_64", "AMD64"):
         raise _refusal(f"it needs an x86-64 processor and this one is {setup.machine}")
     if not setup.has_avx2:
@@ -199,25 +169,18 @@ def require_shared(setup: Found) -> None:
     if missing:
         raise _refusal(f"this process was started without {missing}", "set these variables before starting it")
     if setup.capability != "AVX2":
-        raise _refusal(
-            f"torch uses {setup.capability}, because it was imported before the variables were set",
-            f"set {', '.join(SETTINGS)} before anything imports torch",
-        )
+        reason = f"torch uses {setup.capability}, because it was imported before the variables were set"
+        raise _refusal(reason, f"set {', '.join(SETTINGS)} before anything imports torch")
     if setup.torch not in SHARED_PROBES:
         raise _no_probe(setup.torch)
 
 
 def require_same_bits(setup: Found, probed: str) -> None:
-    """Check that a probe equals the shared lane's pinned one.
-
-    Raises:
-        WrongArithmetic: if it does not.
-    """
+    """Raise WrongArithmetic unless a probe equals the shared lane's pinned one."""
     if probed != (pinned := SHARED_PROBES[setup.torch]):
-        raise _refusal(
-            f"torch {setup.torch} computes different bits on {processor_name()} with {setup.capability} (probe "
-            f"{probed[:12]}, expected {pinned[:12]})"
-        )
+        difference = f"probe {probed[:12]}, expected {pinned[:12]}"
+        where = f"on {processor_name()} with {setup.capability}"
+        raise _refusal(f"torch {setup.torch} computes different bits {where} ({difference})")
 
 
 def _no_probe(release: str) -> WrongArithmetic:

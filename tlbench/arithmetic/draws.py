@@ -1,8 +1,8 @@
 """Random parameters with the same bytes on every machine and under every library version.
 
 Each parameter is drawn from Philox-4x64 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), keyed by
-the SHA-256 of its name. Only the raw 64-bit stream is used, which NumPy promises never to change. Integer sums and correctly
-rounded float64 products turn it into numbers, so the result depends on no libm and no order of summation.
+the SHA-256 of its name. NumPy promises never to change the raw 64-bit stream. Integer sums and correctly rounded float64
+products turn it into numbers, so the result depends on no libm and no order of summation.
 """
 
 from __future__ import annotations
@@ -22,14 +22,10 @@ UINT16_RANGE = 65536
 class Shape(Enum):
     """The kind of parameter, with the distribution that it has in a trained model."""
 
-    MATRIX = "matrix"
-    """Normal entries of standard deviation ``scale``."""
-    GAIN = "gain"
-    """A norm's gain: uniform on [0.4, 1.6] times ``scale``, so far from 1, and smaller in the outlier dimensions."""
-    GAIN_LESS_ONE = "gain less one"
-    """The same, stored minus one as in Gemma, whose norms multiply by 1 + w."""
-    BIAS = "bias"
-    """Normal entries of standard deviation ``scale``."""
+    MATRIX = "matrix"  # normal entries of standard deviation ``scale``
+    GAIN = "gain"  # of a norm: uniform on [0.4, 1.6] times ``scale``, so far from 1, and smaller in the outlier dimensions
+    GAIN_LESS_ONE = "gain less one"  # the same, stored minus one as in Gemma, whose norms multiply by 1 + w
+    BIAS = "bias"  # normal entries of standard deviation ``scale``
 
 
 @dataclass(frozen=True)
@@ -38,13 +34,10 @@ class Draw:
 
     Attributes:
         name: the tensor's name in the checkpoint.
-        size: its shape.
-        shape: what kind of parameter it is.
+        size: its shape; ``shape`` is the kind of parameter.
         scale: the standard deviation of its entries; for a gain, the centre of their range.
-        common: the standard deviation of a vector that is added to every row. In an unembedding it gives each position's
-            logits a common offset.
-        outlier_axis: the axis along the residual stream, on which the outlier dimensions are scaled.
-        outlier_factor: the factor to scale them by.
+        common: the standard deviation of a vector added to every row; in an unembedding, of the logits' common offset.
+        outlier_axis: the axis along the residual stream, on which ``outlier_factor`` scales the outlier dimensions.
     """
 
     name: str
@@ -79,11 +72,9 @@ def draw(spec: Draw, seed: str) -> NDArray[np.float32]:
     """Draw the float32 parameter that ``spec`` describes, of shape ``spec.size``."""
     count = int(np.prod(spec.size))
     key = f"{seed}/{spec.name}"
-    if spec.shape in (Shape.GAIN, Shape.GAIN_LESS_ONE):
-        values = (0.4 + 1.2 * uniform(key, count)) * spec.scale
-    else:
-        values = normal(key, count) * spec.scale
-    values = values.reshape(spec.size)
+    is_gain = spec.shape in (Shape.GAIN, Shape.GAIN_LESS_ONE)
+    unscaled = 0.4 + 1.2 * uniform(key, count) if is_gain else normal(key, count)
+    values = (unscaled * spec.scale).reshape(spec.size)
     if spec.common:
         values = values + normal(f"{key}#common", spec.size[-1]) * spec.common
     if spec.outlier_axis is not None:

@@ -6,10 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from unittest.mock import patch
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tlbench.arithmetic.draws import normal, uniform
 
 
 @lru_cache(maxsize=1)
@@ -19,10 +22,10 @@ def probe() -> str:
     It runs on one thread, so the process can still fork afterwards. It depends neither on the transformers version nor on
     any library's random numbers, and leaves torch's state unchanged.
     """
-    import torch
-
     digest = hashlib.sha256()
-    with _one_thread(), _no_cuda(), torch.random.fork_rng(devices=[]), torch.inference_mode():
+    # transformers checks whether a CUDA graph is being captured. That initialises CUDA, and forks could not use it then.
+    no_cuda = patch.object(torch.cuda, "is_current_stream_capturing", lambda: False)
+    with _one_thread(), no_cuda, torch.random.fork_rng(devices=[]), torch.inference_mode():
         for name, values in (*_logits(), *_operators()):
             digest.update(name.encode())
             digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -30,26 +33,7 @@ def probe() -> str:
 
 
 @contextmanager
-def _no_cuda() -> Iterator[None]:
-    """Within the block, keep transformers from initialising CUDA.
-
-    It checks whether a CUDA graph is being captured, and that check initialises CUDA. Forks of this process could not use
-    CUDA then.
-    """
-    import torch
-
-    is_capturing = torch.cuda.is_current_stream_capturing
-    torch.cuda.is_current_stream_capturing = lambda: False
-    try:
-        yield
-    finally:
-        torch.cuda.is_current_stream_capturing = is_capturing
-
-
-@contextmanager
 def _one_thread() -> Iterator[None]:
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -60,20 +44,12 @@ def _one_thread() -> Iterator[None]:
 
 def _logits() -> Iterator[tuple[str, Tensor]]:
     """Names and logits of two models: LayerNorm with GELU, and RMSNorm with rotary positions and grouped-query attention."""
-    import torch
     from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+    sizes = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 176, "max_position_embeddings": 32}
     configs = (
         GPT2Config(vocab_size=512, n_positions=32, n_embd=64, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2),
-        LlamaConfig(
-            vocab_size=512,
-            hidden_size=64,
-            intermediate_size=176,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=32,
-        ),
+        LlamaConfig(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, **sizes),
     )
     ids = (_uniform("ids", 2 * 32) * 512).long().view(2, 32)
     for config in configs:
@@ -96,12 +72,8 @@ def _operators() -> Iterator[tuple[str, Tensor]]:
     """Names and results of the operators that language models use, at even and odd sizes.
 
     Of 1,128 variants of torch's operators, tried on three processors, few differ in the shared lane: the square root, which
-    tlbench replaces, and the tangent and the inverse sine, cosine and tangent. The latter are left out, because no language
-    model calls them.
+    tlbench replaces, and the tangent and the inverse sine, cosine and tangent, which no language model calls.
     """
-    import torch
-    from torch.nn import functional
-
     for dtype in (torch.float32, torch.float64):
         x = (3 * _normal("x", 4099)).to(dtype)
         positive = (0.01 + 30 * _uniform("positive", 4099)).to(dtype)
@@ -159,16 +131,8 @@ def _operators() -> Iterator[tuple[str, Tensor]]:
 
 
 def _normal(key: str, count: int) -> Tensor:
-    import torch
-
-    from tlbench.arithmetic.draws import normal
-
     return torch.from_numpy(normal(f"probe/{key}", count))
 
 
 def _uniform(key: str, count: int) -> Tensor:
-    import torch
-
-    from tlbench.arithmetic.draws import uniform
-
     return torch.from_numpy(uniform(f"probe/{key}", count))

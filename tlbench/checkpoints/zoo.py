@@ -9,20 +9,16 @@ read alike and a list of draws, named like the parameters of its checkpoints on 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial, wraps
 from math import sqrt
 from typing import Any
 
 from tlbench.arithmetic.draws import Draw, Shape
 
-D_MODEL = 64
-N_HEADS = 4
-D_HEAD = 16
-N_KV_HEADS = 2
-N_LAYERS = 4
-D_MLP = 160
-N_CTX = 256
-D_VOCAB = 512
+N_LAYERS, N_CTX, D_VOCAB = 4, 256, 512
+D_MODEL, D_MLP = 64, 160
+N_HEADS, N_KV_HEADS, D_HEAD = 4, 2, 16
 
 ATTENTION_SCALE = 1.6
 """Standard deviation of queries and keys. It gives scores with a standard deviation of about 2.6: a peaked pattern."""
@@ -36,6 +32,9 @@ OUTLIER = 8.0
 
 Config = dict[str, Any]
 Draws = Iterator[Draw]
+Build = Callable[[], "Family"]
+Layer = Callable[[str], Draws]
+"""Yields the parameters of a layer or block of that name."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Family:
     draws: tuple[Draw, ...]
 
 
-def families() -> dict[str, Callable[[], Family]]:
+def families() -> dict[str, Build]:
     """A function that builds each family, by the family's name."""
     return {
         "gpt2": gpt2,
@@ -71,416 +70,310 @@ def families() -> dict[str, Callable[[], Family]]:
     }
 
 
-# Parts ---------------------------------------------------------------------------------------------------------------
+# Configurations, with related keys on one line -----------------------------------------------------------------------
+
+GPT2: Config = {
+    **{"n_embd": D_MODEL, "n_head": N_HEADS, "n_layer": N_LAYERS, "n_positions": N_CTX, "n_inner": None},
+    **{"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "scale_attn_weights": True},
+    **dict.fromkeys(("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"), False),
+    **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
+}
+"""The keys that GPT-2 and GPT-J share."""
+SIZES: Config = {
+    "hidden_size": D_MODEL,
+    "num_hidden_layers": N_LAYERS,
+    "num_attention_heads": N_HEADS,
+    "max_position_embeddings": N_CTX,
+    "attention_dropout": 0.0,
+}
+"""The keys that most families after GPT-2 share."""
+LLAMA: Config = {
+    **SIZES,
+    **{"num_key_value_heads": N_KV_HEADS, "attention_bias": False, "rope_theta": 10000.0, "tie_word_embeddings": False},
+    **{"intermediate_size": D_MLP, "hidden_act": "silu", "rms_norm_eps": 1e-5},
+}
+"""The keys that Llama and its descendants share."""
+QWEN: Config = {
+    **{"rms_norm_eps": 1e-6, "rope_theta": 1000000.0},
+    **{"use_sliding_window": False, "sliding_window": None, "max_window_layers": N_LAYERS},
+}
+GEMMA: Config = {
+    **{"head_dim": 256, "rms_norm_eps": 1e-6, "tie_word_embeddings": True},
+    **dict.fromkeys(("hidden_act", "hidden_activation"), "gelu_pytorch_tanh"),
+}
+"""Heads are 256 wide as in Gemma, because TransformerLens scales attention by sqrt(d_head)."""
 
 
-def reading(name: str, d_out: int, *, scale: float = 1.0, d_in: int = D_MODEL, transposed: bool = False) -> Draw:
-    """A matrix that reads the normalised residual stream. Its outputs have standard deviation ``scale``."""
-    size = (d_in, d_out) if transposed else (d_out, d_in)
-    return Draw(name, size, scale=scale / sqrt(d_in))
+def config(architecture: str, model_type: str, *groups: Config, **values: Any) -> Config:
+    """The config.json with these values, the last of equal keys. The special tokens are the byte tokenizer's."""
+    merged: Config = {
+        **{"architectures": [architecture], "model_type": model_type, "vocab_size": D_VOCAB},
+        **{"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258},
+        **{"initializer_range": 0.02, "torch_dtype": "float32", "use_cache": True},
+    }
+    for group in (*groups, values):
+        merged |= group
+    return merged
 
 
-def writing(name: str, d_in: int, *, transposed: bool = False) -> Draw:
-    """A matrix that writes to the residual stream, with larger entries in the outlier dimensions."""
-    size = (d_in, D_MODEL) if transposed else (D_MODEL, d_in)
-    axis = 1 if transposed else 0
-    return Draw(name, size, scale=RESIDUAL_SCALE / sqrt(d_in), outlier_axis=axis, outlier_factor=OUTLIER)
+def llama_like(architecture: str, model_type: str, *groups: Config, **values: Any) -> Config:
+    """Llama's configuration with other values."""
+    return config(architecture, model_type, LLAMA, *groups, **values)
+
+
+def configured(architecture: str, model_type: str, *groups: Config, **values: Any) -> Callable[[Callable[[], Draws]], Build]:
+    """Turn a function that yields a family's parameters into one that builds the family, with this :func:`config`."""
+
+    def decorate(draws: Callable[[], Draws]) -> Build:
+        return wraps(draws)(lambda: Family(config(architecture, model_type, *groups, **values), tuple(draws())))
+
+    return decorate
+
+
+# Layers --------------------------------------------------------------------------------------------------------------
+
+
+def blocks(prefix: str, n_layers: int = N_LAYERS) -> list[str]:
+    """The names of the blocks."""
+    return [f"{prefix}.{i}" for i in range(n_layers)]
 
 
 def bias(name: str, width: int, scale: float = 0.2) -> Draw:
-    return Draw(name, (width,), Shape.BIAS, scale)
+    return Draw(f"{name}.bias", (width,), Shape.BIAS, scale)
 
 
-def gain(name: str, width: int = D_MODEL, *, scale: float = 1.0, less_one: bool = False, damped: bool = True) -> Draw:
+def reading(name: str, d_out: int, scale: float = 1.0, *, bias_scale: float = 0.0, transposed: bool = False) -> Draws:
+    """A layer that reads the normalised residual stream. Without the bias, its outputs have standard deviation ``scale``."""
+    yield Draw(f"{name}.weight", (D_MODEL, d_out) if transposed else (d_out, D_MODEL), scale=scale / sqrt(D_MODEL))
+    if bias_scale:
+        yield bias(name, d_out, bias_scale)
+
+
+def writing(name: str, d_in: int, *, biased: bool = False, transposed: bool = False) -> Draws:
+    """A layer that writes to the residual stream, with larger entries in the outlier dimensions."""
+    size, axis = ((d_in, D_MODEL), 1) if transposed else ((D_MODEL, d_in), 0)
+    yield Draw(f"{name}.weight", size, scale=RESIDUAL_SCALE / sqrt(d_in), outlier_axis=axis, outlier_factor=OUTLIER)
+    if biased:
+        yield bias(name, D_MODEL)
+
+
+def rms_norm(name: str, scale: float = 1.0, shape: Shape = Shape.GAIN) -> Draws:
     """A norm's gain, damped in the outlier dimensions as in trained models."""
-    shape = Shape.GAIN_LESS_ONE if less_one else Shape.GAIN
-    if damped:
-        return Draw(name, (width,), shape, scale, outlier_axis=0, outlier_factor=1 / OUTLIER)
-    return Draw(name, (width,), shape, scale)
+    yield Draw(f"{name}.weight", (D_MODEL,), shape, scale, outlier_axis=0, outlier_factor=1 / OUTLIER)
 
 
 def layer_norm(name: str) -> Draws:
-    yield gain(f"{name}.weight")
-    yield bias(f"{name}.bias", D_MODEL, 0.3)
+    yield from rms_norm(name)
+    yield bias(name, D_MODEL, 0.3)
+
+
+def query_key_norms(prefix: str, width: int, shape: Shape = Shape.GAIN) -> Draws:
+    """The gains of two norms off the residual stream, so without outlier dimensions."""
+    for letter in "qk":
+        yield Draw(f"{prefix}.{letter}_norm.weight", (width,), shape, ATTENTION_SCALE)
 
 
 def embedding(name: str, rows: int = D_VOCAB, scale: float = 1.0) -> Draw:
-    return Draw(name, (rows, D_MODEL), scale=scale, outlier_axis=1, outlier_factor=OUTLIER)
+    return Draw(f"{name}.weight", (rows, D_MODEL), scale=scale, outlier_axis=1, outlier_factor=OUTLIER)
 
 
 def unembedding(name: str) -> Draw:
-    return Draw(name, (D_VOCAB, D_MODEL), scale=LOGIT_SCALE / sqrt(D_MODEL), common=OFFSET_SCALE / sqrt(D_MODEL))
+    root = sqrt(D_MODEL)
+    return Draw(f"{name}.weight", (D_VOCAB, D_MODEL), scale=LOGIT_SCALE / root, common=OFFSET_SCALE / root)
 
 
-def tied_embedding(name: str, scale: float = LOGIT_SCALE) -> Draw:
+def tied_embedding(name: str) -> Draw:
     """An embedding that is also the unembedding. The final norm's damped gain keeps the logits in range."""
-    return Draw(
-        name,
-        (D_VOCAB, D_MODEL),
-        scale=scale / sqrt(D_MODEL),
-        common=2 * scale / sqrt(D_MODEL),
-        outlier_axis=1,
-        outlier_factor=OUTLIER / 2,
-    )
+    return replace(unembedding(name), outlier_axis=1, outlier_factor=OUTLIER / 2)
 
 
 def separate_attention(
-    prefix: str, *, n_kv: int = N_HEADS, d_head: int = D_HEAD, qkv_bias: bool, out: str, out_bias: bool
+    prefix: str, out: str, *, n_kv: int = N_HEADS, d_head: int = D_HEAD, qkv_bias: bool = False, out_bias: bool = False
 ) -> Draws:
     """Separate query, key, value and output projections."""
-    widths = {"q": N_HEADS * d_head, "k": n_kv * d_head, "v": n_kv * d_head}
-    for letter, width in widths.items():
-        scale = 1.0 if letter == "v" else ATTENTION_SCALE
-        yield reading(f"{prefix}.{letter}_proj.weight", width, scale=scale)
-        if qkv_bias:
-            yield bias(f"{prefix}.{letter}_proj.bias", width, 0.4)
-    yield writing(f"{prefix}.{out}.weight", N_HEADS * d_head)
-    if out_bias:
-        yield bias(f"{prefix}.{out}.bias", D_MODEL)
+    bias_scale = 0.4 if qkv_bias else 0.0
+    yield from reading(f"{prefix}.q_proj", N_HEADS * d_head, ATTENTION_SCALE, bias_scale=bias_scale)
+    yield from reading(f"{prefix}.k_proj", n_kv * d_head, ATTENTION_SCALE, bias_scale=bias_scale)
+    yield from reading(f"{prefix}.v_proj", n_kv * d_head, bias_scale=bias_scale)
+    yield from writing(f"{prefix}.{out}", N_HEADS * d_head, biased=out_bias)
 
 
-def gated_mlp(prefix: str, d_mlp: int = D_MLP) -> Draws:
-    yield reading(f"{prefix}.gate_proj.weight", d_mlp, scale=1.4)
-    yield reading(f"{prefix}.up_proj.weight", d_mlp)
-    yield writing(f"{prefix}.down_proj.weight", d_mlp)
+def fused_attention(qkv: str, out: str, *, transposed: bool = False) -> Draws:
+    """Query, key and value in one matrix."""
+    yield from reading(qkv, 3 * D_MODEL, 1.3, bias_scale=0.4, transposed=transposed)
+    yield from writing(out, D_MODEL, biased=True, transposed=transposed)
 
 
-def plain_mlp(names: tuple[str, str], d_mlp: int = 4 * D_MODEL, *, transposed: bool = False) -> Draws:
-    wide, narrow = names
-    yield reading(f"{wide}.weight", d_mlp, scale=1.4, transposed=transposed)
-    yield bias(f"{wide}.bias", d_mlp)
-    yield writing(f"{narrow}.weight", d_mlp, transposed=transposed)
-    yield bias(f"{narrow}.bias", D_MODEL)
+def plain_mlp(wide: str, narrow: str, *, transposed: bool = False) -> Draws:
+    yield from reading(wide, 4 * D_MODEL, 1.4, bias_scale=0.2, transposed=transposed)
+    yield from writing(narrow, 4 * D_MODEL, biased=True, transposed=transposed)
 
 
-def config(architecture: str, model_type: str, **values: Any) -> Config:
-    """The keys that every config.json of the zoo has. The special tokens are the byte tokenizer's."""
-    return {
-        "architectures": [architecture],
-        "model_type": model_type,
-        "vocab_size": D_VOCAB,
-        "bos_token_id": 256,
-        "eos_token_id": 257,
-        "pad_token_id": 258,
-        "initializer_range": 0.02,
-        "torch_dtype": "float32",
-        "use_cache": True,
-        **values,
-    }
-
-
-def llama_like(architecture: str, model_type: str, **values: Any) -> Config:
-    """The keys that Llama and its descendants share."""
-    defaults: Config = {
-        "hidden_size": D_MODEL,
-        "intermediate_size": D_MLP,
-        "num_hidden_layers": N_LAYERS,
-        "num_attention_heads": N_HEADS,
-        "num_key_value_heads": N_KV_HEADS,
-        "max_position_embeddings": N_CTX,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "tie_word_embeddings": False,
-    }
-    return config(architecture, model_type, **{**defaults, **values})
+def gated_mlp(block: str, gate: str = "mlp.gate_proj", up: str = "mlp.up_proj", down: str = "mlp.down_proj") -> Draws:
+    yield from reading(f"{block}.{gate}", D_MLP, 1.4)
+    yield from reading(f"{block}.{up}", D_MLP)
+    yield from writing(f"{block}.{down}", D_MLP)
 
 
 # Families with LayerNorm ---------------------------------------------------------------------------------------------
 
 
-def gpt2_config(architecture: str, model_type: str) -> Config:
-    return config(
-        architecture,
-        model_type,
-        n_embd=D_MODEL,
-        n_head=N_HEADS,
-        n_layer=N_LAYERS,
-        n_positions=N_CTX,
-        n_ctx=N_CTX,
-        n_inner=None,
-        activation_function="gelu_new",
-        layer_norm_epsilon=1e-5,
-        attn_pdrop=0.0,
-        embd_pdrop=0.0,
-        resid_pdrop=0.0,
-        scale_attn_weights=True,
-        scale_attn_by_inverse_layer_idx=False,
-        reorder_and_upcast_attn=False,
-    )
-
-
-def gpt2() -> Family:
+@configured("GPT2LMHeadModel", "gpt2", GPT2, n_ctx=N_CTX)
+def gpt2() -> Draws:
     """LayerNorm with biases, learned positions, tied embeddings, fused query-key-value stored transposed."""
-
-    def draws() -> Draws:
-        yield tied_embedding("transformer.wte.weight")
-        yield embedding("transformer.wpe.weight", N_CTX, 0.3)
-        for i in range(N_LAYERS):
-            block = f"transformer.h.{i}"
-            yield from layer_norm(f"{block}.ln_1")
-            yield reading(f"{block}.attn.c_attn.weight", 3 * D_MODEL, scale=1.3, transposed=True)
-            yield bias(f"{block}.attn.c_attn.bias", 3 * D_MODEL, 0.4)
-            yield writing(f"{block}.attn.c_proj.weight", D_MODEL, transposed=True)
-            yield bias(f"{block}.attn.c_proj.bias", D_MODEL)
-            yield from layer_norm(f"{block}.ln_2")
-            yield from plain_mlp((f"{block}.mlp.c_fc", f"{block}.mlp.c_proj"), transposed=True)
-        yield from layer_norm("transformer.ln_f")
-
-    return Family(gpt2_config("GPT2LMHeadModel", "gpt2"), tuple(draws()))
+    yield tied_embedding("transformer.wte")
+    yield embedding("transformer.wpe", N_CTX, 0.3)
+    for block in blocks("transformer.h"):
+        yield from layer_norm(f"{block}.ln_1")
+        yield from fused_attention(f"{block}.attn.c_attn", f"{block}.attn.c_proj", transposed=True)
+        yield from layer_norm(f"{block}.ln_2")
+        yield from plain_mlp(f"{block}.mlp.c_fc", f"{block}.mlp.c_proj", transposed=True)
+    yield from layer_norm("transformer.ln_f")
 
 
-def gpt_neo() -> Family:
+@configured(
+    "GPTNeoForCausalLM",
+    "gpt_neo",
+    {"hidden_size": D_MODEL, "num_layers": N_LAYERS, "num_heads": N_HEADS, "max_position_embeddings": N_CTX},
+    {"intermediate_size": None, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "window_size": 32},
+    {"attention_types": [[["global", "local"], N_LAYERS // 2]], "attention_layers": ["global", "local"] * (N_LAYERS // 2)},
+    dict.fromkeys(("attention_dropout", "embed_dropout", "resid_dropout"), 0.0),
+)
+def gpt_neo() -> Draws:
     """GPT-Neo: attention without the 1/sqrt(d_head) scale, alternating global and local layers."""
-
-    def draws() -> Draws:
-        yield tied_embedding("transformer.wte.weight")
-        yield embedding("transformer.wpe.weight", N_CTX, 0.3)
-        for i in range(N_LAYERS):
-            block = f"transformer.h.{i}"
-            yield from layer_norm(f"{block}.ln_1")
-            for letter, scale in (("q", 0.8), ("k", 0.8), ("v", 1.0)):
-                yield reading(f"{block}.attn.attention.{letter}_proj.weight", D_MODEL, scale=scale)
-            yield writing(f"{block}.attn.attention.out_proj.weight", D_MODEL)
-            yield bias(f"{block}.attn.attention.out_proj.bias", D_MODEL)
-            yield from layer_norm(f"{block}.ln_2")
-            yield from plain_mlp((f"{block}.mlp.c_fc", f"{block}.mlp.c_proj"))
-        yield from layer_norm("transformer.ln_f")
-
-    values = config(
-        "GPTNeoForCausalLM",
-        "gpt_neo",
-        hidden_size=D_MODEL,
-        num_heads=N_HEADS,
-        num_layers=N_LAYERS,
-        intermediate_size=None,
-        max_position_embeddings=N_CTX,
-        attention_types=[[["global", "local"], N_LAYERS // 2]],
-        attention_layers=["global", "local"] * (N_LAYERS // 2),
-        window_size=32,
-        activation_function="gelu_new",
-        layer_norm_epsilon=1e-5,
-        attention_dropout=0.0,
-        embed_dropout=0.0,
-        resid_dropout=0.0,
-    )
-    return Family(values, tuple(draws()))
+    yield tied_embedding("transformer.wte")
+    yield embedding("transformer.wpe", N_CTX, 0.3)
+    for block in blocks("transformer.h"):
+        yield from layer_norm(f"{block}.ln_1")
+        for letter, scale in (("q", 0.8), ("k", 0.8), ("v", 1.0)):
+            yield from reading(f"{block}.attn.attention.{letter}_proj", D_MODEL, scale)
+        yield from writing(f"{block}.attn.attention.out_proj", D_MODEL, biased=True)
+        yield from layer_norm(f"{block}.ln_2")
+        yield from plain_mlp(f"{block}.mlp.c_fc", f"{block}.mlp.c_proj")
+    yield from layer_norm("transformer.ln_f")
 
 
-def bloom() -> Family:
+@configured(
+    "BloomForCausalLM",
+    "bloom",
+    {"hidden_size": D_MODEL, "n_layer": N_LAYERS, "n_head": N_HEADS, "layer_norm_epsilon": 1e-5},
+    {"apply_residual_connection_post_layernorm": False, "slow_but_exact": False, "pretraining_tp": 1},
+    dict.fromkeys(("attention_dropout", "hidden_dropout"), 0.0),
+)
+def bloom() -> Draws:
     """BLOOM: ALiBi, a LayerNorm after the embedding, query-key-value interleaved by head."""
-
-    def draws() -> Draws:
-        yield tied_embedding("transformer.word_embeddings.weight")
-        yield from layer_norm("transformer.word_embeddings_layernorm")
-        for i in range(N_LAYERS):
-            block = f"transformer.h.{i}"
-            yield from layer_norm(f"{block}.input_layernorm")
-            yield reading(f"{block}.self_attention.query_key_value.weight", 3 * D_MODEL, scale=1.3)
-            yield bias(f"{block}.self_attention.query_key_value.bias", 3 * D_MODEL, 0.4)
-            yield writing(f"{block}.self_attention.dense.weight", D_MODEL)
-            yield bias(f"{block}.self_attention.dense.bias", D_MODEL)
-            yield from layer_norm(f"{block}.post_attention_layernorm")
-            yield from plain_mlp((f"{block}.mlp.dense_h_to_4h", f"{block}.mlp.dense_4h_to_h"))
-        yield from layer_norm("transformer.ln_f")
-
-    values = config(
-        "BloomForCausalLM",
-        "bloom",
-        hidden_size=D_MODEL,
-        n_head=N_HEADS,
-        n_layer=N_LAYERS,
-        layer_norm_epsilon=1e-5,
-        apply_residual_connection_post_layernorm=False,
-        attention_dropout=0.0,
-        hidden_dropout=0.0,
-        pretraining_tp=1,
-        slow_but_exact=False,
-    )
-    return Family(values, tuple(draws()))
+    yield tied_embedding("transformer.word_embeddings")
+    yield from layer_norm("transformer.word_embeddings_layernorm")
+    for block in blocks("transformer.h"):
+        yield from layer_norm(f"{block}.input_layernorm")
+        yield from fused_attention(f"{block}.self_attention.query_key_value", f"{block}.self_attention.dense")
+        yield from layer_norm(f"{block}.post_attention_layernorm")
+        yield from plain_mlp(f"{block}.mlp.dense_h_to_4h", f"{block}.mlp.dense_4h_to_h")
+    yield from layer_norm("transformer.ln_f")
 
 
-def gpt_neox() -> Family:
+@configured(
+    "GPTNeoXForCausalLM",
+    "gpt_neox",
+    SIZES,
+    {"intermediate_size": 4 * D_MODEL, "hidden_act": "gelu", "layer_norm_eps": 1e-5, "tie_word_embeddings": False},
+    {"rotary_pct": 0.25, "rotary_emb_base": 10000, "use_parallel_residual": True, "attention_bias": True},
+    hidden_dropout=0.0,
+)
+def gpt_neox() -> Draws:
     """GPT-NeoX (Pythia): attention and MLP in parallel, rotary positions on a quarter of each head."""
-
-    def draws() -> Draws:
-        yield embedding("gpt_neox.embed_in.weight")
-        for i in range(N_LAYERS):
-            block = f"gpt_neox.layers.{i}"
-            yield from layer_norm(f"{block}.input_layernorm")
-            yield from layer_norm(f"{block}.post_attention_layernorm")
-            yield reading(f"{block}.attention.query_key_value.weight", 3 * D_MODEL, scale=1.3)
-            yield bias(f"{block}.attention.query_key_value.bias", 3 * D_MODEL, 0.4)
-            yield writing(f"{block}.attention.dense.weight", D_MODEL)
-            yield bias(f"{block}.attention.dense.bias", D_MODEL)
-            yield from plain_mlp((f"{block}.mlp.dense_h_to_4h", f"{block}.mlp.dense_4h_to_h"))
-        yield from layer_norm("gpt_neox.final_layer_norm")
-        yield unembedding("embed_out.weight")
-
-    values = config(
-        "GPTNeoXForCausalLM",
-        "gpt_neox",
-        hidden_size=D_MODEL,
-        intermediate_size=4 * D_MODEL,
-        num_attention_heads=N_HEADS,
-        num_hidden_layers=N_LAYERS,
-        max_position_embeddings=N_CTX,
-        hidden_act="gelu",
-        layer_norm_eps=1e-5,
-        rotary_pct=0.25,
-        rotary_emb_base=10000,
-        use_parallel_residual=True,
-        attention_bias=True,
-        attention_dropout=0.0,
-        hidden_dropout=0.0,
-        tie_word_embeddings=False,
-    )
-    return Family(values, tuple(draws()))
+    yield embedding("gpt_neox.embed_in")
+    for block in blocks("gpt_neox.layers"):
+        yield from layer_norm(f"{block}.input_layernorm")
+        yield from layer_norm(f"{block}.post_attention_layernorm")
+        yield from fused_attention(f"{block}.attention.query_key_value", f"{block}.attention.dense")
+        yield from plain_mlp(f"{block}.mlp.dense_h_to_4h", f"{block}.mlp.dense_4h_to_h")
+    yield from layer_norm("gpt_neox.final_layer_norm")
+    yield unembedding("embed_out")
 
 
-def gpt_j() -> Family:
+@configured("GPTJForCausalLM", "gptj", GPT2, rotary_dim=8, tie_word_embeddings=False)
+def gpt_j() -> Draws:
     """GPT-J: parallel blocks with one norm, rotary positions on adjacent pairs, an unembedding bias."""
-
-    def draws() -> Draws:
-        yield embedding("transformer.wte.weight")
-        for i in range(N_LAYERS):
-            block = f"transformer.h.{i}"
-            yield from layer_norm(f"{block}.ln_1")
-            yield from separate_attention(f"{block}.attn", qkv_bias=False, out="out_proj", out_bias=False)
-            yield from plain_mlp((f"{block}.mlp.fc_in", f"{block}.mlp.fc_out"))
-        yield from layer_norm("transformer.ln_f")
-        yield unembedding("lm_head.weight")
-        yield bias("lm_head.bias", D_VOCAB)
-
-    values = gpt2_config("GPTJForCausalLM", "gptj")
-    del values["n_ctx"]
-    return Family({**values, "rotary_dim": 8, "tie_word_embeddings": False}, tuple(draws()))
+    yield embedding("transformer.wte")
+    for block in blocks("transformer.h"):
+        yield from layer_norm(f"{block}.ln_1")
+        yield from separate_attention(f"{block}.attn", "out_proj")
+        yield from plain_mlp(f"{block}.mlp.fc_in", f"{block}.mlp.fc_out")
+    yield from layer_norm("transformer.ln_f")
+    yield unembedding("lm_head")
+    yield bias("lm_head", D_VOCAB)
 
 
-def phi() -> Family:
+@configured(
+    "PhiForCausalLM",
+    "phi",
+    SIZES,
+    {"intermediate_size": 4 * D_MODEL, "hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "tie_word_embeddings": False},
+    {"num_key_value_heads": N_HEADS, "partial_rotary_factor": 0.5, "rope_theta": 10000.0, "qk_layernorm": False},
+    dict.fromkeys(("embd_pdrop", "resid_pdrop"), 0.0),
+)
+def phi() -> Draws:
     """Phi: parallel blocks, biases everywhere, rotary positions on half of each head."""
-
-    def draws() -> Draws:
-        yield embedding("model.embed_tokens.weight")
-        for i in range(N_LAYERS):
-            block = f"model.layers.{i}"
-            yield from layer_norm(f"{block}.input_layernorm")
-            yield from separate_attention(f"{block}.self_attn", qkv_bias=True, out="dense", out_bias=True)
-            yield from plain_mlp((f"{block}.mlp.fc1", f"{block}.mlp.fc2"))
-        yield from layer_norm("model.final_layernorm")
-        yield unembedding("lm_head.weight")
-        yield bias("lm_head.bias", D_VOCAB)
-
-    values = config(
-        "PhiForCausalLM",
-        "phi",
-        hidden_size=D_MODEL,
-        intermediate_size=4 * D_MODEL,
-        num_attention_heads=N_HEADS,
-        num_key_value_heads=N_HEADS,
-        num_hidden_layers=N_LAYERS,
-        max_position_embeddings=N_CTX,
-        hidden_act="gelu_new",
-        layer_norm_eps=1e-5,
-        partial_rotary_factor=0.5,
-        rope_theta=10000.0,
-        qk_layernorm=False,
-        attention_dropout=0.0,
-        embd_pdrop=0.0,
-        resid_pdrop=0.0,
-        tie_word_embeddings=False,
-    )
-    return Family(values, tuple(draws()))
+    yield embedding("model.embed_tokens")
+    for block in blocks("model.layers"):
+        yield from layer_norm(f"{block}.input_layernorm")
+        yield from separate_attention(f"{block}.self_attn", "dense", qkv_bias=True, out_bias=True)
+        yield from plain_mlp(f"{block}.mlp.fc1", f"{block}.mlp.fc2")
+    yield from layer_norm("model.final_layernorm")
+    yield unembedding("lm_head")
+    yield bias("lm_head", D_VOCAB)
 
 
-def opt() -> Family:
+@configured(
+    "OPTForCausalLM",
+    "opt",
+    SIZES,
+    {"word_embed_proj_dim": D_MODEL, "ffn_dim": 4 * D_MODEL, "activation_function": "relu"},
+    dict.fromkeys(("do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine"), True),
+    dict.fromkeys(("dropout", "layerdrop"), 0.0),
+)
+def opt() -> Draws:
     """OPT: learned positions with an offset of two, ReLU, tied embeddings."""
-
-    def draws() -> Draws:
-        yield tied_embedding("model.decoder.embed_tokens.weight")
-        yield embedding("model.decoder.embed_positions.weight", N_CTX + 2, 0.3)
-        for i in range(N_LAYERS):
-            block = f"model.decoder.layers.{i}"
-            yield from separate_attention(f"{block}.self_attn", qkv_bias=True, out="out_proj", out_bias=True)
-            yield from layer_norm(f"{block}.self_attn_layer_norm")
-            yield from plain_mlp((f"{block}.fc1", f"{block}.fc2"))
-            yield from layer_norm(f"{block}.final_layer_norm")
-        yield from layer_norm("model.decoder.final_layer_norm")
-
-    values = config(
-        "OPTForCausalLM",
-        "opt",
-        hidden_size=D_MODEL,
-        word_embed_proj_dim=D_MODEL,
-        ffn_dim=4 * D_MODEL,
-        num_attention_heads=N_HEADS,
-        num_hidden_layers=N_LAYERS,
-        max_position_embeddings=N_CTX,
-        activation_function="relu",
-        do_layer_norm_before=True,
-        attention_dropout=0.0,
-        dropout=0.0,
-        layerdrop=0.0,
-        enable_bias=True,
-        layer_norm_elementwise_affine=True,
-    )
-    return Family(values, tuple(draws()))
+    yield tied_embedding("model.decoder.embed_tokens")
+    yield embedding("model.decoder.embed_positions", N_CTX + 2, 0.3)
+    for block in blocks("model.decoder.layers"):
+        yield from separate_attention(f"{block}.self_attn", "out_proj", qkv_bias=True, out_bias=True)
+        yield from layer_norm(f"{block}.self_attn_layer_norm")
+        yield from plain_mlp(f"{block}.fc1", f"{block}.fc2")
+        yield from layer_norm(f"{block}.final_layer_norm")
+    yield from layer_norm("model.decoder.final_layer_norm")
 
 
 def stablelm() -> Family:
     """StableLM 2: LayerNorm with a gated MLP, query-key-value biases, rotary positions on a quarter of each head."""
-
-    def draws() -> Draws:
-        yield embedding("model.embed_tokens.weight")
-        for i in range(N_LAYERS):
-            block = f"model.layers.{i}"
-            yield from layer_norm(f"{block}.input_layernorm")
-            yield from separate_attention(f"{block}.self_attn", qkv_bias=True, out="o_proj", out_bias=False)
-            yield from layer_norm(f"{block}.post_attention_layernorm")
-            yield from gated_mlp(f"{block}.mlp")
-        yield from layer_norm("model.norm")
-        yield unembedding("lm_head.weight")
-
     values = llama_like(
         "StableLmForCausalLM",
         "stablelm",
-        num_key_value_heads=N_HEADS,
-        layer_norm_eps=1e-5,
-        partial_rotary_factor=0.25,
-        use_qkv_bias=True,
-        qk_layernorm=False,
-        use_parallel_residual=False,
-        hidden_dropout=0.0,
+        {"num_key_value_heads": N_HEADS, "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25, "use_qkv_bias": True},
+        {"qk_layernorm": False, "use_parallel_residual": False, "hidden_dropout": 0.0},
     )
     del values["rms_norm_eps"], values["attention_bias"]
-    return Family(values, tuple(draws()))
+    return Family(values, tuple(llama_draws(n_kv=N_HEADS, qkv_bias=True, norm=layer_norm)))
 
 
 # Families with RMSNorm -----------------------------------------------------------------------------------------------
 
 
 def llama_draws(
-    *,
-    n_kv: int = N_KV_HEADS,
-    qkv_bias: bool = False,
-    qk_norm: bool = False,
-    mlp: Callable[[str], Draws] = lambda block: gated_mlp(f"{block}.mlp"),
+    *, n_kv: int = N_KV_HEADS, qkv_bias: bool = False, qk_norm: bool = False, norm: Layer = rms_norm, mlp: Layer = gated_mlp
 ) -> Draws:
     """Llama's parameters, with the variations of its descendants."""
-    yield embedding("model.embed_tokens.weight")
-    for i in range(N_LAYERS):
-        block = f"model.layers.{i}"
-        yield gain(f"{block}.input_layernorm.weight")
-        yield from separate_attention(f"{block}.self_attn", n_kv=n_kv, qkv_bias=qkv_bias, out="o_proj", out_bias=False)
+    yield embedding("model.embed_tokens")
+    for block in blocks("model.layers"):
+        yield from norm(f"{block}.input_layernorm")
+        yield from separate_attention(f"{block}.self_attn", "o_proj", n_kv=n_kv, qkv_bias=qkv_bias)
         if qk_norm:
-            yield gain(f"{block}.self_attn.q_norm.weight", D_HEAD, scale=ATTENTION_SCALE, damped=False)
-            yield gain(f"{block}.self_attn.k_norm.weight", D_HEAD, scale=ATTENTION_SCALE, damped=False)
-        yield gain(f"{block}.post_attention_layernorm.weight")
+            yield from query_key_norms(f"{block}.self_attn", D_HEAD)
+        yield from norm(f"{block}.post_attention_layernorm")
         yield from mlp(block)
-    yield gain("model.norm.weight")
-    yield unembedding("lm_head.weight")
+    yield from norm("model.norm")
+    yield unembedding("lm_head")
 
 
 def llama() -> Family:
@@ -505,174 +398,111 @@ def mixtral() -> Family:
     n_experts = 4
 
     def experts(block: str) -> Draws:
-        yield reading(f"{block}.block_sparse_moe.gate.weight", n_experts, scale=1.5)
+        yield from reading(f"{block}.block_sparse_moe.gate", n_experts, 1.5)
         for expert in range(n_experts):
-            prefix = f"{block}.block_sparse_moe.experts.{expert}"
-            yield reading(f"{prefix}.w1.weight", D_MLP, scale=1.4)
-            yield reading(f"{prefix}.w3.weight", D_MLP)
-            yield writing(f"{prefix}.w2.weight", D_MLP)
+            yield from gated_mlp(f"{block}.block_sparse_moe.experts.{expert}", gate="w1", up="w3", down="w2")
 
     values = llama_like(
         "MixtralForCausalLM",
         "mixtral",
-        sliding_window=None,
-        num_local_experts=n_experts,
-        num_experts_per_tok=2,
-        output_router_logits=False,
-        router_aux_loss_coef=0.0,
-        rope_theta=1000000.0,
+        {"num_local_experts": n_experts, "num_experts_per_tok": 2, "sliding_window": None, "rope_theta": 1000000.0},
+        {"output_router_logits": False, "router_aux_loss_coef": 0.0},
     )
     return Family(values, tuple(llama_draws(mlp=experts)))
 
 
 def qwen2() -> Family:
     """Qwen 2, like Qwen1.5-0.5B: Llama with query, key and value biases, and no grouped-query attention."""
-    values = llama_like(
-        "Qwen2ForCausalLM",
-        "qwen2",
-        num_key_value_heads=N_HEADS,
-        rms_norm_eps=1e-6,
-        rope_theta=1000000.0,
-        use_sliding_window=False,
-        sliding_window=None,
-        max_window_layers=N_LAYERS,
-    )
+    values = llama_like("Qwen2ForCausalLM", "qwen2", QWEN, num_key_value_heads=N_HEADS)
     del values["attention_bias"]
     return Family(values, tuple(llama_draws(n_kv=N_HEADS, qkv_bias=True)))
 
 
 def qwen3() -> Family:
     """Qwen 3: Llama with a norm on every head's queries and keys."""
-    values = llama_like(
-        "Qwen3ForCausalLM",
-        "qwen3",
-        head_dim=D_HEAD,
-        rms_norm_eps=1e-6,
-        rope_theta=1000000.0,
-        use_sliding_window=False,
-        sliding_window=None,
-        max_window_layers=N_LAYERS,
-    )
-    return Family(values, tuple(llama_draws(qk_norm=True)))
+    return Family(llama_like("Qwen3ForCausalLM", "qwen3", QWEN, head_dim=D_HEAD), tuple(llama_draws(qk_norm=True)))
 
 
-def phi3() -> Family:
+@configured(
+    "Phi3ForCausalLM",
+    "phi3",
+    LLAMA,
+    {"num_key_value_heads": N_HEADS, "original_max_position_embeddings": N_CTX},
+    {"sliding_window": None, "partial_rotary_factor": 1.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+)
+def phi3() -> Draws:
     """Phi 3: Llama with fused query-key-value and gate-up projections."""
-
-    def draws() -> Draws:
-        yield embedding("model.embed_tokens.weight")
-        for i in range(N_LAYERS):
-            block = f"model.layers.{i}"
-            yield gain(f"{block}.input_layernorm.weight")
-            yield reading(f"{block}.self_attn.qkv_proj.weight", 3 * D_MODEL, scale=1.3)
-            yield writing(f"{block}.self_attn.o_proj.weight", D_MODEL)
-            yield gain(f"{block}.post_attention_layernorm.weight")
-            yield reading(f"{block}.mlp.gate_up_proj.weight", 2 * D_MLP, scale=1.2)
-            yield writing(f"{block}.mlp.down_proj.weight", D_MLP)
-        yield gain("model.norm.weight")
-        yield unembedding("lm_head.weight")
-
-    values = llama_like(
-        "Phi3ForCausalLM",
-        "phi3",
-        num_key_value_heads=N_HEADS,
-        original_max_position_embeddings=N_CTX,
-        sliding_window=None,
-        partial_rotary_factor=1.0,
-        embd_pdrop=0.0,
-        resid_pdrop=0.0,
-    )
-    return Family(values, tuple(draws()))
+    yield embedding("model.embed_tokens")
+    for block in blocks("model.layers"):
+        yield from rms_norm(f"{block}.input_layernorm")
+        yield from reading(f"{block}.self_attn.qkv_proj", 3 * D_MODEL, 1.3)
+        yield from writing(f"{block}.self_attn.o_proj", D_MODEL)
+        yield from rms_norm(f"{block}.post_attention_layernorm")
+        yield from reading(f"{block}.mlp.gate_up_proj", 2 * D_MLP, 1.2)
+        yield from writing(f"{block}.mlp.down_proj", D_MLP)
+    yield from rms_norm("model.norm")
+    yield unembedding("lm_head")
 
 
-def gemma_like(architecture: str, model_type: str, **values: Any) -> Config:
-    """Gemma's configuration. Heads are 256 wide as in Gemma, because TransformerLens scales attention by sqrt(d_head)."""
-    return llama_like(
-        architecture,
-        model_type,
-        head_dim=256,
-        hidden_act="gelu_pytorch_tanh",
-        hidden_activation="gelu_pytorch_tanh",
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=True,
-        **values,
-    )
-
-
-def gemma_draws(n_layers: int, *, n_kv: int, post_norms: bool, qk_norm: bool) -> Draws:
+def gemma_draws(n_layers: int, *, n_kv: int, post_norms: bool = False, qk_norm: bool = False) -> Draws:
     """Gemma's parameters, with (1+w) norms. The model scales its embedding by sqrt(d_model), so it is drawn smaller."""
-    yield tied_embedding("model.embed_tokens.weight")
-    for i in range(n_layers):
-        block = f"model.layers.{i}"
-        yield gain(f"{block}.input_layernorm.weight", less_one=True)
-        yield from separate_attention(
-            f"{block}.self_attn", n_kv=n_kv, d_head=256, qkv_bias=False, out="o_proj", out_bias=False
-        )
+    norm = partial(rms_norm, shape=Shape.GAIN_LESS_ONE)
+    yield tied_embedding("model.embed_tokens")
+    for block in blocks("model.layers", n_layers):
+        yield from norm(f"{block}.input_layernorm")
+        yield from separate_attention(f"{block}.self_attn", "o_proj", n_kv=n_kv, d_head=256)
         if qk_norm:
-            yield gain(f"{block}.self_attn.q_norm.weight", 256, scale=ATTENTION_SCALE, less_one=True, damped=False)
-            yield gain(f"{block}.self_attn.k_norm.weight", 256, scale=ATTENTION_SCALE, less_one=True, damped=False)
-        yield gain(f"{block}.post_attention_layernorm.weight", less_one=True)
+            yield from query_key_norms(f"{block}.self_attn", 256, Shape.GAIN_LESS_ONE)
+        yield from norm(f"{block}.post_attention_layernorm")
         if post_norms:
-            yield gain(f"{block}.pre_feedforward_layernorm.weight", less_one=True)
-            yield gain(f"{block}.post_feedforward_layernorm.weight", less_one=True)
-        yield from gated_mlp(f"{block}.mlp")
-    yield gain("model.norm.weight", less_one=True)
+            yield from norm(f"{block}.pre_feedforward_layernorm")
+            yield from norm(f"{block}.post_feedforward_layernorm")
+        yield from gated_mlp(block)
+    yield from norm("model.norm")
 
 
 def gemma() -> Family:
     """Gemma: (1+w) norms, an embedding scaled by sqrt(d_model), one key-value head."""
-    values = gemma_like("GemmaForCausalLM", "gemma", num_key_value_heads=1)
-    return Family(values, tuple(gemma_draws(N_LAYERS, n_kv=1, post_norms=False, qk_norm=False)))
+    values = llama_like("GemmaForCausalLM", "gemma", GEMMA, num_key_value_heads=1)
+    return Family(values, tuple(gemma_draws(N_LAYERS, n_kv=1)))
 
 
 def gemma2() -> Family:
     """Gemma 2: soft caps on attention scores and logits, norms before and after attention and MLP."""
-    values = gemma_like(
+    values = llama_like(
         "Gemma2ForCausalLM",
         "gemma2",
-        query_pre_attn_scalar=256,
-        attn_logit_softcapping=50.0,
-        final_logit_softcapping=30.0,
-        sliding_window=4096,
-        layer_types=["sliding_attention", "full_attention"] * (N_LAYERS // 2),
+        GEMMA,
+        {"query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        {"sliding_window": 4096, "layer_types": ["sliding_attention", "full_attention"] * (N_LAYERS // 2)},
     )
-    return Family(values, tuple(gemma_draws(N_LAYERS, n_kv=N_KV_HEADS, post_norms=True, qk_norm=False)))
+    return Family(values, tuple(gemma_draws(N_LAYERS, n_kv=N_KV_HEADS, post_norms=True)))
 
 
 def gemma3() -> Family:
     """Gemma 3: query and key norms, five local layers per global one, and a separate rotary base for each kind."""
     n_layers = 6
-    values = gemma_like(
+    values = llama_like(
         "Gemma3ForCausalLM",
         "gemma3_text",
-        num_hidden_layers=n_layers,
-        num_key_value_heads=1,
-        query_pre_attn_scalar=256,
-        attn_logit_softcapping=None,
-        final_logit_softcapping=None,
-        sliding_window=512,
-        layer_types=["sliding_attention"] * 5 + ["full_attention"],
+        GEMMA,
+        {"num_hidden_layers": n_layers, "num_key_value_heads": 1, "query_pre_attn_scalar": 256},
+        {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+        {"sliding_window": 512, "layer_types": ["sliding_attention"] * 5 + ["full_attention"]},
+        {"rope_theta": 1000000.0, "rope_local_base_freq": 10000.0},
     )
-    values["rope_theta"] = 1000000.0
-    values["rope_local_base_freq"] = 10000.0
     return Family(values, tuple(gemma_draws(n_layers, n_kv=1, post_norms=True, qk_norm=True)))
 
 
-def olmo2() -> Family:
+@configured("Olmo2ForCausalLM", "olmo2", LLAMA, num_key_value_heads=N_HEADS, rms_norm_eps=1e-6, rope_theta=500000.0)
+def olmo2() -> Draws:
     """OLMo 2: norms only after attention and MLP, and query and key norms over all heads at once."""
-
-    def draws() -> Draws:
-        yield embedding("model.embed_tokens.weight")
-        for i in range(N_LAYERS):
-            block = f"model.layers.{i}"
-            yield from separate_attention(f"{block}.self_attn", n_kv=N_HEADS, qkv_bias=False, out="o_proj", out_bias=False)
-            yield gain(f"{block}.self_attn.q_norm.weight", D_MODEL, scale=ATTENTION_SCALE, damped=False)
-            yield gain(f"{block}.self_attn.k_norm.weight", D_MODEL, scale=ATTENTION_SCALE, damped=False)
-            yield gain(f"{block}.post_attention_layernorm.weight", scale=RESIDUAL_SCALE)
-            yield from gated_mlp(f"{block}.mlp")
-            yield gain(f"{block}.post_feedforward_layernorm.weight", scale=RESIDUAL_SCALE)
-        yield gain("model.norm.weight")
-        yield unembedding("lm_head.weight")
-
-    values = llama_like("Olmo2ForCausalLM", "olmo2", num_key_value_heads=N_HEADS, rms_norm_eps=1e-6, rope_theta=500000.0)
-    return Family(values, tuple(draws()))
+    yield embedding("model.embed_tokens")
+    for block in blocks("model.layers"):
+        yield from separate_attention(f"{block}.self_attn", "o_proj")
+        yield from query_key_norms(f"{block}.self_attn", D_MODEL)
+        yield from rms_norm(f"{block}.post_attention_layernorm", RESIDUAL_SCALE)
+        yield from gated_mlp(block)
+        yield from rms_norm(f"{block}.post_feedforward_layernorm", RESIDUAL_SCALE)
+    yield from rms_norm("model.norm")
+    yield unembedding("lm_head")

@@ -1,4 +1,4 @@
-"""The command line: everything asv has no command for."""
+"""The command line: everything that asv has no command for."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def main() -> None:
         print(f"tlbench: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("tlbench: interrupted; what was done is kept, run the command again to go on", file=sys.stderr)
+        print("tlbench: interrupted. Finished work is kept: run the command again to continue", file=sys.stderr)
         raise SystemExit(130) from None

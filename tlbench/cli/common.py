@@ -6,28 +6,23 @@ import tomllib
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from tlbench.exceptions import TlbenchError
 from tlbench.paths import package_dir
 
-app = typer.Typer(
-    help="Measure how wrong TransformerLens's numbers are. To measure over its history, use asv: see docs/quick-start.md.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-Config = Annotated[Path | None, typer.Option("--config", help="asv's configuration; by default the current folder's.")]
-
-FormatName = Annotated[str, typer.Option("--format", help="rich, markdown or csv.")]
+HELP = "Measure how wrong TransformerLens's numbers are. To measure over its history, use asv: see docs/quick-start.md."
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+Config = Annotated[Path | None, typer.Option(help="asv's configuration file; default: the one in the current folder.")]
+FormatName = Annotated[str, typer.Option(help="rich, markdown or csv.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")]
 
 
 def version() -> str:
-    """The version of tlbench: the installed one or, in a checkout that is not installed, the one in its pyproject.toml."""
+    """The installed version of tlbench; in a checkout that is not installed, the one in pyproject.toml."""
     try:
         return installed_version("tlbench")
     except PackageNotFoundError:
@@ -35,38 +30,26 @@ def version() -> str:
         return str(project["version"])
 
 
-def _print_version(is_asked: bool) -> None:
-    if is_asked:
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
         print(f"tlbench {version()}")
         raise typer.Exit
 
 
+VERSION = typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+
+
 @app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Options that come before a command."""
+def options(version: Annotated[bool, VERSION] = False) -> None:
+    """Options before a command."""
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with a description, a count and the time."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
+    """A progress bar with a description, a count and the elapsed time."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console)
 
 
 def wide_console() -> Console:
-    """As wide as a table takes: a terminal wraps what it cannot show, where a figure cut short would be lost."""
+    """A console wide enough for any table. A terminal then wraps a long line; rich would cut figures short."""
     return Console(width=400)
-
-
-def fail(sentence: str) -> NoReturn:
-    """End with one sentence on standard error and exit status 2."""
-    raise TlbenchError(sentence)

@@ -10,36 +10,36 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from tlbench import catalogue as catalogues
 from tlbench.catalogue import Catalogue, Model
-from tlbench.cli.common import app, fail, progress_bar
-from tlbench.exceptions import CheckpointUnavailable, NoGolden
+from tlbench.cli.common import app, progress_bar
+from tlbench.exceptions import CheckpointUnavailable, NoGolden, TlbenchError
 from tlbench.paths import cache_dir, package_dir
 
 Say = Callable[[str], None]
-Words = Annotated[list[str] | None, typer.Argument(help="Names in the catalogue; by default all.")]
+Names = Annotated[list[str] | None, typer.Argument(help="Catalogue names; default: all.")]
+Repository = Annotated[Path | None, typer.Option(help="Path of the bare git repository; default: under releases/.")]
 
 
 @app.command()
-def checkpoints(names: Words = None) -> None:
+def checkpoints(names: Names = None) -> None:
     """Make or fetch the checkpoints, verify and pin them. Safe to interrupt and to run twice at once."""
     from tlbench.checkpoints import ensure
 
-    # One progress bar is ours; transformers and gguf would draw theirs across it.
+    # Our progress bar is enough: those of transformers and gguf would be drawn across it.
     os.environ["TQDM_DISABLE"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
     def make(model: Model, catalogue: Catalogue, say: Say) -> str:
-        found = ensure(model, catalogue, say)
-        return f"{found.sha256[:12]}  {found.folder}"
+        checkpoint = ensure(model, catalogue, say)
+        return f"{checkpoint.sha256[:12]}  {checkpoint.folder}"
 
     _for_each(names, make)
 
 
 @app.command()
-def golden(names: Words = None) -> None:
+def golden(names: Names = None) -> None:
     """Compute the goldens of the checkpoints on this machine. Safe to interrupt and to run twice at once."""
     from tlbench.checkpoints import locate
     from tlbench.reference.golden import Weights
@@ -53,21 +53,21 @@ def golden(names: Words = None) -> None:
 
 
 def _for_each(names: list[str] | None, do: Callable[[Model, Catalogue, Say], str]) -> None:
-    """Do something for each model and print what it returns; what cannot be had is skipped with the reason.
-
-    Raises:
-        TlbenchError: if a model that was asked for by name was skipped.
-    """
+    """Print the result for each model, or why it was skipped. Skipping a model that was named is an error, at the end."""
     catalogue = catalogues.load()
     models = [catalogue.get(name) for name in names] if names else list(catalogue.models)
     console = Console()
     skipped = []
     with progress_bar(console) as progress:
         task = progress.add_task("", total=len(models))
+
+        def say(name: str, what: str) -> None:
+            progress.update(task, description=f"{name}: {what}")
+
         for model in models:
             progress.update(task, description=model.name)
             try:
-                line = do(model, catalogue, partial(_show, progress, task, model.name))
+                line = do(model, catalogue, partial(say, model.name))
             except (CheckpointUnavailable, NoGolden) as reason:
                 skipped.append(str(reason))
                 line = f"skipped: {reason}"
@@ -75,7 +75,7 @@ def _for_each(names: list[str] | None, do: Callable[[Model, Catalogue, Say], str
             progress.advance(task)
         progress.update(task, description="done")
     if skipped and names:
-        fail("; ".join(skipped))
+        raise TlbenchError("; ".join(skipped))
 
 
 @app.command()
@@ -87,11 +87,7 @@ def arithmetic() -> None:
 
 
 @app.command()
-def history(
-    repository: Annotated[
-        Path | None, typer.Option(help="Where the bare git repository is made; by default under releases/.")
-    ] = None,
-) -> None:
+def history(repository: Repository = None) -> None:
     """Build a git repository of TransformerLens's releases from PyPI: one commit per release, the same on every machine."""
     from tlbench.history import build_history
 
@@ -103,10 +99,6 @@ def history(
         def say(what: str, done: int, total: int) -> None:
             progress.update(task, description=what, completed=done, total=total)
 
-        made = build_history(target, downloads=cache_dir() / "downloads", progress=say)
+        built = build_history(target, downloads=cache_dir() / "downloads", progress=say)
         progress.update(task, description="done", completed=1, total=1)
-    console.print(str(made), soft_wrap=True, highlight=False)
-
-
-def _show(progress: Progress, task: TaskID, name: str, what: str) -> None:
-    progress.update(task, description=f"{name}: {what}")
+    console.print(str(built), soft_wrap=True, highlight=False)

@@ -13,8 +13,9 @@ from typing import Annotated
 import typer
 
 from tlbench import catalogue as catalogues
-from tlbench.cli.common import Config, FormatName, app, fail, wide_console
+from tlbench.cli.common import AsJson, Config, FormatName, app, wide_console
 from tlbench.environments.metadata import differences
+from tlbench.exceptions import BadInput
 from tlbench.grid import Cell, Dtype, Import, Option, Space, Wrapper, parse
 from tlbench.metrics.verdict import Verdict
 from tlbench.records.outcome import Kind
@@ -26,54 +27,54 @@ from tlbench.report.render import Column, Format
 from tlbench.report.slowdowns import CostRow, What
 from tlbench.report.stored import Commit, State, StoredResults
 
-OneCommit = Annotated[str, typer.Option(help="A tag or hash with results; default: newest.")]
+TagOrHash = Annotated[str, typer.Option(help="A tag or hash with results; default: newest.")]
 OnlyModel = Annotated[str, typer.Option(help="Only this model.")]
 OnlyDtype = Annotated[str, typer.Option(help="Only this dtype.")]
 OnlyOption = Annotated[str, typer.Option(help="Only this processing option.")]
 OnlyWrapper = Annotated[str, typer.Option(help="Only this wrapper.")]
-Machine = Annotated[str, typer.Option(help="Whose results; default: the machine that measured last here.")]
+Machine = Annotated[str, typer.Option(help="Whose results; default: the shared arithmetic's, or the last to measure.")]
+MachineAndTag = Annotated[str, typer.Argument(help="A tag or hash with results, or MACHINE:TAG.")]
 
 
 @app.command()
 def table(
-    commit: Annotated[
-        list[str] | None, typer.Option(help="A tag or hash with results; twice for two side by side; default: newest.")
-    ] = None,
+    commit: Annotated[list[str] | None, typer.Option(help="A tag or hash, or two to compare; default: newest.")] = None,
     model: OnlyModel = "",
     dtype: OnlyDtype = "",
     option: OnlyOption = "",
     wrapper: OnlyWrapper = "",
-    space: Annotated[str, typer.Option(help="origin, probability or logit; default: origin, and in CSV all.")] = "",
+    space: Annotated[str, typer.Option(help="origin, probability or logit; default: origin, in CSV all.")] = "",
     machine: Machine = "",
     format: FormatName = "rich",
     config: Config = None,
 ) -> None:
     """Show TransformerLens issue 496's table from stored results."""
     style = parse(Format, format)
-    wanted = _filter(model, dtype, option, wrapper)
+    is_wanted = _filter(model, dtype, option, wrapper)
     spaces = [parse(Space, space)] if space else list(Space) if style is Format.CSV else [Space.ORIGIN]
     stored = StoredResults(config, machine)
     if commit and len(commit) > 2:
-        fail(f"--commit was given {len(commit)} times: once or twice makes a table")
-    commits = [stored.commit(name) for name in commit] if commit else [stored.commit(None)]
-    found = {}
+        raise BadInput(f"--commit was given {len(commit)} times: give it once or twice")
+    commits = [stored.commit(name) for name in commit or [""]]
+    rows_by_space = {}
     for one_space in spaces:
-        every = [[row for row in stored.rows(one, one_space) if wanted(row.cell)] for one in commits]
-        rows = [[row for row in of_one if row.state in (State.MEASURED, State.FAILED)] for of_one in every]
-        left_out = _left_out(commits, [[row.state for row in of_one] for of_one in every])
+        every = [[row for row in stored.rows(one, one_space) if is_wanted(row.cell)] for one in commits]
+        rows = [[row for row in of_commit if row.state in (State.MEASURED, State.FAILED)] for of_commit in every]
+        left_out = _left_out(commits, [[row.state for row in of_commit] for of_commit in every])
         if not any(rows):
-            fail(f"no cell in the {one_space} space matches that was measured{left_out}: loosen the filters or `asv run`")
-        found[one_space] = rows
-    table_report.show(wide_console(), style, commits, found)
+            raise BadInput(f"no measured cell in the {one_space} space matches{left_out}: loosen the filters or `asv run`")
+        rows_by_space[one_space] = rows
+    table_report.show(wide_console(), style, commits, rows_by_space)
     if left_out:
         print(f"Left out{left_out}.", file=sys.stderr)
 
 
 def _left_out(commits: Sequence[Commit], states: Sequence[Sequence[str]]) -> str:
-    """How many cells of each commit are not applicable and how many were not measured, in words; "" where there are none."""
+    """The number of cells without a figure at each commit, such as `` (4 n/a at v2.0.0)``, or ""."""
     words = []
-    for commit, of_one in zip(commits, states, strict=True):
-        counts = [f"{of_one.count(state)} {state}" for state in ("unjudged", "n/a", "not measured") if state in of_one]
+    for commit, of_commit in zip(commits, states, strict=True):
+        absent = (State.UNJUDGED, State.NOT_APPLICABLE, State.NOT_MEASURED)
+        counts = [f"{of_commit.count(state)} {state}" for state in absent if state in of_commit]
         if counts:
             words.append(f"{' and '.join(counts)} at {commit}")
     return f" ({'; '.join(words)})" if words else ""
@@ -81,20 +82,20 @@ def _left_out(commits: Sequence[Commit], states: Sequence[Sequence[str]]) -> str
 
 @app.command()
 def outcomes(
-    commit: Annotated[list[str] | None, typer.Option(help="A tag or hash with results; by default all.")] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Failures only, without the n/a cells.")] = False,
+    commit: Annotated[list[str] | None, typer.Option(help="A tag or hash with results; default: all.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only failures.")] = False,
     config: Config = None,
 ) -> None:
     """List, as Markdown, why cells failed, are not applicable or were judged without a golden."""
     stored = StoredResults(config)
     commits = [stored.commit(name) for name in commit] if commit else stored.commits
-    kinds = [Kind.FAILED] if failed else list(Kind)
-    outcome_report.show(wide_console(), Format.MARKDOWN, outcome_report.reasons(stored, commits, kinds), commits)
+    reasons = outcome_report.reasons(stored, commits, [Kind.FAILED] if failed else list(Kind))
+    outcome_report.show(wide_console(), Format.MARKDOWN, reasons)
 
 
 @app.command()
 def verdicts(
-    commit: OneCommit = "",
+    commit: TagOrHash = "",
     model: OnlyModel = "",
     dtype: OnlyDtype = "",
     option: OnlyOption = "",
@@ -109,25 +110,25 @@ def verdicts(
     Exit status 0: all are right; 1: one is wrong; 2: bad usage; 3: none is known to be wrong, but some are unjudged.
     """
     style = parse(Format, format)
-    wanted = _filter(model, dtype, option, wrapper)
+    is_wanted = _filter(model, dtype, option, wrapper)
     stored = StoredResults(config, machine)
-    one = stored.commit(commit or None)
-    every = [row for row in stored.truth_rows(one) if wanted(row.cell)]
+    one = stored.commit(commit)
+    every = [row for row in stored.truth_rows(one) if is_wanted(row.cell)]
     rows = [row for row in every if row.verdict not in (Verdict.NOT_APPLICABLE, Verdict.NOT_MEASURED)]
     if not rows:
         left_out = _left_out([one], [[row.verdict for row in every]])
-        fail(f"no cell of {one} matches that has a verdict{left_out}: run `asv run -b truth`")
+        raise BadInput(f"no matching cell of {one} has a verdict{left_out}: run `asv run -b truth`")
     shown = [row for row in rows if not row.verdict.passes or not alarms]
     if shown:
         verdict_report.show(wide_console(), style, one, shown)
     print(verdict_report.conclusion(one, every), file=sys.stderr if style is Format.CSV else sys.stdout)
-    raise typer.Exit(verdict_report.exit_status(rows))
+    raise typer.Exit(verdict_report.exit_status([row.verdict for row in rows]))
 
 
 @app.command()
 def costs(
     what: Annotated[str, typer.Option(help="time, memory or growth (exponents).")] = "time",
-    commit: OneCommit = "",
+    commit: TagOrHash = "",
     model: OnlyModel = "",
     dtype: OnlyDtype = "",
     option: OnlyOption = "",
@@ -138,74 +139,74 @@ def costs(
 ) -> None:
     """Show TransformerLens's slowdown relative to HuggingFace (or memory, or scaling) from stored results."""
     style, kind = parse(Format, format), parse(What, what)
-    wanted = _filter(model, dtype, option, wrapper)
+    is_wanted = _filter(model, dtype, option, wrapper)
     stored = StoredResults(config, machine)
-    one = stored.commit(commit or None)
-    if kind is What.TIME:
-        found = [row for row in slowdowns.rows(stored, one) if isinstance(row.cell, Import) or wanted(row.cell.cell)]
-        if not found:
-            fail(f"no slowdown is stored of {one} that matches: run `asv run -b runtime.Slowdown -b runtime.Interval`")
-        slowdowns.show(wide_console(), style, one, slowdowns.machine_of(stored, one), found)
-        return
-    rows = (slowdowns.memory_rows if kind is What.MEMORY else slowdowns.growth_rows)(stored, one)
-    rows = [row for row in rows if wanted(row.cell.cell)]
+    one = stored.commit(commit)
+    rows = [row for row in slowdowns.READERS[kind](stored, one) if isinstance(row.cell, Import) or is_wanted(row.cell.cell)]
     if not rows:
-        fail(f"no {kind} is stored of {one} that matches: run `asv run -b runtime.{kind.capitalize()}`")
-    slowdowns.show_figures(wide_console(), style, one, slowdowns.machine_of(stored, one), kind, rows)
+        raise BadInput(f"no matching costs ({kind}) are stored for {one}: {_measure(kind)}")
+    slowdowns.show(wide_console(), style, one, slowdowns.machine_of(stored, one), kind, rows)
+
+
+def _measure(what: What) -> str:
+    return f"run `asv run -b 'runtime.{slowdowns.BENCHMARKS[what]}'`"
 
 
 @app.command()
 def slower(
-    earlier: Annotated[str, typer.Argument(help="A tag or hash with results, or MACHINE:TAG.")],
-    later: Annotated[str, typer.Argument(help="Another.")],
-    threshold: Annotated[float, typer.Option(help="A slowdown that grew by less, in percent, is let pass.")] = 5.0,
-    all: Annotated[bool, typer.Option("--all", help="Print what did not change, too.")] = False,
+    earlier: MachineAndTag,
+    later: MachineAndTag,
+    threshold: Annotated[float, typer.Option(help="The smallest growth to report, in percent.")] = 100 * slowdowns.THRESHOLD,
+    all: Annotated[bool, typer.Option("--all", help="Also print what did not get slower.")] = False,
     format: FormatName = "rich",
     config: Config = None,
 ) -> None:
     """Show what got slower between two commits, relative to HuggingFace. Exit status 1: something did."""
     style = parse(Format, format)
     if not 0 <= threshold < math.inf:
-        fail(f"--threshold is {threshold}: give a percentage that is not negative")
+        raise BadInput(f"invalid --threshold {threshold}: expected a percentage that is not negative")
     machine = "" if ":" in earlier + later else _machine_of_both(earlier, later, config)
-    found = slowdowns.changes(*(_slowdowns(name, config, machine) for name in (earlier, later)))
-    compared = [row for row in found if row.later]
+    changes = slowdowns.changes(*(_slowdowns(name, config, machine) for name in (earlier, later)))
+    compared = [row for row in changes if row.later]
     if not compared:
-        fail(f"{earlier} and {later} have no slowdown in common: run `asv run -b runtime.Slowdown -b runtime.Interval`")
+        raise BadInput(f"{earlier} and {later} have no slowdown in common: {_measure(What.TIME)}")
     flagged = slowdowns.slower_rows(compared, threshold / 100)
     which = f"from {earlier} to {later}" + (f" on {machine}" if machine else "")
-    title = f"{len(flagged)} of {len(compared)} slowdowns grew {which} by {threshold:g} % and beyond chance"
+    title = f"{len(flagged)} of {len(compared)} slowdowns grew {which} by {threshold:g} % and by more than chance"
     title += f" ({slowdowns.correction(len(compared))})"
-    if gone := len(found) - len(compared):
-        title += f"; {gone} are not there any more"
-    slowdowns.show_changes(wide_console(), style, title, found if all else flagged)
+    if gone := len(changes) - len(compared):
+        title += f"; {gone} are gone"
+    slowdowns.show_changes(wide_console(), style, title, changes if all else flagged)
     raise typer.Exit(1 if flagged else 0)
 
 
 def _machine_of_both(earlier: str, later: str, config: Path | None) -> str:
-
     stored = StoredResults(config)
     return slowdowns.machine_of(stored, stored.commit(earlier), stored.commit(later))
 
 
-def _slowdowns(name: str, config: Path | None, default: str) -> list[CostRow]:
+def _slowdowns(name: str, config: Path | None, default_machine: str) -> list[CostRow]:
+    return slowdowns.rows(*_named(name, config, default_machine))
 
+
+def _named(name: str, config: Path | None, default_machine: str = "") -> tuple[StoredResults, Commit]:
+    """The results and the commit that TAG or MACHINE:TAG names."""
     machine, _, commit = name.rpartition(":")
-    stored = StoredResults(config, machine or default)
-    return slowdowns.rows(stored, stored.commit(commit))
+    stored = StoredResults(config, machine or default_machine)
+    return stored, stored.commit(commit)
 
 
 @app.command()
 def env(
-    one: Annotated[str, typer.Argument(help="A tag or hash with results, or MACHINE:TAG.")],
-    other: Annotated[str, typer.Argument(help="Another: then only what differs is printed.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")] = False,
+    one: MachineAndTag,
+    other: Annotated[str, typer.Argument(help="Another one: print only the differences.")] = "",
+    as_json: AsJson = False,
     config: Config = None,
 ) -> None:
     """Show the environment that results were measured in, or how two differ. Exit status 1: they differ."""
     names = [name for name in (one, other) if name]
-    found = [_environment(name, config) for name in names]
-    rows = {name: (value,) for name, value in found[0].items()} if not other else differences(*found)
+    environments = [_environment(name, config) for name in names]
+    rows = differences(*environments) if other else {name: (value,) for name, value in environments[0].items()}
     if as_json:
         print(json.dumps({name: dict(zip(names, values, strict=True)) for name, values in rows.items()}, indent=1))
     elif rows:
@@ -217,20 +218,18 @@ def env(
 
 
 def _environment(name: str, config: Path | None) -> dict[str, str]:
-    """The last one that results were measured in; a warning tells of others."""
-    machine, _, commit = name.rpartition(":")
-    stored = StoredResults(config, machine)
-    found = stored.environments(stored.commit(commit))
-    if len(found) > 1:
-        print(f"{name} was measured in {len(found)} environments: the last is shown", file=sys.stderr)
-    return found[-1]
+    stored, commit = _named(name, config)
+    environments = stored.environments(commit)
+    if len(environments) > 1:
+        print(f"{name} was measured in {len(environments)} environments: this is the last", file=sys.stderr)
+    return environments[-1]
 
 
 @app.command()
 def advise(
-    model: Annotated[str, typer.Argument(help="A name of the catalogue.")],
+    model: Annotated[str, typer.Argument(help="A catalogue name.")],
     effect: Annotated[str, typer.Option(help="The size of the effect you measure, such as 0.01nats.")],
-    commit: OneCommit = "",
+    commit: TagOrHash = "",
     machine: Machine = "",
     config: Config = None,
 ) -> None:
@@ -238,20 +237,19 @@ def advise(
     size = advice.parse_effect(effect)
     name = catalogues.load().get(model).name
     stored = StoredResults(config, machine)
-    one = stored.commit(commit or None)
-    found = advice.advise([row for row in stored.truth_rows(one) if row.cell.model == name], size)
-    if not found:
-        fail(f"{name} was not measured against the golden at {one}, or cannot be: run `asv run -b truth` there")
+    one = stored.commit(commit)
+    advised = advice.advise([row for row in stored.truth_rows(one) if row.cell.model == name], size)
+    if not advised:
+        raise BadInput(f"{name} has no figures against the golden at {one}: run `asv run -b truth` there")
     console = wide_console()
-    console.print(f"{name} on TransformerLens {one}, for an effect of {size:.3g} nats:", highlight=False)
-    for line in advice.sentences(found):
-        console.print(f"- {line}.", highlight=False, soft_wrap=True)
-    console.print(advice.EXPLANATION, highlight=False, soft_wrap=True)
-    verdict_report.show(console, Format.RICH, one, [one_cell.row for one_cell in found])
+    heading = f"{name} on TransformerLens {one}, for an effect of {size:.3g} nats:"
+    for line in (heading, *(f"- {sentence}." for sentence in advice.sentences(advised)), advice.EXPLANATION):
+        console.print(line, highlight=False, soft_wrap=True)
+    verdict_report.show(console, Format.RICH, one, [each.row for each in advised])
 
 
 def _filter(model: str, dtype: str, option: str, wrapper: str) -> Callable[[Cell], bool]:
-    """Whether a cell is one of those wanted; an empty word wants them all."""
+    """Whether a cell is wanted, where "" stands for any model, dtype, option or wrapper."""
     name = catalogues.load().get(model).name if model else ""
     kinds = ((Dtype, dtype), (Option, option), (Wrapper, wrapper))
     words = (name, *(parse(kind, word) if word else "" for kind, word in kinds))

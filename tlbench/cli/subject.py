@@ -1,4 +1,4 @@
-"""A model that someone names on the command line: of the catalogue, of the hub, or in a local folder."""
+"""The model that a command names: in the catalogue, on the Hub, or in a local folder."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ THREADS = 2
 def prepared(
     name: str, hooked_name: str = "", say: Callable[[str], None] = lambda _: None
 ) -> Iterator[tuple[Checkpoint, Catalogue]]:
-    """The checkpoint of a model that need not be in the catalogue; within the block the catalogue in use has it.
+    """The checkpoint of a model, and the catalogue in use within the block, which has it.
 
-    A local folder may have changed since it was looked at last, so its pins and token ids are made anew. Two runs of one
-    model wait for each other, so that neither deletes what the other reads.
+    A local folder may have changed since the last run, so its pins and token ids are made anew. Two runs of the same model
+    wait for each other, so that neither deletes files that the other reads.
 
     Args:
-        name: a name of the catalogue, a folder with config.json and safetensors, or a name on the hub.
-        hooked_name: the official name under which HookedTransformer is asked for the architecture.
-        say: told in a few words what is being done.
+        name: a catalogue name, a folder with config.json and safetensors, or a Hub repo id.
+        hooked_name: the official model name to use for HookedTransformer's architecture.
+        say: receives a short progress message at each step.
 
     Raises:
-        BadInput: if it is none of these, or not a checkpoint.
-        CheckpointUnavailable: if it is a hub model that cannot be had here.
+        BadInput: if the name is none of these, or not a checkpoint.
+        CheckpointUnavailable: if it is a Hub model and the Hub cannot be reached.
     """
     catalogue = catalogues.load()
     if name in catalogue.names():
         yield ensure(catalogue.get(name), catalogue, say), catalogue
         return
     entry = _entry(name, catalogue) | ({"hooked_name": hooked_name} if hooked_name else {})
-    say("waiting for another run of this model, if there is one")
+    say("waiting for any other run of this model")
     with locked(cache_dir() / "locks" / f"subject-{entry['name']}.lock"), _in_use(entry) as catalogue:
         (model,) = catalogue.models
         yield ensure(model, catalogue, say), catalogue
@@ -52,7 +52,7 @@ def prepared(
 
 @contextmanager
 def _in_use(entry: dict[str, str]) -> Iterator[Catalogue]:
-    """A catalogue with this entry alone; within the block it is the one in use."""
+    """A catalogue of this entry alone, in use within the block."""
     path = cache_dir() / "subjects" / entry["name"] / "models.toml"
     if entry["source"] == Source.LOCAL:
         shutil.rmtree(path.parent, ignore_errors=True)
@@ -73,11 +73,10 @@ def _in_use(entry: dict[str, str]) -> Iterator[Catalogue]:
 
 
 def _entry(name: str, catalogue: Catalogue) -> dict[str, str]:
-    folder = Path(name).expanduser()
+    folder = Path(name).expanduser().resolve()
     if folder.is_dir():
-        resolved = str(folder.resolve())
-        digest = hashlib.sha256(resolved.encode()).hexdigest()[:8]
-        return {"name": f"{_plain(folder.resolve().name)}-{digest}", "source": Source.LOCAL.value, "path": resolved}
+        digest = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+        return {"name": f"{_plain(folder.name)}-{digest}", "source": Source.LOCAL.value, "path": str(folder)}
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith((".", "/")):
         return {"name": _plain(name), "source": Source.HUB.value, "repo": name}
     raise BadInput(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -21,12 +22,7 @@ REPEATS = 3
 def measure_memory(cell: RuntimeCell) -> Memory:
     """Count what torch's allocator hands out during one run. On a CPU the count is exact and repeatable.
 
-    Raises:
-        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
-        CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option, architecture or operation, the model's context
-            is too short, this machine lacks the device, or the operation loads a model.
-        CellFailed: if loading or running raised.
+    Raises what :func:`tlbench.costs.slowdown.measure_slowdown` raises, and NotApplicable if the operation loads a model.
     """
     if cell.operation in (Operation.LOADING, Operation.PROCESSING):
         raise NotApplicable("loading is measured as a process's peak: see runtime.ProcessLoading and ProcessProcessing")
@@ -35,17 +31,12 @@ def measure_memory(cell: RuntimeCell) -> Memory:
     pair = prepare(cell, checkpoint)
     assert pair.default is not None
     tl_peak, eager_peak, default_peak = (peak_of(candidate) for candidate in (pair.tl, pair.eager, pair.default))
-    leak = sum(allocated(_run_and_clear(pair.tl)).kept for _ in range(REPEATS)) / REPEATS
+    leak = sum(allocated(partial(_run_and_clear, pair.tl)).kept for _ in range(REPEATS)) / REPEATS
     return Memory(cell, tl_peak, eager_peak, default_peak, leak)
 
 
 class Allocated:
-    """The effect of a call on the allocator, in bytes.
-
-    Attributes:
-        peak: the most held at once, beyond what was held before.
-        kept: what is still held afterwards.
-    """
+    """The effect of a call on the allocator, in bytes beyond what was held before: the ``peak``, and what is ``kept``."""
 
     def __init__(self, changes: list[int]) -> None:
         self.peak = self.kept = 0
@@ -72,23 +63,11 @@ def allocated(call: Callable[[], object]) -> Allocated:
 
 def peak_of(candidate: Candidate) -> int:
     """The peak memory of one run, after two runs that fill whatever is filled only once."""
-    _one_run(candidate)()
-    _one_run(candidate)()
-    return allocated(_one_run(candidate)).peak
-
-
-def _one_run(candidate: Candidate) -> Callable[[], object]:
-    prepared = candidate.prepare()
-
-    def call() -> None:
-        candidate.run(prepared)
-
-    return call
-
-
-def _run_and_clear(candidate: Candidate) -> Callable[[], object]:
-    def call() -> None:
+    for _ in range(2):
         candidate.run(candidate.prepare())
-        candidate.prepare()  # drops gradients, which are no leak
+    return allocated(partial(candidate.run, candidate.prepare())).peak
 
-    return call
+
+def _run_and_clear(candidate: Candidate) -> None:
+    candidate.run(candidate.prepare())
+    candidate.prepare()  # drops gradients, which are no leak

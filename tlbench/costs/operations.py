@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,38 +44,21 @@ class Pair:
 
 
 def prepare(cell: RuntimeCell, checkpoint: Checkpoint) -> Pair:
-    """Load what an operation needs on both sides.
-
-    Raises:
-        NotApplicable: if this TransformerLens has no such wrapper, option, architecture or operation, or the model's
-            context is too short.
-        CellFailed: if loading raised.
-    """
-    if cell.operation in (Operation.LOADING, Operation.PROCESSING):
-        return _LOADERS[cell.operation](cell, checkpoint)
+    """Load what an operation needs on both sides. Raises what :func:`tlbench.costs.slowdown.measure_slowdown` raises."""
+    if cell.operation in _LOADERS:
+        plain_loading = Candidate(lambda _: hf_model(cell, checkpoint, Attention.EAGER), gc.collect)
+        return Pair(_LOADERS[cell.operation](cell, checkpoint), plain_loading, None)
     ids = token_ids(cell, checkpoint)
     tl = lens.load(cell.cell, checkpoint, readback=False)
     hf = {attention: hf_model(cell, checkpoint, attention) for attention in Attention}
-    in_tl, in_hf = _RUNS[cell.operation]
+    in_tl, in_hf = RUNS[cell.operation]
     return Pair(in_tl(tl, ids), in_hf(hf[Attention.EAGER], ids), in_hf(hf[Attention.DEFAULT], ids))
-
-
-def forward_pair(operation: Operation, tl: lens.Lens, eager: Any, ids: Tensor) -> tuple[Candidate, Candidate]:
-    """The candidates of an operation on loaded models, in TransformerLens and in HuggingFace."""
-    in_tl, in_hf = _RUNS[operation]
-    return in_tl(tl, ids), in_hf(eager, ids)
-
-
-def own_candidate(operation: Operation, tl: lens.Lens, ids: Tensor) -> Candidate:
-    """The candidate of an operation on a loaded TransformerLens model alone."""
-    return _RUNS[operation][0](tl, ids)
 
 
 def token_ids(cell: RuntimeCell, checkpoint: Checkpoint) -> Tensor:
     """Natural text in the cell's shape, ``[batch, pos]``. Each sequence continues where the previous one ends.
 
-    Raises:
-        NotApplicable: if the model's longest context is shorter.
+    Raises NotApplicable if the model's longest context is shorter.
     """
     end = cell.length + (GENERATED if cell.operation is Operation.GENERATION else 0)
     if end > longest(checkpoint.folder):
@@ -87,106 +71,70 @@ def hf_model(cell: RuntimeCell, checkpoint: Checkpoint, attention: Attention) ->
     return huggingface.load_model(checkpoint.folder, cell.dtype, attention).to(device.current())
 
 
-# Forward passes ------------------------------------------------------------------------------------------------------
+def without_gradients(run: Callable[..., object], *arguments: object) -> Candidate:
+    """The candidate that calls a function in inference mode."""
 
-
-def _plain(model: Any, ids: Tensor) -> Candidate:
-    return _without_gradients(lambda: model(ids, use_cache=False).logits)
-
-
-def _forward(tl: lens.Lens, ids: Tensor) -> Candidate:
-    return _without_gradients(lambda: tl.logits(ids))
-
-
-def _hooks(tl: lens.Lens, ids: Tensor) -> Candidate:
-    hooks: dict[str, lens.Hook] = {name: _no_op for name in tl.hook_names() if tl.accepts_hook(name)}
-    return _without_gradients(lambda: tl.run_with_hooks(ids, hooks))
-
-
-def _no_op(value: Tensor) -> None:
-    return None
-
-
-def _cache(tl: lens.Lens, ids: Tensor) -> Candidate:
-    return _without_gradients(lambda: tl.run_with_cache(ids))
-
-
-def _without_gradients(run: Callable[[], object]) -> Candidate:
     def timed(_: object) -> object:
         with torch.inference_mode():
-            return run()
+            return run(*arguments)
 
     return Candidate(timed)
 
 
-# Backwards -----------------------------------------------------------------------------------------------------------
-
-
-def _backward(tl: lens.Lens, ids: Tensor) -> Candidate:
-    return _with_gradients(tl.model, lambda: tl.logits(ids), ids)
-
-
-def _plain_backward(model: Any, ids: Tensor) -> Candidate:
-    return _with_gradients(model, lambda: model(ids, use_cache=False).logits, ids)
-
-
-def _with_gradients(model: Any, logits: Callable[[], Tensor], ids: Tensor) -> Candidate:
+def _with_gradients(model: Any, logits: Callable[[Tensor], Tensor], ids: Tensor) -> Candidate:
     model.requires_grad_(True)
-
-    def prepare() -> None:
-        model.zero_grad(set_to_none=True)
 
     def timed(_: object) -> None:
         with torch.enable_grad():
-            predictions = logits()[:, :-1].flatten(0, 1).float()
+            predictions = logits(ids)[:, :-1].flatten(0, 1).float()
             torch.autograd.backward(torch.nn.functional.cross_entropy(predictions, ids[:, 1:].flatten()))
 
-    return Candidate(timed, prepare)
+    return Candidate(timed, lambda: model.zero_grad(set_to_none=True))
 
 
-# Generation ----------------------------------------------------------------------------------------------------------
+def _plain_logits(model: Any, ids: Tensor) -> Any:
+    return model(ids, use_cache=False).logits
 
 
-def _generation(tl: lens.Lens, ids: Tensor) -> Candidate:
-    return _without_gradients(lambda: tl.greedy(ids, GENERATED))
+def _plain(model: Any, ids: Tensor) -> Candidate:
+    return without_gradients(_plain_logits, model, ids)
+
+
+def _hooks(tl: lens.Lens, ids: Tensor) -> Candidate:
+    no_ops: dict[str, lens.Hook] = {name: lambda value: None for name in tl.hook_names() if tl.accepts_hook(name)}
+    return without_gradients(tl.run_with_hooks, ids, no_ops)
 
 
 def _plain_generation(model: Any, ids: Tensor) -> Candidate:
     model.generation_config.eos_token_id = None  # always generate the full length, as TransformerLens does
     settings = {"max_new_tokens": GENERATED, "do_sample": False, "pad_token_id": 0}
-    mask = torch.ones_like(ids)
-    return _without_gradients(lambda: model.generate(ids, attention_mask=mask, **settings))
+    return without_gradients(partial(model.generate, attention_mask=torch.ones_like(ids), **settings), ids)
 
 
-# Loading and processing ----------------------------------------------------------------------------------------------
+def _loading(cell: RuntimeCell, checkpoint: Checkpoint) -> Candidate:
+    return Candidate(lambda _: lens.load(cell.cell, checkpoint, readback=False), gc.collect)
 
 
-def _loading(cell: RuntimeCell, checkpoint: Checkpoint) -> Pair:
-    tl = Candidate(lambda _: lens.load(cell.cell, checkpoint, readback=False), gc.collect)
-    return Pair(tl, _plain_loading(cell, checkpoint), None)
-
-
-def _plain_loading(cell: RuntimeCell, checkpoint: Checkpoint) -> Candidate:
-    return Candidate(lambda _: hf_model(cell, checkpoint, Attention.EAGER), gc.collect)
-
-
-def _processing(cell: RuntimeCell, checkpoint: Checkpoint) -> Pair:
+def _processing(cell: RuntimeCell, checkpoint: Checkpoint) -> Candidate:
     if cell.option is Option.UNPROCESSED:
         raise NotApplicable("nothing to process: the option is unprocessed")
-    unprocessed = RuntimeCell(**{**vars(cell), "option": Option.UNPROCESSED}).cell
 
-    def prepare() -> lens.Lens:
+    def unprocessed() -> lens.Lens:
         gc.collect()
-        return lens.load(unprocessed, checkpoint, readback=False)
+        return lens.load(replace(cell.cell, option=Option.UNPROCESSED), checkpoint, readback=False)
 
-    return Pair(Candidate(lambda tl: tl.process(cell.option), prepare), _plain_loading(cell, checkpoint), None)
+    return Candidate(lambda tl: tl.process(cell.option), unprocessed)
 
 
 _LOADERS = {Operation.LOADING: _loading, Operation.PROCESSING: _processing}
-_RUNS: dict[Operation, tuple[Callable[[lens.Lens, Tensor], Candidate], Callable[[Any, Tensor], Candidate]]] = {
-    Operation.FORWARD: (_forward, _plain),
+RUNS: dict[Operation, tuple[Callable[[lens.Lens, Tensor], Candidate], Callable[[Any, Tensor], Candidate]]] = {
+    Operation.FORWARD: (lambda tl, ids: without_gradients(tl.logits, ids), _plain),
     Operation.HOOKS: (_hooks, _plain),
-    Operation.CACHE: (_cache, _plain),
-    Operation.BACKWARD: (_backward, _plain_backward),
-    Operation.GENERATION: (_generation, _plain_generation),
+    Operation.CACHE: (lambda tl, ids: without_gradients(tl.run_with_cache, ids), _plain),
+    Operation.BACKWARD: (
+        lambda tl, ids: _with_gradients(tl.model, tl.logits, ids),
+        lambda model, ids: _with_gradients(model, partial(_plain_logits, model), ids),
+    ),
+    Operation.GENERATION: (lambda tl, ids: without_gradients(tl.greedy, ids, GENERATED), _plain_generation),
 }
+"""The candidates of each operation on a loaded model, in TransformerLens and in HuggingFace."""

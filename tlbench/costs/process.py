@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from functools import lru_cache, partial
 
 from tlbench import lens
-from tlbench.costs.operations import own_candidate, token_ids
+from tlbench.costs.operations import RUNS, token_ids
 from tlbench.costs.slowdown import located, settle
 from tlbench.costs.stack import with_room
-from tlbench.costs.turns import Candidate
-from tlbench.exceptions import CheckpointUnavailable, NotApplicable
+from tlbench.exceptions import NotApplicable
 from tlbench.grid import Operation, Option, RuntimeCell
 from tlbench.questions.answers import setting
 
 
 class Model:
-    """A loaded model and its operations. ``run`` is the timed part."""
+    """A loaded model and its operations. ``run`` is the timed part. Raises as the measurement of a slowdown does."""
 
     def __init__(self, cell: RuntimeCell) -> None:
         setting()  # verifies which TransformerLens is imported
         checkpoint = located(cell)
         settle(cell, checkpoint)
         tl, ids = lens.load(cell.cell, checkpoint, readback=False), token_ids(cell, checkpoint)
-        runs = [operation for operation in Operation if operation not in (Operation.LOADING, Operation.PROCESSING)]
-        self._candidates: dict[Operation, Candidate] = {operation: own_candidate(operation, tl, ids) for operation in runs}
+        self._candidates = {operation: in_tl(tl, ids) for operation, (in_tl, _) in RUNS.items()}
 
     def rest(self) -> None:
         """Drop what a run leaves behind, such as gradients. Call before each timed run."""
@@ -40,9 +39,8 @@ class Loading:
     """A checkpoint to load, and a fresh model whose weights can be processed."""
 
     def __init__(self, cell: RuntimeCell) -> None:
-        setting()
-        self._option = cell.option
-        self._unprocessed = RuntimeCell(**{**vars(cell), "option": Option.UNPROCESSED}).cell
+        setting()  # verifies which TransformerLens is imported
+        self._cell = cell.cell
         self._checkpoint = located(cell)
         settle(cell, self._checkpoint)
         self._loaded: lens.Lens | None = None
@@ -55,38 +53,17 @@ class Loading:
 
     def load(self) -> lens.Lens:
         """Load the files into a runnable model, unprocessed."""
-        return with_room(partial(lens.load, self._unprocessed, self._checkpoint, readback=False))
+        unprocessed = replace(self._cell, option=Option.UNPROCESSED)
+        return with_room(partial(lens.load, unprocessed, self._checkpoint, readback=False))
 
     def process(self) -> None:
-        """Process the weights with the cell's option.
-
-        Raises:
-            NotApplicable: if the option is ``unprocessed``.
-        """
-        if self._option is Option.UNPROCESSED:
+        """Process the weights with the cell's option. Raises NotApplicable if that is ``unprocessed``."""
+        if self._cell.option is Option.UNPROCESSED:
             raise NotApplicable("nothing to process: the option is unprocessed")
         assert self._loaded is not None
-        with_room(partial(self._loaded.process, self._option))
+        with_room(partial(self._loaded.process, self._cell.option))
 
 
-@lru_cache(maxsize=1)
-def loaded(cell: RuntimeCell) -> Model:
-    """The cell's model, loaded only once: asv runs setup before every call.
-
-    Raises:
-        NotApplicable: if this TransformerLens does not support the cell, or its checkpoint is not on this machine.
-        CellFailed: if loading raised.
-    """
-    try:
-        return Model(cell)
-    except CheckpointUnavailable as reason:
-        raise NotApplicable(str(reason)) from None
-
-
-@lru_cache(maxsize=1)
-def loading(cell: RuntimeCell) -> Loading:
-    """Like :func:`loaded`, for loading and processing themselves."""
-    try:
-        return Loading(cell)
-    except CheckpointUnavailable as reason:
-        raise NotApplicable(str(reason)) from None
+# Each is loaded only once: asv runs setup before every call.
+loaded = lru_cache(maxsize=1)(Model)
+loading = lru_cache(maxsize=1)(Loading)

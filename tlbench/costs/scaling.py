@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gc
 import statistics
-
-import torch
-from torch import Tensor
+from dataclasses import replace
 
 from tlbench import lens
 from tlbench.costs.memory import peak_of
-from tlbench.costs.operations import forward_pair, hf_model, token_ids
+from tlbench.costs.operations import RUNS, hf_model, token_ids, without_gradients
 from tlbench.costs.slowdown import located, settle
 from tlbench.costs.turns import Candidate, take_turns
 from tlbench.device import synchronized_clock
@@ -29,12 +27,7 @@ FEW_BLOCKS = 8
 def measure_scaling(cell: RuntimeCell) -> Scaling:
     """Measure the cost of a forward pass at doubling sizes.
 
-    Raises:
-        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
-        CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, the model's context is too
-            short, this machine lacks the device, or the operation is not a forward pass.
-        CellFailed: if loading or running raised.
+    Raises what :func:`tlbench.costs.slowdown.measure_slowdown` raises, and NotApplicable for any other operation.
     """
     if cell.operation not in (Operation.FORWARD, Operation.CACHE):
         raise NotApplicable("growth is measured only for forward passes, with or without a cache")
@@ -42,26 +35,21 @@ def measure_scaling(cell: RuntimeCell) -> Scaling:
     settle(cell, checkpoint)
     tl = lens.load(cell.cell, checkpoint, readback=False)
     reference = hf_model(cell, checkpoint, Attention.EAGER)
-    reasons: dict[str, str] = {}
+    in_tl, in_hf = RUNS[cell.operation]
 
     def cost(batch: int, length: int) -> Cost:
-        ids = token_ids(RuntimeCell(**{**vars(cell), "shape": f"{batch}x{length}"}), checkpoint)
-        return _cost(*forward_pair(cell.operation, tl, reference, ids))
-
-    def to_block(block: int, ids: Tensor) -> Cost:
-        def run(_: object) -> Tensor:
-            with torch.inference_mode():
-                return tl.stopped_at(ids, block)
-
-        return _cost(Candidate(run))
+        ids = token_ids(replace(cell, shape=f"{batch}x{length}"), checkpoint)
+        return _cost(in_tl(tl, ids), in_hf(reference, ids))
 
     gc.disable()
     lengths = {n: cost(1, n) for n in _doubling(min(longest(checkpoint.folder), LONGEST))}
     batches = {n: cost(n, cell.length) for n in _doubling(MOST_SEQUENCES)}
     depths: dict[int, Cost] = {}
+    reasons: dict[str, str] = {}
     if cell.operation is Operation.FORWARD:
         try:
-            depths = {n: to_block(n, token_ids(cell, checkpoint)) for n in depths_of(tl.n_blocks)}
+            ids = token_ids(cell, checkpoint)
+            depths = {n: _cost(without_gradients(tl.stopped_at, ids, n)) for n in depths_of(tl.n_blocks)}
         except NotApplicable as error:
             reasons["depth"] = str(error)
     return Scaling(cell, lengths, batches, depths, reasons)
@@ -76,11 +64,9 @@ def _doubling(most: int) -> list[int]:
     return [2**k for k in range(most.bit_length())]
 
 
-def _cost(tl: Candidate, reference: Candidate | None = None) -> Cost:
-    candidates = [tl, reference] if reference else [tl]
+def _cost(*candidates: Candidate) -> Cost:
+    """The cost of a TransformerLens candidate, and of HuggingFace's if it is given."""
     rounds = take_turns(candidates, synchronized_clock, BUDGET_S, fewest=3, warm_up=1)
     seconds = [statistics.median(side) for side in zip(*rounds, strict=True)]
     peaks = [peak_of(candidate) for candidate in candidates]
-    if reference is None:
-        return Cost(seconds[0], None, peaks[0], None)
-    return Cost(*seconds, *peaks)
+    return Cost(*seconds, *peaks) if len(candidates) > 1 else Cost(seconds[0], None, peaks[0], None)

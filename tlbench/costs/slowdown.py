@@ -12,14 +12,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from tlbench import catalogue as catalogues
 from tlbench.checkpoints import Checkpoint, locate
-from tlbench.costs.turns import Candidate, take_turns
+from tlbench.costs.operations import prepare
+from tlbench.costs.turns import Candidate, Rounds, take_turns
 from tlbench.device import DEVICE_VARIABLE, require, synchronized_clock
 from tlbench.exceptions import CellFailed
 from tlbench.execution.client import Server, beside
 from tlbench.grid import Import, Operation, RuntimeCell
 from tlbench.metrics.paired import INTERPRETERS, PROCESSES, paired
 from tlbench.questions.answers import PRELOAD
+from tlbench.questions.loading import make_deterministic
 from tlbench.records.costs import Slowdown
 from tlbench.records.serial import plain, restored
 
@@ -30,15 +33,11 @@ NAMES = [f"timing-{number}" for number in range(1, INTERPRETERS + 1)]
 IMPORTS = ("import transformer_lens", "import torch, transformers.models.auto.modeling_auto, transformers.generation.utils")
 """TransformerLens's import, and the imports it is built on, which a HuggingFace user needs too."""
 
-Times = Sequence[Sequence[Sequence[float]]]
-"""The times of one interpreter: ``[process][round][candidate]``."""
-
 
 def measure_slowdown(cell: RuntimeCell) -> Slowdown:
     """Time a cell on both sides, in processes forked from several interpreters in turn.
 
-    The interpreters are fork servers. They start on demand and live as long as the server this process was forked from, or
-    as long as this process if there is none.
+    The interpreters are fork servers that live as long as the server this process was forked from, or else as this process.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
@@ -51,69 +50,17 @@ def measure_slowdown(cell: RuntimeCell) -> Slowdown:
     servers = [beside(name, preload=PRELOAD) for name in NAMES]
     with ThreadPoolExecutor() as starting:
         list(starting.map(Server.start, servers))
-    interpreters: list[list[list[list[float]]]] = [[] for _ in NAMES]
+    interpreters: list[list[Rounds]] = [[] for _ in NAMES]
     for _ in range(PROCESSES):
         for server, processes in zip(servers, interpreters, strict=True):
             processes.append(server.call(time_rounds, plain(cell), before=hash_checkpoint))
     return _slowdown(cell, interpreters)
 
 
-def time_rounds(fields: dict[str, str]) -> list[tuple[float, ...]]:
-    """Time a cell in this process, which must not have measured anything else: ``[round][candidate]``, in seconds.
-
-    Raises:
-        BadInput, CheckpointUnavailable, NotApplicable, CellFailed: as :func:`measure_slowdown`, which also starts
-            interpreters.
-    """
+def time_rounds(fields: dict[str, str]) -> Rounds:
+    """Time a cell in this process, which must not have measured anything else. Raises as :func:`measure_slowdown` does."""
     cell = restored(RuntimeCell, fields)
-    return _time(cell, located(cell))
-
-
-def hash_checkpoint(fields: dict[str, str]) -> None:
-    """Hash the checkpoint in a server, so that no fork has to. The device is not touched."""
-    _checkpoint(restored(RuntimeCell, fields))
-
-
-def measure_import(cell: Import) -> Slowdown:
-    """Time imports in fresh interpreters, TransformerLens and HuggingFace in turn.
-
-    Raises:
-        CellFailed: if either import fails.
-    """
-    candidates = [Candidate(partial(_import, code)) for code in IMPORTS]
-    rounds = take_turns(candidates, time.perf_counter, budget=0, fewest=INTERPRETERS, warm_up=1)
-    return _slowdown(None, [[[pair]] for pair in rounds])  # each import has its own interpreter
-
-
-def located(cell: RuntimeCell) -> Checkpoint:
-    """A cell's verified checkpoint, on a machine that has the cell's device.
-
-    Raises:
-        BadInput, CheckpointUnavailable: as :func:`tlbench.checkpoints.locate`.
-        NotApplicable: if this machine lacks the device.
-    """
-    require(cell.device.value)
-    return _checkpoint(cell)
-
-
-def _checkpoint(cell: RuntimeCell) -> Checkpoint:
-    from tlbench import catalogue as catalogues
-
-    catalogue = catalogues.load()
-    return locate(catalogue.get(cell.model), catalogue)
-
-
-def settle(cell: RuntimeCell, checkpoint: Checkpoint) -> None:
-    """Fix what could make two runs differ, and select the cell's device. For a process that measures a single cell."""
-    from tlbench.questions.loading import make_deterministic
-
-    os.environ[DEVICE_VARIABLE] = cell.device.value
-    make_deterministic(checkpoint.model.threads)
-
-
-def _time(cell: RuntimeCell, checkpoint: Checkpoint) -> list[tuple[float, ...]]:
-    from tlbench.costs.operations import prepare
-
+    checkpoint = located(cell)
     settle(cell, checkpoint)
     candidates = prepare(cell, checkpoint).candidates
     loads = cell.operation in (Operation.LOADING, Operation.PROCESSING)
@@ -123,19 +70,42 @@ def _time(cell: RuntimeCell, checkpoint: Checkpoint) -> list[tuple[float, ...]]:
     return take_turns(candidates, synchronized_clock, BUDGET_S, *((3, 1) if loads else ()))
 
 
-def _slowdown(cell: RuntimeCell | None, interpreters: Sequence[Times]) -> Slowdown:
+def hash_checkpoint(fields: dict[str, str]) -> None:
+    """Hash the checkpoint in a server, so that no fork has to. The device is not touched."""
+    _checkpoint(restored(RuntimeCell, fields))
+
+
+def measure_import(cell: Import) -> Slowdown:
+    """Time imports in fresh interpreters, TransformerLens and HuggingFace in turn. Raises CellFailed if either fails."""
+    candidates = [Candidate(partial(_import, code)) for code in IMPORTS]
+    rounds = take_turns(candidates, time.perf_counter, budget=0, fewest=INTERPRETERS, warm_up=1)
+    return _slowdown(None, [[[pair]] for pair in rounds])  # each import has its own interpreter
+
+
+def located(cell: RuntimeCell) -> Checkpoint:
+    """A cell's verified checkpoint. Raises as :func:`locate` does, and NotApplicable if this machine lacks the device."""
+    require(cell.device.value)
+    return _checkpoint(cell)
+
+
+def _checkpoint(cell: RuntimeCell) -> Checkpoint:
+    catalogue = catalogues.load()
+    return locate(catalogue.get(cell.model), catalogue)
+
+
+def settle(cell: RuntimeCell, checkpoint: Checkpoint) -> None:
+    """Fix what could make two runs differ, and select the cell's device. For a process that measures a single cell."""
+    os.environ[DEVICE_VARIABLE] = cell.device.value
+    make_deterministic(checkpoint.model.threads)
+
+
+def _slowdown(cell: RuntimeCell | None, interpreters: Sequence[Sequence[Rounds]]) -> Slowdown:
     processes = [rounds for interpreter in interpreters for rounds in interpreter]
     seconds = [statistics.median(side) for side in zip(*(times for rounds in processes for times in rounds), strict=True)]
-    has_default = len(seconds) > 2
-    return Slowdown(
-        cell=cell,
-        eager=paired(interpreters, 1),
-        default=paired(interpreters, 2) if has_default else None,
-        seconds=seconds[0],
-        eager_seconds=seconds[1],
-        default_seconds=seconds[2] if has_default else None,
-        rounds=tuple(map(len, processes)),
-    )
+    eager, n_rounds = paired(interpreters, 1), tuple(map(len, processes))
+    if len(seconds) == 2:
+        return Slowdown(cell, eager, None, seconds[0], seconds[1], None, n_rounds)
+    return Slowdown(cell, eager, paired(interpreters, 2), seconds[0], seconds[1], seconds[2], n_rounds)
 
 
 def _import(code: str, _: object) -> None:

@@ -12,26 +12,22 @@ from tlbench.costs.stack import with_room
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of the things timed in turn.
-
-    Attributes:
-        run: the timed part. It gets the result of ``prepare``.
-        prepare: runs before it each time, untimed.
-    """
+    """One of the things timed in turn. ``run`` is timed and gets the result of ``prepare``, which runs first, untimed."""
 
     run: Callable[[Any], object]
     prepare: Callable[[], Any] = lambda: None
 
 
-def take_turns(
-    candidates: Sequence[Candidate], clock: Callable[[], float], budget: float, fewest: int = 5, warm_up: int = 2
-) -> list[tuple[float, ...]]:
-    """Time each candidate in each round: ``[round][candidate]``, in the clock's unit.
+Clock = Callable[[], float]
+"""Returns the time, after waiting for any asynchronous device."""
+Rounds = list[tuple[float, ...]]
+"""Times, ``[round][candidate]``, in the clock's unit."""
 
-    Every other round runs in reverse order, so no candidate always follows the same one.
+
+def take_turns(candidates: Sequence[Candidate], clock: Clock, budget: float, fewest: int = 5, warm_up: int = 2) -> Rounds:
+    """Time each candidate in each round. Every other round runs in reverse, so none always follows the same one.
 
     Args:
-        clock: returns the time, after waiting for any asynchronous device.
         budget: no new round starts once the timed runs have taken this long.
         fewest: the minimum number of rounds, however long they take.
         warm_up: number of rounds to run first and discard.
@@ -39,10 +35,8 @@ def take_turns(
     return with_room(partial(_take_turns, candidates, clock, budget, fewest, warm_up))
 
 
-def _take_turns(
-    candidates: Sequence[Candidate], clock: Callable[[], float], budget: float, fewest: int, warm_up: int
-) -> list[tuple[float, ...]]:
-    rounds: list[tuple[float, ...]] = []
+def _take_turns(candidates: Sequence[Candidate], clock: Clock, budget: float, fewest: int, warm_up: int) -> Rounds:
+    rounds: Rounds = []
     spent = 0.0
     while len(rounds) < warm_up + fewest or spent < budget:
         order = range(len(candidates)) if len(rounds) % 2 == 0 else reversed(range(len(candidates)))
@@ -53,7 +47,7 @@ def _take_turns(
     return rounds[warm_up:]
 
 
-def _timed(candidate: Candidate, clock: Callable[[], float]) -> float:
+def _timed(candidate: Candidate, clock: Clock) -> float:
     prepared = candidate.prepare()
     started = clock()
     result = candidate.run(prepared)

@@ -10,9 +10,9 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
 from tlbench.environments import installer
@@ -29,17 +29,22 @@ PROJECT = "transformer-lens"
 
 @dataclass(frozen=True)
 class LensEnvironment:
-    """An environment with a TransformerLens installed.
-
-    Attributes:
-        python: its interpreter.
-        name: what is installed, as the user named it.
-    """
+    """An environment with a TransformerLens: its interpreter, and what is installed, as the user named it."""
 
     python: Path
     name: str
 
 
+@contextmanager
+def _as_bad_input() -> Iterator[None]:
+    """Within the block, turn an installer's failure into ``BadInput``."""
+    try:
+        yield
+    except installer.InstallError as error:
+        raise BadInput(str(error)) from error
+
+
+@_as_bad_input()
 def reference_python() -> Path:
     """The interpreter of this project's own pinned environment, which has no TransformerLens.
 
@@ -52,28 +57,21 @@ def reference_python() -> Path:
     of_make = package_dir().parent / ".venv" / "bin" / "python"
     if of_make.exists():
         return of_make
-    if _is_pinned():
+    lock = package_dir().parent / "requirements.lock"
+    if _is_pinned(lock):
         return Path(sys.executable)
-    lock = _lock_file()
     folder = cache_dir() / "envs" / f"reference-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
     python, done = folder / "bin" / "python", folder / "complete"
     with locked(folder.with_suffix(".lock")):
         if not done.exists():
-            _uv("venv", "--quiet", "--clear", str(folder), doing="creating the environment for references")
-            requirements = ["--requirements", str(lock)]
-            _uv(
-                "pip",
-                "install",
-                "--quiet",
-                "--python",
-                str(python),
-                *requirements,
-                doing="installing the packages for references",
-            )
+            installer.run_uv("venv", "--quiet", "--clear", str(folder), doing="creating the environment for references")
+            install = ("pip", "install", "--quiet", "--python", str(python), "--requirements", str(lock))
+            installer.run_uv(*install, doing="installing the packages for references")
             done.touch()
     return python
 
 
+@_as_bad_input()
 def lens_environment(wanted: str, say: Say = lambda _: None) -> LensEnvironment:
     """A separate environment with one TransformerLens installed. It is kept and reused.
 
@@ -87,9 +85,8 @@ def lens_environment(wanted: str, say: Say = lambda _: None) -> LensEnvironment:
     source = Path(wanted).expanduser()
     if source.is_dir():
         if not (source / "pyproject.toml").is_file():
-            raise BadInput(
-                f"--tl {wanted}: no pyproject.toml in this folder: give the top folder of a TransformerLens source tree"
-            )
+            advice = "give the top folder of a TransformerLens source tree"
+            raise BadInput(f"--tl {wanted}: no pyproject.toml in this folder: {advice}")
         return _of_tree(source.resolve(), wanted, say)
     if match := VERSION_PATTERN.fullmatch(wanted):
         return _of_release(match[1], say)
@@ -101,15 +98,13 @@ def lens_environment(wanted: str, say: Say = lambda _: None) -> LensEnvironment:
 def _of_tree(source: Path, name: str, say: Say, commit: str = "") -> LensEnvironment:
     with tempfile.TemporaryDirectory(prefix="tlbench-wheel-") as wheels:
         say("building TransformerLens")
-        with _as_bad_input():
-            installer.build(source, Path(wheels))
+        installer.build(source, Path(wheels))
         (wheel,) = Path(wheels).glob("*.whl")
         return _installed(f"tree-{_content_digest(wheel)}", wheel, commit, name, say)
 
 
 def _of_release(release: str, say: Say) -> LensEnvironment:
-    python = _existing(release)
-    if python:
+    if python := _existing(release):
         return LensEnvironment(python, release)
     from tlbench.environments.package_index import wheel
 
@@ -118,8 +113,7 @@ def _of_release(release: str, say: Say) -> LensEnvironment:
 
 def _of_commit(commit: str, say: Say) -> LensEnvironment:
     for repository in _repositories():
-        words = ["git", "-C", str(repository), "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        done = _git(repository, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}")
         if done.returncode == 0:
             full = done.stdout.strip()
             if python := _existing(full[:12]):
@@ -140,11 +134,13 @@ def _repositories() -> list[Path]:
     return [path for path in (root / "transformer-lens", root / "releases" / "TransformerLens.git") if path.is_dir()]
 
 
+def _git(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=False)
+
+
 def _git_archive(repository: Path, commit: str, folder: Path) -> None:
-    words = ["git", "-C", str(repository), "archive", "--format=tar", commit]
     archive = folder / ".tar"
-    with archive.open("wb") as file:
-        done = subprocess.run(words, stdout=file, stderr=subprocess.PIPE, text=True, check=False)
+    done = _git(repository, "archive", "--format=tar", f"--output={archive}", commit)
     if done.returncode:
         raise BadInput(f"--tl {commit[:8]}: cannot read it from {repository}: {done.stderr.strip()}")
     with tarfile.open(archive) as tar:
@@ -154,14 +150,13 @@ def _git_archive(repository: Path, commit: str, folder: Path) -> None:
 
 def _installed(key: str, wheel: Path, commit: str, name: str, say: Say) -> LensEnvironment:
     folder = _folder(key)
+    python = folder / "bin" / "python"
     with locked(folder.with_suffix(".lock")):
-        python = _existing(key)
-        if python is None:
+        if not _existing(key):
             say("installing TransformerLens and its dependencies")
-            _uv("venv", "--quiet", "--clear", str(folder), doing=f"creating an environment for TransformerLens {name}")
-            with _as_bad_input():
-                installer.install(wheel, commit, str(folder / "bin" / "python"))
-            python = folder / "bin" / "python"
+            doing = f"creating an environment for TransformerLens {name}"
+            installer.run_uv("venv", "--quiet", "--clear", str(folder), doing=doing)
+            installer.install(wheel, commit, str(python))
     return LensEnvironment(python, name)
 
 
@@ -183,31 +178,11 @@ def _content_digest(wheel: Path) -> str:
     return hashlib.sha256(repr(members).encode()).hexdigest()[:12]
 
 
-def _is_pinned() -> bool:
+def _is_pinned(lock: Path) -> bool:
     """Whether the running interpreter has the pinned torch and transformers, and no TransformerLens."""
-    pins = dict(line.split("==") for line in _lock_file().read_text().splitlines() if "==" in line)
-    with suppress(PackageNotFoundError):
-        version(PROJECT)
-        return False
+    pins = dict(line.split("==") for line in lock.read_text().splitlines() if "==" in line)
     try:
-        return all(version(name).split("+")[0] == pins[name] for name in ("torch", "transformers"))
+        has_pins = all(version(name).split("+")[0] == pins[name] for name in ("torch", "transformers"))
     except PackageNotFoundError:
         return False
-
-
-def _lock_file() -> Path:
-    return package_dir().parent / "requirements.lock"
-
-
-def _uv(*arguments: str, doing: str) -> None:
-    with _as_bad_input():
-        installer.run_uv(*arguments, doing=doing)
-
-
-@contextmanager
-def _as_bad_input() -> Iterator[None]:
-    """Within the block, turn an installer's failure into ``BadInput``."""
-    try:
-        yield
-    except installer.InstallError as error:
-        raise BadInput(str(error)) from error
+    return has_pins and not any(distributions(name=PROJECT))

@@ -6,13 +6,13 @@ asv runs this script with the environment's own Python, as ``asv.conf.json`` say
     python installer.py install WHEEL COMMIT
 
 The result depends only on the commit, not on what was installed before. ``uv pip install --exact`` removes every package
-that the commit does not need. Every dependency that matters is pinned by *era*, the range of TransformerLens releases that
-works with one major version of transformers. The package itself is always reinstalled, because every commit has version
-0.0.0. The installer leaves a record that :mod:`tlbench.environments.provenance` verifies later.
+that the commit does not need. An *era* is the range of TransformerLens releases that works with one major version of
+transformers; it pins every dependency that matters. The package itself is always reinstalled, because every commit has
+version 0.0.0. The installer leaves a record that :mod:`tlbench.environments.provenance` verifies later.
 
 Settings (environment variables):
-    TLBENCH_TORCH_BACKEND: which build of torch to install, as uv names it (``cpu``, ``cu130``, ``auto``). By default the one
-        that the machine's own indexes and links provide.
+    TLBENCH_TORCH_BACKEND: the build of torch, as uv names it (``cpu``, ``cu130``, ``auto``). By default, the build that the
+        machine's own indexes and links provide.
     PIP_FIND_LINKS: passed on to uv, which does not read it itself, so that uv finds a build stored on the machine.
 """
 
@@ -25,7 +25,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
-from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 
@@ -44,20 +43,17 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         with span(Category.INSTALL):
-            _run_step(arguments)
+            match arguments:
+                case ["build", source, wheels]:
+                    build(Path(source), Path(wheels))
+                case ["install", wheel, commit]:
+                    install(Path(wheel), commit)
+                case _:
+                    raise InstallError("usage: installer.py build BUILD_DIR WHEEL_DIR | install WHEEL COMMIT")
     except InstallError as error:
         print(f"tlbench installer: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _run_step(arguments: Sequence[str]) -> None:
-    if len(arguments) == 3 and arguments[0] == "build":
-        build(Path(arguments[1]), Path(arguments[2]))
-    elif len(arguments) == 3 and arguments[0] == "install":
-        install(Path(arguments[1]), arguments[2])
-    else:
-        raise InstallError("usage: installer.py build BUILD_DIR WHEEL_DIR | install WHEEL COMMIT")
 
 
 class InstallError(Exception):
@@ -70,12 +66,9 @@ def build(source: Path, wheels: Path) -> None:
 
 
 def install(wheel: Path, commit: str, python: str = sys.executable) -> None:
-    """Install a wheel with its era's dependencies and nothing else, then record what was installed.
+    """Install a wheel with its era's dependencies and nothing else into the environment of ``python``.
 
-    Args:
-        wheel: the wheel of TransformerLens.
-        commit: the commit that it was built from, for the record.
-        python: the interpreter of the environment to install into.
+    Then record what was installed, and the ``commit`` that the wheel was built from.
 
     Raises:
         InstallError: if it cannot be installed.
@@ -85,23 +78,20 @@ def install(wheel: Path, commit: str, python: str = sys.executable) -> None:
     backend = os.environ.get("TLBENCH_TORCH_BACKEND")
     arguments = (
         *("pip", "install", "--quiet", "--python", python, "--upgrade", "--exact"),
-        *(word for file in pins for word in ("--requirements", file)),
-        *(word for file in pins for word in ("--overrides", file)),
-        *("--constraints", str(lock_of(era))),
-        *("--reinstall-package", PACKAGE, str(wheel)),
+        *(word for file in pins for word in ("--requirements", file, "--overrides", file)),
+        *("--constraints", str(lock_of(era)), "--reinstall-package", PACKAGE, str(wheel)),
         *(("--torch-backend", backend) if backend else ()),
     )
-    doing = f"installing {wheel.name} from commit {commit[:8]} with the pins of {era}"
     if not _installed_from_cache(arguments, era, python):
-        run_uv(*arguments, doing=doing)
+        run_uv(*arguments, doing=f"installing {wheel.name} from commit {commit[:8]} with the pins of {era}")
     _record(wheel, commit, era, python)
 
 
 def _installed_from_cache(arguments: Sequence[str], era: str, python: str) -> bool:
     """Try to install from uv's cache alone, which saves the index's seconds. Returns whether the result can be used.
 
-    It can if every installed version is pinned, because the index would then give the same. A machine with its own indexes
-    never uses the cache alone, because those may have another build of the same version.
+    It can if every installed version is pinned, because the index would give the same. A machine's own indexes may have
+    another build of the same version, so with those the cache alone is never used.
     """
     if any("INDEX" in name for name in os.environ if name.startswith("UV_")) or "://" in os.environ.get("UV_FIND_LINKS", ""):
         return False
@@ -110,13 +100,12 @@ def _installed_from_cache(arguments: Sequence[str], era: str, python: str) -> bo
     except InstallError:
         return False
     pinned = {pin for path in (*pins_of(era), lock_of(era)) for pin in PINNED.findall(path.read_text())}
-    return all(OF_TORCH.match(name) or name == PACKAGE for name, version in _frozen(python) if (name, version) not in pinned)
+    installed = {(name, version.split("+")[0]) for name, version in PINNED.findall(_frozen(python))}
+    return all(OF_TORCH.match(name) or name == PACKAGE for name, _ in installed - pinned)
 
 
-def _frozen(python: str) -> list[tuple[str, str]]:
-    """Name and version of every package in an environment."""
-    output = run_uv("pip", "freeze", "--quiet", "--python", python, doing="listing what was installed")
-    return [(name, version.split("+")[0]) for name, version in PINNED.findall(output)]
+def _frozen(python: str) -> str:
+    return run_uv("pip", "freeze", "--quiet", "--python", python, doing="listing what was installed")
 
 
 def pins_of(era: str) -> list[Path]:
@@ -138,23 +127,18 @@ def era_of(wheel: Path) -> str:
     from packaging.requirements import Requirement
     from packaging.version import Version
 
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = Parser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist") or []
     lower = Version("0")
-    for line in _metadata(wheel).get_all("Requires-Dist") or []:
-        requirement = Requirement(line)
-        if requirement.name.lower() == "transformers" and (
-            requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        ):
+    for requirement in map(Requirement, lines):
+        marker = requirement.marker
+        if requirement.name.lower() == "transformers" and (marker is None or marker.evaluate({"extra": ""})):
             bounds = [Version(s.version) for s in requirement.specifier if s.operator in (">=", "==", "~=", ">")]
             lower = max([lower, *bounds])
     if lower < Version("5"):
         return "era4"
     return "era5a" if lower < Version("5.9") else "era5"
-
-
-def _metadata(wheel: Path) -> Message:
-    with zipfile.ZipFile(wheel) as archive:
-        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        return Parser().parsestr(archive.read(name).decode())
 
 
 def _record(wheel: Path, commit: str, era: str, python: str) -> None:
@@ -165,27 +149,13 @@ def _record(wheel: Path, commit: str, era: str, python: str) -> None:
 
     with zipfile.ZipFile(wheel) as archive:
         digest = wheel_digest({name: archive.read(name) for name in archive.namelist()})
-    frozen = run_uv("pip", "freeze", "--quiet", "--python", python, doing="listing what was installed")
-    record = {
-        "commit": commit,
-        "era": era,
-        "package_digest": digest,
-        "packages": sorted(line for line in frozen.splitlines() if "==" in line),
-        "wheel": wheel.name,
-    }
+    packages = sorted(line for line in _frozen(python).splitlines() if "==" in line)
+    record = {"commit": commit, "era": era, "package_digest": digest, "packages": packages, "wheel": wheel.name}
     write_json(Path(python).parents[1] / RECORD_NAME, record)
 
 
 def run_uv(*arguments: str, doing: str) -> str:
-    """Run uv and return its output. uv is installed into the environment first if it is missing.
-
-    Args:
-        arguments: uv's command and arguments.
-        doing: what uv does, for the error message.
-
-    Raises:
-        InstallError: if it fails.
-    """
+    """Run uv and return its output. If uv is missing, install it into the environment first. Raises :class:`InstallError`."""
     if importlib.util.find_spec("uv") is None:
         pin = next(line for line in (ERAS / "common.txt").read_text().splitlines() if line.startswith("uv=="))
         _run([sys.executable, "-m", "pip", "install", "--quiet", pin], doing="installing uv")

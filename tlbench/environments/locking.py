@@ -1,8 +1,7 @@
 """Write the eras' lock files: run ``python -m tlbench.environments.locking`` after a pin or the list of releases changes.
 
-A lock pins everything that the releases of an era need in addition to the era's own pins, at the versions that uv resolves
-today. So an environment depends only on the commit and not on the day of installation, and uv needs no network if its cache
-has the packages.
+A lock pins everything else that an era's releases need, at the versions that uv resolves today. So an environment depends
+only on the commit and not on the day of installation, and uv needs no network if its cache has the packages.
 """
 
 from __future__ import annotations
@@ -40,9 +39,8 @@ def main() -> int:
             except InstallError as error:
                 failed.add(era_of(wheel))
                 print(error, file=sys.stderr)
-    for era, packages in packages_by_era.items():
-        if era in failed:
-            continue
+    for era in packages_by_era.keys() - failed:
+        packages = packages_by_era[era]
         pinned = {name for path in pins_of(era) for name, _ in PINNED.findall(path.read_text())}
         names = sorted(name for name in packages.keys() - pinned if not OF_TORCH.match(name))
         lock_of(era).write_text(HEADER + "".join(f"{name}=={packages[name]}\n" for name in names))
@@ -50,11 +48,7 @@ def main() -> int:
 
 
 def resolved(wheel: Path) -> dict[str, str]:
-    """Resolve a wheel's dependencies under its era's pins. Returns versions by package name, without the wheel itself.
-
-    Raises:
-        InstallError: if they cannot be resolved.
-    """
+    """Resolve a wheel's dependencies under its era's pins. Returns versions by package name, without the wheel itself."""
     pins = [str(path) for path in pins_of(era_of(wheel))]
     overrides = [word for path in pins for word in ("--overrides", path)]
     with TemporaryDirectory() as folder:

@@ -9,9 +9,11 @@ import json
 import os
 import platform
 import re
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from tlbench import arithmetic
 from tlbench.arithmetic.processor import cpu_field, processor_name
 from tlbench.exceptions import BadInput
 from tlbench.files import write_json, written_whole
@@ -21,25 +23,17 @@ SUFFIX = ".environments.jsonl"
 """Suffix of the file beside a results file, with one environment per line. asv reads every ``.json`` there as results."""
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "huggingface-hub", "transformer-lens")
 ARITHMETIC_FLAGS = ("avx", "amx", "fma", "f16c", "sse4", "bf16", "fp16", "sve", "asimd", "neon")
-VARIABLES = (
-    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"),
-    "CUBLAS_WORKSPACE_CONFIG",
-)
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", *arithmetic.SETTINGS, "CUBLAS_WORKSPACE_CONFIG")
 
 Metadata = dict[str, str]
 
 
 def collect() -> Metadata:
-    """The metadata of this process. Imports torch.
-
-    Raises:
-        CellFailed: if the process computes in the wrong arithmetic.
-    """
+    """The metadata of this process. Imports torch. Raises what :func:`tlbench.arithmetic.establish` raises."""
     import torch
 
-    from tlbench.arithmetic import establish
-
-    arithmetic = establish()
+    established = arithmetic.establish()
+    has_gpu, driver = torch.cuda.is_available(), Path("/proc/driver/nvidia/version")
     blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     metadata = {
         "python": platform.python_version(),
@@ -47,14 +41,14 @@ def collect() -> Metadata:
         "cpu": processor_name(),
         "cpu flags": " ".join(sorted(flag for flag in cpu_field("flags").split() if flag.startswith(ARITHMETIC_FLAGS))),
         "cores": str(os.cpu_count()),
-        "arithmetic": arithmetic.lane.value,
-        "probe": arithmetic.probe,
+        "arithmetic": established.lane.value,
+        "probe": established.probe,
         "torch's arithmetic": torch.backends.cpu.get_cpu_capability(),
         "torch's threads unless set": str(torch.get_num_threads()),
         "BLAS": blas[1] if blas else "",
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
-        "cuda": (torch.version.cuda or "") if torch.cuda.is_available() else "",
-        "gpu driver": _driver() if torch.cuda.is_available() else "",
+        "gpu": torch.cuda.get_device_name() if has_gpu else "",
+        "cuda": (torch.version.cuda or "") if has_gpu else "",
+        "gpu driver": driver_version(driver.read_text()) if has_gpu and driver.exists() else "",
     }
     metadata |= {name: version_of(name) for name in PACKAGES}
     return metadata | {name: os.environ.get(name, "") for name in VARIABLES}
@@ -66,11 +60,7 @@ def record(folder: Path) -> None:
 
 
 def keep(recorded: Path, results: Path) -> None:
-    """Add recorded metadata to the metadata stored beside a file of asv's results, last run last, without duplicates.
-
-    Args:
-        recorded: the file that :func:`record` wrote.
-        results: the file of asv's results.
+    """Add the metadata that :func:`record` wrote to that beside asv's results file, last run last, without duplicates.
 
     Raises:
         BadInput: if a file is damaged or cannot be written.
@@ -82,16 +72,13 @@ def keep(recorded: Path, results: Path) -> None:
     latest = _parsed(recorded, recorded.read_text())
     if earlier[-1:] == [latest]:
         return
+    runs = [*(run for run in earlier if run != latest), latest]
     with written_whole(stored) as path:
-        path.write_text("".join(json.dumps(one) + "\n" for one in (*(e for e in earlier if e != latest), latest)))
+        path.write_text("".join(json.dumps(run) + "\n" for run in runs))
 
 
 def read(stored: Path) -> list[Metadata]:
-    """Read every environment from a file that :func:`keep` wrote, last run last.
-
-    Raises:
-        BadInput: if the file is damaged.
-    """
+    """Read every environment from a file that :func:`keep` wrote, last run last. Raises ``BadInput`` if it is damaged."""
     return [_parsed(stored, line) for line in stored.read_text().splitlines()]
 
 
@@ -109,11 +96,6 @@ def differences(one: Metadata, other: Metadata) -> dict[str, tuple[str, str]]:
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _driver() -> str:
-    path = Path("/proc/driver/nvidia/version")
-    return driver_version(path.read_text()) if path.exists() else ""
-
-
 def driver_version(text: str) -> str:
     """The driver version in the text of ``/proc/driver/nvidia/version``, or ""."""
     version_match = re.search(r"Kernel Module\b.*?\s(\d+\.[\d.]+)", text)
@@ -122,7 +104,6 @@ def driver_version(text: str) -> str:
 
 def version_of(name: str) -> str:
     """The version of an installed package, or "" if it is not installed."""
-    try:
+    with suppress(PackageNotFoundError):
         return version(name)
-    except PackageNotFoundError:
-        return ""
+    return ""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from pypi_simple import DistributionPackage, NoSuchProjectError, PyPISimple, UnsupportedRepoVersionError
 
+from tlbench.environments import Say
 from tlbench.exceptions import BadInput
 from tlbench.files import sha256_of, written_whole
 
@@ -31,10 +31,8 @@ def packages_of(index: PyPISimple, project: str) -> list[DistributionPackage]:
     try:
         return index.get_project_page(project, timeout=TIMEOUT_S).packages
     except (NoSuchProjectError, UnsupportedRepoVersionError, ValueError) as error:
-        raise BadInput(
-            f"the package index gave no usable answer for {project} ({type(error).__name__}): unset {INDEX_VARIABLE}, or "
-            "set it to an index that has the project"
-        ) from error
+        answer = f"the package index gave no usable answer for {project} ({type(error).__name__})"
+        raise BadInput(f"{answer}: unset {INDEX_VARIABLE}, or set it to an index that has the project") from error
 
 
 def kept(folder: Path, filename: str, sha256: str) -> Path | None:
@@ -43,9 +41,7 @@ def kept(folder: Path, filename: str, sha256: str) -> Path | None:
     return path if path.is_file() and sha256_of(path) == sha256 else None
 
 
-def download(
-    index: PyPISimple, package: DistributionPackage, folder: Path, say: Callable[[str], None] = lambda _: None
-) -> Path:
+def download(index: PyPISimple, package: DistributionPackage, folder: Path, say: Say = lambda _: None) -> Path:
     """Download a file into ``folder`` and verify it, unless an intact copy is there already.
 
     Raises:
@@ -70,7 +66,7 @@ def download(
     return target
 
 
-def wheel(project: str, version: str, folder: Path, say: Callable[[str], None] = lambda _: None) -> Path:
+def wheel(project: str, version: str, folder: Path, say: Say = lambda _: None) -> Path:
     """Download a release's wheel into ``folder``, unless it is there already.
 
     Raises:
@@ -82,8 +78,7 @@ def wheel(project: str, version: str, folder: Path, say: Callable[[str], None] =
             if package.version == version and package.filename.endswith(".whl"):
                 return download(index, package, folder, say)
     except OSError as error:
-        raise BadInput(
-            f"cannot download {project} {version}: the package index cannot be reached ({type(error).__name__}): connect to "
-            "the network and run the command again"
-        ) from error
+        cause = f"the package index cannot be reached ({type(error).__name__})"
+        advice = "connect to the network and run the command again"
+        raise BadInput(f"cannot download {project} {version}: {cause}: {advice}") from error
     raise BadInput(f"no wheel of {project} {version} on the package index: correct the version")

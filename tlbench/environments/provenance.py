@@ -1,9 +1,8 @@
 """Verify which TransformerLens a process has imported.
 
-Every commit installs as version 0.0.0. An installer that trusts version numbers would keep the previous commit's code, and
-all commits would measure the same. So the installer (``tlbench/environments/installer.py``) leaves a record in the
-environment: the commit, and a hash of the wheel's files. Before a figure is recorded, the imported files are hashed and
-compared with it.
+Every commit installs as version 0.0.0, so version numbers cannot show that an environment still has the previous commit's
+code. The installer (``tlbench/environments/installer.py``) leaves a record in the environment: the commit, and a hash of the
+wheel's files. Before a figure is recorded, the imported files are hashed and compared with it.
 """
 
 from __future__ import annotations
@@ -26,12 +25,7 @@ RECORD_NAME = "tlbench-install.json"
 
 @dataclass(frozen=True)
 class Provenance:
-    """The identity of the imported TransformerLens.
-
-    Attributes:
-        commit: the full commit hash, or "" if none was requested and none recorded.
-        package_digest: SHA-256 over the names and bytes of the imported package's Python and data files.
-    """
+    """The imported TransformerLens: its full commit hash, "" if none is recorded, and its :func:`package_digest`."""
 
     commit: str
     package_digest: str
@@ -52,43 +46,29 @@ def prove() -> Provenance:
     requested = os.environ.get(COMMIT_VARIABLE, "")
     record_path = Path(sys.prefix) / RECORD_NAME
     if not record_path.exists():
-        if requested:
-            raise WrongTransformerLens(
-                f"cannot verify that commit {requested[:8]} is installed, because {record_path} is missing: install with "
-                "the install_command of asv.conf.json"
-            )
-        return Provenance("", digest)
+        if not requested:
+            return Provenance("", digest)
+        raise WrongTransformerLens(
+            f"cannot verify that commit {requested[:8]} is installed, because {record_path} is missing: install with the "
+            "install_command of asv.conf.json"
+        )
     record = json.loads(record_path.read_text())
-    if requested and record["commit"] != requested:
-        raise WrongTransformerLens(
-            f"expected commit {requested[:8]}, but {record['commit'][:8]} is installed: delete the environment and run again"
-        )
+    commit, advice = record["commit"], "delete the environment and run again"
+    if requested and commit != requested:
+        raise WrongTransformerLens(f"expected commit {requested[:8]}, but {commit[:8]} is installed: {advice}")
     if record["package_digest"] != digest:
-        raise WrongTransformerLens(
-            f"the files in {folder} differ from the wheel built from {record['commit'][:8]}: delete the environment and run "
-            "again"
-        )
-    return Provenance(record["commit"], digest)
+        raise WrongTransformerLens(f"the files in {folder} differ from the wheel built from {commit[:8]}: {advice}")
+    return Provenance(commit, digest)
 
 
 def package_digest(folder: Path) -> str:
     """One SHA-256 over a package folder: every file's relative name and bytes, except compiled files."""
-    return tree_digest(
-        {
-            path.relative_to(folder).as_posix(): sha256_of(path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and "__pycache__" not in path.parts
-        }
-    )
+    files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return tree_digest({path.relative_to(folder).as_posix(): sha256_of(path) for path in files})
 
 
 def wheel_digest(files: dict[str, bytes]) -> str:
     """The same hash for a wheel, from its members' bytes by name."""
     prefix = f"{PACKAGE}/"
-    return tree_digest(
-        {
-            name.removeprefix(prefix): hashlib.sha256(content).hexdigest()
-            for name, content in files.items()
-            if name.startswith(prefix) and not name.endswith("/")
-        }
-    )
+    members = {name: content for name, content in files.items() if name.startswith(prefix) and not name.endswith("/")}
+    return tree_digest({name.removeprefix(prefix): hashlib.sha256(content).hexdigest() for name, content in members.items()})

@@ -23,12 +23,9 @@ PLAIN_MARSHAL = 2
 
 @lru_cache
 def code_digest(*modules: str) -> str:
-    """A SHA-256 over the code of some modules and of all tlbench modules that they import, directly or indirectly.
+    """A SHA-256 over the code of modules such as ``tlbench.questions.accuracy`` and of all tlbench modules behind them.
 
     Comments and docstrings are left out. They affect no figure, so rewording them must not cause a new measurement.
-
-    Args:
-        modules: dotted module names within tlbench, e.g. ``tlbench.questions.accuracy``.
     """
     digest = hashlib.sha256()
     for name in sorted(modules_behind(*modules)):
@@ -38,16 +35,15 @@ def code_digest(*modules: str) -> str:
 
 @lru_cache
 def modules_behind(*modules: str) -> frozenset[str]:
-    """The modules and all tlbench modules and packages that they import, whether at the top, in functions or for types."""
-    modules_found: set[str] = set()
+    """The modules and all tlbench modules that they import in turn, be it at the top, in functions or for types."""
+    behind: set[str] = set()
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in modules_found:
-            continue
-        modules_found.add(name)
-        waiting += [PACKAGE, *_imported(name)]
-    return frozenset(modules_found)
+        if name not in behind:
+            behind.add(name)
+            waiting += [PACKAGE, *_imported(name)]
+    return frozenset(behind)
 
 
 @lru_cache
@@ -64,12 +60,9 @@ def libraries(*roots: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
         versions[name] = installed.version
-        requirements = [Requirement(line) for line in installed.requires or []]
-        waiting += [
-            requirement.name
-            for requirement in requirements
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        ]
+        for requirement in map(Requirement, installed.requires or []):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name)
     return dict(sorted(versions.items()))
 
 
@@ -108,7 +101,5 @@ def _code(name: str) -> bytes:
 
 
 def _without_places(code: CodeType) -> CodeType:
-    constants = tuple(
-        _without_places(constant) if isinstance(constant, CodeType) else constant for constant in code.co_consts
-    )
-    return code.replace(co_consts=constants, co_firstlineno=0, co_linetable=b"")
+    constants = (_without_places(value) if isinstance(value, CodeType) else value for value in code.co_consts)
+    return code.replace(co_consts=tuple(constants), co_firstlineno=0, co_linetable=b"")

@@ -1,4 +1,4 @@
-"""The client of the fork servers (:mod:`tlbench.execution.server`): call a function in another environment of Python."""
+"""The client of the fork servers (:mod:`tlbench.execution.server`): call a function in another Python environment."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 from typing import Any
 
 from tlbench import arithmetic, exceptions
@@ -26,6 +25,7 @@ from tlbench.files import locked
 from tlbench.paths import package_dir
 from tlbench.spans import Category, span
 
+Function = Callable[..., Any]
 START_TIMEOUT_S = 600.0
 POLL_S = 0.005
 QUIET = {
@@ -35,20 +35,20 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
-"""No server asks a hub, draws progress bars, or touches a GPU when it looks whether there is one."""
+"""Keep a server off the Hub, without progress bars, and off the GPU when it checks whether there is one."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A fork server, started when it is first called.
+    """A fork server. The first call starts it.
 
     Attributes:
-        name: of the server, for its files and for messages. Those that have one folder and one name are one server.
-        folder: where its socket, its lock and its log lie. The server ends when the folder is deleted.
+        name: names its files and appears in messages. Two with the same folder and name are one server.
+        folder: holds its socket, lock and log. The server ends when the folder is deleted.
         python: the interpreter that it runs in.
         owner: the process that it ends with; by default this one.
         preload: ``module:name`` of a function that it calls before it listens.
-        variables: environment variables that it is started with.
+        variables: environment variables that it starts with.
     """
 
     name: str
@@ -58,11 +58,10 @@ class Server:
     preload: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
 
-    def call(self, function: Callable[..., Any], *arguments: Any, before: Callable[..., Any] | None = None) -> Any:
-        """What a function of some module returns in a fork of the server. Arguments and result are JSON.
+    def call(self, function: Function, *arguments: Any, before: Function | None = None) -> Any:
+        """Call a module's function in a fork of the server. Arguments and result travel as JSON.
 
-        Args:
-            function, arguments, before: as :meth:`stream`.
+        The server itself calls ``before`` first, with the same arguments; see :mod:`tlbench.execution.server`.
 
         Raises:
             TlbenchError: what the function raises.
@@ -71,76 +70,63 @@ class Server:
         (value,) = self.stream(function, *arguments, before=before)
         return value
 
-    def stream(
-        self, function: Callable[..., Any], *arguments: Any, before: Callable[..., Any] | None = None
-    ) -> Iterator[Any]:
-        """What a generator yields in a fork of the server, as it comes.
-
-        Args:
-            function: a function of some module.
-            arguments: its arguments, as JSON has them.
-            before: called with the same arguments in the server itself; see :mod:`tlbench.execution.server`.
-
-        Raises:
-            TlbenchError: as :meth:`call`.
-        """
+    def stream(self, function: Function, *arguments: Any, before: Function | None = None) -> Iterator[Any]:
+        """Yield what a generator yields in a fork of the server, as it comes. Otherwise like :meth:`call`."""
         request = {
             "function": _address(function),
             "arguments": arguments,
             "before": _address(before) if before else "",
-            "variables": server.settings({**os.environ, **self.variables}.items()),
+            "variables": server.settings({**os.environ, **self.variables}),
         }
         with span(Category.WAIT), self._connected() as connection:
             connection.sendall(json.dumps(request).encode() + b"\n")
             for line in connection.makefile():
                 reply = json.loads(line)
-                if "end" in reply:
-                    _raise(reply["end"])
+                if "value" in reply:
+                    yield reply["value"]
+                elif error := reply["end"]:
+                    raise getattr(exceptions, error["error"], CellFailed)(error["message"])
+                else:
                     return
-                yield reply["value"]
-        raise CellFailed(f"the {self.name} server ended without an answer: {self._last_line()}")
+        raise CellFailed(f"the {self.name} server ended without an answer: {server.last_line(self._file('log'))}")
 
     def start(self) -> None:
-        """Start the server if it does not run, and wait until it has imported everything.
-
-        Raises:
-            CellFailed: if it cannot be started.
-        """
+        """Start the server if it is not running, and wait until it has imported everything, or raise :class:`CellFailed`."""
         self._connected().close()
 
     @property
     def _full_name(self) -> str:
-        """torch takes the arithmetic from the environment when it is imported: another one needs another server."""
+        """torch reads the arithmetic from the environment when it is imported, so each arithmetic has its own server."""
         return f"{self.name}-{arithmetic.wanted()}"
 
+    def _file(self, suffix: str) -> Path:
+        return self.folder / f"{self._full_name}.{suffix}"
+
     def _connected(self) -> socket.socket:
-        with locked(self.folder / f"{self._full_name}.lock"):
+        with locked(self._file("lock")):
             return self._try_to_connect() or self._start()
 
     def _try_to_connect(self) -> socket.socket | None:
         connection = socket.socket(socket.AF_UNIX)
         try:
-            with _short(self.folder) as folder:
-                connection.connect(f"{folder}/{server.socket_name(self._full_name)}")
+            folder = os.open(self.folder, os.O_PATH)
+            try:  # a socket's address holds 108 bytes, which the folder's own name may exceed
+                connection.connect(f"/proc/self/fd/{folder}/{self._file('socket').name}")
+            finally:
+                os.close(folder)
         except OSError:
             connection.close()
             return None
         return connection
 
     def _start(self) -> socket.socket:
-        (self.folder / server.socket_name(self._full_name)).unlink(missing_ok=True)
+        self._file("socket").unlink(missing_ok=True)
         environment = arithmetic.environment(arithmetic.wanted(), {**os.environ, **self.variables, **QUIET})
         environment |= {"PYTHONPATH": str(package_dir().parent)}
         command = [str(self.python), "-m", "tlbench.execution.server", self._full_name, str(self.owner), self.preload]
-        with (self.folder / server.log_name(self._full_name)).open("ab") as log:
-            process = subprocess.Popen(
-                command,
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
+        with self._file("log").open("ab") as log:
+            process = Popen(
+                command, cwd=self.folder, env=environment, stdin=DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and process.poll() is None:
@@ -148,26 +134,20 @@ class Server:
                 return connection
             time.sleep(POLL_S)
         process.kill()
-        raise CellFailed(f"the {self.name} server of {self.python} did not start: {self._last_line()}")
-
-    def _last_line(self) -> str:
-        return server.last_line(self.folder / server.log_name(self._full_name))
+        raise CellFailed(f"the {self.name} server of {self.python} did not start: {server.last_line(self._file('log'))}")
 
 
 def beside(name: str, *, python: Path | None = None, preload: str = "") -> Server:
-    """A server that lives as long as this process does or, in a fork of a server, as long as that one.
+    """A server that lives as long as this process or, in a fork of a server, as long as that server.
 
-    Args:
-        name: of the server; servers of two interpreters never are one.
-        python: the interpreter; by default this one.
-        preload: as :class:`Server`'s.
+    Two interpreters never share a server, even under one name. ``python`` is by default this interpreter.
     """
     interpreter = python or Path(sys.executable)
-    digest = hashlib.sha256(str(interpreter).encode()).hexdigest()[:8]
+    full_name = f"{name}-{hashlib.sha256(str(interpreter).encode()).hexdigest()[:8]}"
     folder, owner = os.environ.get(server.FOLDER_VARIABLE), os.environ.get(server.PID_VARIABLE)
     if folder and owner and Path(folder).is_dir():
-        return Server(f"{name}-{digest}", Path(folder), interpreter, int(owner), preload)
-    return Server(f"{name}-{digest}", _own_folder(os.getpid()), interpreter, preload=preload)
+        return Server(full_name, Path(folder), interpreter, int(owner), preload)
+    return Server(full_name, _own_folder(os.getpid()), interpreter, preload=preload)
 
 
 @lru_cache(maxsize=1)
@@ -182,21 +162,5 @@ def _own_folder(pid: int) -> Path:
     return folder
 
 
-@contextmanager
-def _short(folder: Path) -> Iterator[str]:
-    """A name of a folder that is short enough for a socket's address, which holds 108 bytes."""
-    descriptor = os.open(folder, os.O_PATH)
-    try:
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
-
-
-def _address(function: Callable[..., Any]) -> str:
+def _address(function: Function) -> str:
     return f"{function.__module__}:{function.__qualname__}"
-
-
-def _raise(end: server.End) -> None:
-    if end is not None:
-        kind: type[Exception] = getattr(exceptions, end["error"], CellFailed)
-        raise kind(end["message"])

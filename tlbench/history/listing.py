@@ -76,7 +76,8 @@ def list_releases(index: PyPISimple, downloads: Path) -> Listing:
                 f"TransformerLens's releases in {downloads}: connect to the network and try again"
             ) from error
     if listing.releases:
-        _write(record, listing)
+        releases = [{**asdict(release), "uploaded": release.uploaded.isoformat()} for release in listing.releases]
+        write_json(record, {"releases": releases, "skipped": dict(listing.skipped)})
     return listing
 
 
@@ -97,14 +98,12 @@ def fetch(index: PyPISimple, listing: Listing, release: Release, downloads: Path
 def _of_packages(packages: list[DistributionPackage]) -> Listing:
     """The releases among the project's files. Yanked ones stay, because dropping one would change every later hash."""
     sdists = {package.filename: package for package in packages if package.filename.endswith(".tar.gz")}
-    releases = tuple(_release(package) for package in sdists.values())
-    others = {package.version or package.filename for package in packages}
-    others -= {release.version for release in releases}
+    releases = tuple(map(_release, sdists.values()))
+    others = {package.version or package.filename for package in packages} - {release.version for release in releases}
     return Listing(releases, dict.fromkeys(sorted(others), "has no .tar.gz sdist"), packages=sdists)
 
 
 def _release(package: DistributionPackage) -> Release:
-    """The release that an sdist belongs to."""
     version, sha256, uploaded = package.version, package.digests.get("sha256"), package.upload_time
     if version is None or sha256 is None or uploaded is None:
         raise BadInput(
@@ -114,13 +113,8 @@ def _release(package: DistributionPackage) -> Release:
     return Release(version, package.filename, sha256, uploaded.astimezone(UTC).replace(microsecond=0))
 
 
-def _write(record: Path, listing: Listing) -> None:
-    releases = [{**asdict(release), "uploaded": release.uploaded.isoformat()} for release in listing.releases]
-    write_json(record, {"releases": releases, "skipped": dict(listing.skipped)})
-
-
 def _read(record: Path) -> Listing:
-    """Read a file from :func:`_write`. Any other file raises ``OSError``, ``ValueError``, ``KeyError`` or ``TypeError``."""
-    written = json.loads(record.read_text())
-    releases = (Release(**{**entry, "uploaded": datetime.fromisoformat(entry["uploaded"])}) for entry in written["releases"])
-    return Listing(tuple(releases), written["skipped"], offline=True)
+    """Read a saved listing. Any other file raises ``OSError``, ``ValueError``, ``KeyError`` or ``TypeError``."""
+    saved = json.loads(record.read_text())
+    releases = (Release(**{**entry, "uploaded": datetime.fromisoformat(entry["uploaded"])}) for entry in saved["releases"])
+    return Listing(tuple(releases), saved["skipped"], offline=True)

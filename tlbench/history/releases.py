@@ -47,10 +47,10 @@ class History:
     offline: bool
 
     def __str__(self) -> str:
-        span = f"{len(self.releases)} releases, {self.releases[0].tag} to {self.releases[-1].tag}"
-        done = "written" if self.built else "already up to date"
-        offline = "; the package index could not be reached, so newer releases may be missing"
-        return f"{self.repository}: {span}, {done}{offline if self.offline else ''}"
+        releases = f"{len(self.releases)} releases, {self.releases[0].tag} to {self.releases[-1].tag}"
+        state = "written" if self.built else "already up to date"
+        note = "; the package index could not be reached, so newer releases may be missing" if self.offline else ""
+        return f"{self.repository}: {releases}, {state}{note}"
 
 
 def build_history(
@@ -70,7 +70,6 @@ def build_history(
         repository: the path to write to. A repository that tlbench built is replaced; anything else is an error.
         downloads: the folder for the archives and the last listing.
         versions: the releases to include; by default all. A commit's hash depends on the commits before it.
-        progress: called for every archive and every commit.
         index: the package index; by default the one that pip uses.
 
     Raises:
@@ -166,11 +165,6 @@ def _commits(plan: Sequence[Step], archives: Sequence[Path], say: Progress) -> I
     for number, ((release, branch, parent), archive) in enumerate(zip(plan, archives, strict=True)):
         say(f"commit {release.tag}", number, len(plan))
         files, left_out = read_sdist(archive)
-        lines = [
-            f"TransformerLens {release.version}",
-            "",
-            f"sdist: {release.filename}",
-            f"sha256: {release.sha256}",
-        ]
+        lines = [f"TransformerLens {release.version}", "", f"sdist: {release.filename}", f"sha256: {release.sha256}"]
         lines += [f"left out: {path} ({reason})" for path, reason in sorted(left_out.items())]
         yield SourceCommit(release.tag, release.uploaded, "\n".join(lines) + "\n", files, branch, parent)

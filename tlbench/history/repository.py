@@ -50,17 +50,10 @@ class SourceCommit:
 
 
 def build_from_trees(repository: Path, commits: Iterable[SourceCommit], *, origin: str = "trees") -> dict[str, str]:
-    """Write commits to a new bare repository, whose ``HEAD`` points to ``main``.
+    """Write commits to a new bare repository, whose ``HEAD`` points to ``main``, and return commit hash by tag.
 
-    The hashes depend only on the commits, never on the machine or the git configuration.
-
-    Args:
-        repository: the path to write to.
-        commits: the commits, parents first. An iterator is consumed one commit at a time.
-        origin: what the repository is built from. It is stored in git's ``description`` file; see :func:`origin_of`.
-
-    Returns:
-        Commit hash by tag.
+    The hashes depend only on the commits, never on the machine or the git configuration. Parents come first; an iterator of
+    commits is consumed one at a time. ``origin`` says what the repository is built from; see :func:`origin_of`.
 
     Raises:
         BadInput: if git is missing, ``repository`` exists and tlbench did not build it, a path is unsafe, a tag occurs
@@ -76,11 +69,7 @@ def build_from_trees(repository: Path, commits: Iterable[SourceCommit], *, origi
 
 
 def require_writable(repository: Path) -> None:
-    """Check that git exists and that the path is free, an empty folder, or a repository built by tlbench.
-
-    Raises:
-        BadInput: if not.
-    """
+    """Raise ``BadInput`` unless git exists and the path is free, an empty folder, or a repository built by tlbench."""
     if shutil.which("git") is None:
         raise BadInput("cannot build a git history: no git on PATH: install git")
     if repository.is_dir() and not any(repository.iterdir()):
@@ -105,15 +94,7 @@ def tags_of(repository: Path) -> dict[str, str]:
 
 
 def safe_parts(path: str, where: str) -> list[str]:
-    """Split a relative path into its parts.
-
-    Args:
-        path: the path.
-        where: what contains the path, for the message.
-
-    Raises:
-        BadInput: if the path could lead outside its folder or into ``.git``.
-    """
+    """The parts of a path found in ``where``. Raises ``BadInput`` if it could lead outside its folder or into ``.git``."""
     parts = path.removeprefix("./").split("/")
     if any(part in ("", ".", "..") or part.lower() == ".git" for part in parts) or set(path) & set("\n\r\0"):
         raise BadInput(
@@ -124,10 +105,7 @@ def safe_parts(path: str, where: str) -> list[str]:
 
 
 def _stream(commits: Iterable[SourceCommit]) -> Iterator[bytes]:
-    """The commits as input for ``git fast-import``, which moves branches and tags only at the end.
-
-    If a commit has no ``from``, git makes the branch's newest commit its parent.
-    """
+    """The commits for ``git fast-import``. Without ``from``, it makes the branch's newest commit the parent."""
     marks: dict[str, int] = {}
     for mark, commit in enumerate(commits, start=1):
         if commit.tag in marks or (commit.parent and commit.parent not in marks) or commit.time.tzinfo is None:
@@ -154,10 +132,12 @@ def _data(content: bytes) -> bytes:
 
 
 def _git(repository: Path, *arguments: str, feed: Iterable[bytes] = ()) -> str:
-    """Run git on the repository with ``feed`` as its input. Returns its output."""
+    """Run git on the repository with ``feed`` as its input, without any user or system configuration. Returns its output."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "LC_ALL": "C"}
     command = ["git", f"--git-dir={repository}", *arguments]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as stderr_file:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=stderr_file, env=_environment())
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=stderr_file, env=environment)
         assert process.stdin is not None
         try:
             with process:
@@ -168,13 +148,6 @@ def _git(repository: Path, *arguments: str, feed: Iterable[bytes] = ()) -> str:
         printed.seek(0)
         text = printed.read().decode(errors="replace").strip()
     if process.returncode:
-        raise BadInput(
-            f"git {arguments[0]} failed on {repository} ({text or 'no error message'}): fix the cause, or free disk space"
-        )
+        reason = text or "no error message"
+        raise BadInput(f"git {arguments[0]} failed on {repository} ({reason}): fix the cause, or free disk space")
     return text
-
-
-def _environment() -> dict[str, str]:
-    """The environment without any user or system configuration of git."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return {**plain, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "LC_ALL": "C"}

@@ -13,8 +13,7 @@ from tlbench.history.repository import SourceFile, safe_parts
 def read_sdist(archive: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
     """The files of a source archive by path below its top folder, and the reason for each path that is left out.
 
-    Raises:
-        BadInput: if it is not a gzipped tar file, or has a member outside its single top folder.
+    Raises ``BadInput`` if it is not a gzipped tar file, or has a member outside its single top folder.
     """
     files: dict[str, SourceFile] = {}
     left_out: dict[str, str] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from functools import partial
 from io import StringIO
 from typing import Any
 from unittest.mock import patch
@@ -17,10 +18,10 @@ from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Dtype, Option
 from tlbench.lens import weights
-from tlbench.lens.interface import Lens, class_of
+from tlbench.lens.interface import Lens, class_of, failures
 from tlbench.spans import Category, span
 
-CHANGED_PROCESSING = "TransformerLens changed how it processes weights: {}; see tlbench/lens/bridge.py"
+CHANGED = "TransformerLens changed how it processes weights: {}; see tlbench/lens/bridge.py"
 
 
 def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: bool = True) -> Lens:
@@ -28,12 +29,6 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
 
     ``unprocessed`` is the model as booted, which is what a user gets by default. The other options enable compatibility mode
     with exactly their own processing steps.
-
-    Args:
-        checkpoint: the checkpoint.
-        dtype: the dtype to load it in.
-        option: the processing option.
-        readback: whether to count the changed weights.
 
     Raises:
         NotApplicable: if this TransformerLens has no TransformerBridge, or TransformerBridge lacks the architecture.
@@ -55,10 +50,6 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
             process(option)
     bridge.eval()
 
-    def logits(tokens: Tensor) -> Tensor:
-        output: Tensor = bridge(tokens, return_type="logits")
-        return output
-
     def steps(ids: Tensor) -> Iterator[Tensor]:
         # This is how `generate` does it in every version. Only 4.x can return the cache from a forward pass.
         bridge._capture_hf_cache = True
@@ -75,28 +66,18 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
         tokens: Tensor = bridge.generate(ids, max_new_tokens=n, do_sample=False, stop_at_eos=False, verbose=False)
         return tokens
 
-    return Lens(logits, weights_read.changed_weights, bridge, steps, greedy, process)
+    return Lens(partial(bridge, return_type="logits"), weights_read.changed_weights, bridge, steps, greedy, process)
 
 
 def bridge_class() -> Any:
-    """The TransformerBridge class.
-
-    Raises:
-        NotApplicable: if this TransformerLens has none.
-        CellFailed: if it does not import.
-    """
+    """The TransformerBridge class. Raises what :func:`class_of` raises."""
     return class_of("transformer_lens.model_bridge", "TransformerBridge", "added in 3.0")
 
 
 def _take_cache(bridge: Any) -> Any:
-    """Take the key-value cache that the last forward pass left on the bridge, so that no later pass can reuse it.
-
-    Raises:
-        CellFailed: if there is none. The next token would then run without context, and its error would pass for the
-            cache's.
-    """
+    """Take the key-value cache that the last forward pass left on the bridge, so that no later pass can reuse it."""
     cache = getattr(bridge, "_last_hf_cache", None)
-    if cache is None:
+    if cache is None:  # the next token would run without context, and its error would pass for the cache's
         raise CellFailed(
             "TransformerLens changed how it returns the key-value cache: a forward pass with _capture_hf_cache set no "
             "_last_hf_cache, so generation from the cache cannot be measured; see tlbench/lens/bridge.py"
@@ -110,47 +91,37 @@ class _WeightReadback:
 
     The input of that function is no baseline, because some adapters process the weights before it: Phi-3's folds its norms
     there. Expert stacks (the 3-D parameters of mixtures) are folded outside the function, so they are compared on the
-    HuggingFace model as well. If the function were never called, every option would look like a no-op; that raises instead.
+    HuggingFace model as well.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
-        self._calls = 0
         self.changed_weights = 0
 
     @contextmanager
     def watching(self, bridge: Any) -> Iterator[None]:
-        """Within the block, count the weights that processing changes.
-
-        Raises:
-            CellFailed: if ``process_weights`` does not exist, was not called, or renamed every weight.
-        """
+        """Within the block, count the weights that processing changes. CellFailed if it bypasses ``process_weights``."""
         owner = _weight_processing()
+        original: Callable[..., dict[str, Tensor]] = owner.process_weights
+        calls = 0
         stacks = weights.fingerprints(self._expert_stacks(bridge), self._dtype)
         booted = weights.fingerprints(bridge.state_dict(), self._dtype)
-        with patch.object(owner, "process_weights", staticmethod(self._counting(booted, owner.process_weights))):
-            yield
-        if not self._calls:
-            raise CellFailed(
-                CHANGED_PROCESSING.format("it never called ProcessWeights.process_weights, which tlbench patches")
-            )
-        self.changed_weights += weights.changed(stacks, weights.fingerprints(self._expert_stacks(bridge), self._dtype))
 
-    def _counting(
-        self, booted: weights.Fingerprints, original: Callable[..., dict[str, Tensor]]
-    ) -> Callable[..., dict[str, Tensor]]:
-        def process_weights(state: dict[str, Tensor], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-            self._calls += 1
-            processed = original(state, *args, **kwargs)
+        def process_weights(*args: Any, **kwargs: Any) -> dict[str, Tensor]:
+            nonlocal calls
+            calls += 1
+            processed = original(*args, **kwargs)
             after = weights.fingerprints(processed, self._dtype)
             if booted.keys().isdisjoint(after):
-                raise CellFailed(
-                    CHANGED_PROCESSING.format("process_weights renames every weight, so tlbench cannot compare any")
-                )
+                raise CellFailed(CHANGED.format("process_weights renames every weight, so tlbench cannot compare any"))
             self.changed_weights += weights.changed(booted, after)
             return processed
 
-        return process_weights
+        with patch.object(owner, "process_weights", staticmethod(process_weights)):
+            yield
+        if not calls:  # every option would look like a no-op
+            raise CellFailed(CHANGED.format("it never called ProcessWeights.process_weights, which tlbench patches"))
+        self.changed_weights += weights.changed(stacks, weights.fingerprints(self._expert_stacks(bridge), self._dtype))
 
     @staticmethod
     def _expert_stacks(bridge: Any) -> dict[str, Tensor]:
@@ -158,29 +129,23 @@ class _WeightReadback:
 
 
 def _weight_processing() -> Any:
-    """The class whose ``process_weights`` TransformerBridge calls.
-
-    Raises:
-        CellFailed: if there is none.
-    """
+    """The class whose ``process_weights`` TransformerBridge calls. Raises CellFailed if there is none."""
     try:
         from transformer_lens.weight_processing import ProcessWeights
     except ImportError as error:
-        raise CellFailed(CHANGED_PROCESSING.format(f"importing ProcessWeights failed ({error})")) from error
+        raise CellFailed(CHANGED.format(f"importing ProcessWeights failed ({error})")) from error
     if not hasattr(ProcessWeights, "process_weights"):
-        raise CellFailed(CHANGED_PROCESSING.format("ProcessWeights has no process_weights"))
+        raise CellFailed(CHANGED.format("ProcessWeights has no process_weights"))
     return ProcessWeights
 
 
 @contextmanager
 def _loading_errors() -> Iterator[None]:
     """Map errors while loading: an unsupported architecture is not applicable, anything else is a failure."""
-    try:
-        yield
-    except CellFailed:
-        raise
-    except Exception as error:
-        text = str(error)
-        if isinstance(error, (ValueError, KeyError, NotImplementedError)) and "supported architecture" in text:
-            raise NotApplicable(f"TransformerBridge lacks this architecture: {text}") from error
-        raise CellFailed(f"TransformerBridge raised {type(error).__name__}: {text}") from error
+    with failures("TransformerBridge"):
+        try:
+            yield
+        except (ValueError, KeyError, NotImplementedError) as error:
+            if "supported architecture" not in str(error):
+                raise
+            raise NotApplicable(f"TransformerBridge lacks this architecture: {error}") from error

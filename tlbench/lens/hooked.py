@@ -1,10 +1,9 @@
 """HookedTransformer, in TransformerLens 1.x to 3.x.
 
 It accepts only official model names, never a folder. So tlbench requests the catalogue's ``hooked_name``, patches
-``AutoConfig`` to return the checkpoint's own configuration, and passes in the checkpoint's HuggingFace model for the
-weights. TransformerLens's conversion of configuration and weights is under test and runs unchanged. tlbench replaces only
-two things in the converted configuration: sizes, because TransformerLens hard-codes them for some architectures (Llama 2,
-Gemma), and the constants listed in the catalogue.
+``AutoConfig`` to return the checkpoint's own configuration, and passes in its HuggingFace model for the weights.
+TransformerLens's conversion of both is under test and runs unchanged. tlbench replaces two things in the converted
+configuration: sizes, which TransformerLens hard-codes for some architectures, and the constants listed in the catalogue.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from functools import cache
+from functools import cache, partial
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -26,26 +26,19 @@ from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Dtype, Option
 from tlbench.lens import weights
-from tlbench.lens.interface import Lens, class_of
+from tlbench.lens.interface import Lens, class_of, failures
 from tlbench.spans import Category, span
 
 LONGEST_MASK = 2048
 """Cap on n_ctx: HookedTransformer stores a causal mask of n_ctx x n_ctx per layer. TransformerLens uses the same cap."""
-CHANGED_PROCESSING = "TransformerLens changed how it processes weights: {}; see tlbench/lens/hooked.py"
+CHANGED = "TransformerLens changed how it processes weights: {}; see tlbench/lens/hooked.py"
 
 
 def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: bool = True) -> Lens:
     """Load a model with ``HookedTransformer.from_pretrained``.
 
-    Args:
-        checkpoint: the checkpoint.
-        dtype: the dtype to load it in.
-        option: the processing option.
-        readback: whether to count the changed weights.
-
     Raises:
-        NotApplicable: if this TransformerLens has no HookedTransformer, or HookedTransformer lacks the architecture or
-            dtype.
+        NotApplicable: if this TransformerLens has no HookedTransformer, or that lacks the architecture or the dtype.
         CellFailed: if loading raised, or weights or configuration bypassed the functions that tlbench patches.
     """
     wrapper = hooked_transformer_class()
@@ -76,24 +69,17 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in parameter_dtypes))
         raise NotApplicable(f"this HookedTransformer does not support {dtype}: it loads the parameters as {names}")
 
-    def logits(tokens: Tensor) -> Tensor:
-        output: Tensor = model(tokens, return_type="logits")
-        return output
-
     @cache
-    def loaded_tokenizer() -> Any:
+    def tokenizer() -> Any:
+        """The key-value cache up to 1.19, and ``generate`` from 2.0 on, need a tokenizer even for token ids."""
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(checkpoint.folder)
 
-    def tokenizer() -> Any:
-        """The key-value cache up to 1.19, and ``generate`` from 2.0 on, need a tokenizer even for token ids."""
-        return patch.object(model, "tokenizer", loaded_tokenizer())
-
     def steps(ids: Tensor) -> Iterator[Tensor]:
         past = _key_value_cache().init_cache(model.cfg, device.current(), len(ids))
         takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
-        with tokenizer():
+        with patch.object(model, "tokenizer", tokenizer()):
             for i in range(ids.shape[1]):
                 token = ids[:, i : i + 1]
                 # From 2.0 on, the tokenizer determines the padding unless there is a mask. These prompts have no padding.
@@ -101,7 +87,7 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
                 yield model(token, return_type="logits", past_kv_cache=past, **mask)[:, -1]
 
     def greedy(ids: Tensor, n: int) -> Tensor:
-        with tokenizer():
+        with patch.object(model, "tokenizer", tokenizer()):
             tokens: Tensor = model.generate(ids, max_new_tokens=n, do_sample=False, stop_at_eos=False, verbose=False)
         return tokens
 
@@ -112,16 +98,11 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
         with redirect_stdout(StringIO()):
             model.process_weights_(**{flag: value for flag, value in requested.flags().items() if flag in supported})
 
-    return Lens(logits, weights_read.changed_weights(model), model, steps, greedy, process)
+    return Lens(partial(model, return_type="logits"), weights_read.changed_weights(model), model, steps, greedy, process)
 
 
 def hooked_transformer_class() -> Any:
-    """The HookedTransformer class.
-
-    Raises:
-        NotApplicable: if this TransformerLens has none.
-        CellFailed: if it does not import.
-    """
+    """The HookedTransformer class. Raises what :func:`class_of` raises."""
     return class_of("transformer_lens", "HookedTransformer", "removed in 4.0")
 
 
@@ -153,11 +134,7 @@ class _WeightReadback:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Within the block, fingerprint the weights before processing.
-
-        Raises:
-            CellFailed: if ``load_and_process_state_dict`` was not called, so that no option would have reached the weights.
-        """
+        """Within the block, fingerprint the weights before processing. CellFailed if no option can have reached them."""
         original = self._class.load_and_process_state_dict
         calls = 0
 
@@ -173,19 +150,15 @@ class _WeightReadback:
         with patch.object(self._class, "load_and_process_state_dict", load_and_process_state_dict):
             yield
         if not calls:
-            raise CellFailed(CHANGED_PROCESSING.format("it never called load_and_process_state_dict, which tlbench patches"))
+            raise CellFailed(CHANGED.format("it never called load_and_process_state_dict, which tlbench patches"))
 
     def changed_weights(self, model: Any) -> int:
-        """Count the tensors that processing changed. 0 if readback is off.
-
-        Raises:
-            CellFailed: if the model renamed every tensor.
-        """
+        """Count the tensors that processing changed; 0 if readback is off. CellFailed if the model renamed all of them."""
         if not self._reads:
             return 0
         after = weights.fingerprints(model.state_dict(), self._dtype)
         if self._before.keys().isdisjoint(after):
-            raise CellFailed(CHANGED_PROCESSING.format("the model renames every weight, so tlbench cannot compare any"))
+            raise CellFailed(CHANGED.format("the model renames every weight, so tlbench cannot compare any"))
         return weights.changed(self._before, after)
 
 
@@ -204,14 +177,11 @@ def _require_known_name(checkpoint: Checkpoint) -> None:
 @contextmanager
 def _loading_errors() -> Iterator[None]:
     """Map errors while loading: an unsupported architecture is not applicable, anything else is a failure."""
-    try:
-        yield
-    except (NotApplicable, CellFailed):
-        raise
-    except NotImplementedError as error:
-        raise NotApplicable(f"HookedTransformer lacks this architecture: {error}") from error
-    except Exception as error:
-        raise CellFailed(f"HookedTransformer.from_pretrained raised {type(error).__name__}: {error}") from error
+    with failures("HookedTransformer.from_pretrained"):
+        try:
+            yield
+        except NotImplementedError as error:
+            raise NotApplicable(f"HookedTransformer lacks this architecture: {error}") from error
 
 
 @contextmanager
@@ -219,33 +189,20 @@ def _local_config(checkpoint: Checkpoint, hf_config: Any) -> Iterator[None]:
     """Within the block, TransformerLens gets ``hf_config`` instead of a configuration from the Hub.
 
     TransformerLens need not call ``AutoConfig``, because it hard-codes several architectures (Llama 2, Gemma). But
-    ``convert_hf_model_config`` converts every configuration.
-
-    Raises:
-        CellFailed: if ``convert_hf_model_config`` was not called, so that the model would have another's sizes and
-            constants.
+    ``convert_hf_model_config`` converts every configuration: without it the model would have another's sizes and constants.
     """
     from transformer_lens import loading_from_pretrained as loading
 
-    class LocalAutoConfig:
-        @staticmethod
-        def from_pretrained(*_: Any, **__: Any) -> Any:
-            return hf_config
-
     convert: Callable[..., dict[str, Any]] = loading.convert_hf_model_config
-    calls = 0
 
-    def convert_hf_model_config(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        nonlocal calls
-        calls += 1
+    def convert_and_resize(*args: Any, **kwargs: Any) -> dict[str, Any]:
         return _resized(convert(*args, **kwargs), hf_config, checkpoint.model.replace)
 
-    with (
-        patch.object(loading, "AutoConfig", LocalAutoConfig),
-        patch.object(loading, "convert_hf_model_config", convert_hf_model_config),
-    ):
+    local_config = SimpleNamespace(from_pretrained=lambda *_, **__: hf_config)
+    converting = patch.object(loading, "convert_hf_model_config", side_effect=convert_and_resize)
+    with patch.object(loading, "AutoConfig", local_config), converting as conversions:
         yield
-    if not calls:
+    if not conversions.called:
         raise CellFailed(
             "TransformerLens changed how it finds a configuration: it never called convert_hf_model_config, so it did not "
             f"use that of {checkpoint.model.name}; see tlbench/lens/hooked.py"
@@ -253,20 +210,17 @@ def _local_config(checkpoint: Checkpoint, hf_config: Any) -> Iterator[None]:
 
 
 def _resized(converted: dict[str, Any], hf_config: Any, replace: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the sizes in TransformerLens's converted configuration by the checkpoint's own.
-
-    Raises:
-        NotApplicable: if the checkpoint has grouped-query attention and the converted configuration does not support it.
-    """
+    """Replace the sizes in TransformerLens's converted configuration by the checkpoint's own."""
     n_heads = hf_config.num_attention_heads
     d_head = getattr(hf_config, "head_dim", None) or hf_config.hidden_size // n_heads
+    mlp_sizes = (getattr(hf_config, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner"))
     sizes: dict[str, Any] = {
         "d_model": hf_config.hidden_size,
         "n_layers": hf_config.num_hidden_layers,
         "n_heads": n_heads,
         "d_head": d_head,
         "d_vocab": hf_config.vocab_size,
-        "d_mlp": _d_mlp(hf_config),
+        "d_mlp": int(next(filter(None, mlp_sizes), 4 * hf_config.hidden_size)),
     }
     n_kv = getattr(hf_config, "num_key_value_heads", None) or n_heads
     if n_kv != n_heads and "n_key_value_heads" not in converted:
@@ -283,10 +237,3 @@ def _resized(converted: dict[str, Any], hf_config: Any, replace: Mapping[str, An
     if converted.get("attn_types"):
         sizes["attn_types"] = converted["attn_types"][: hf_config.num_hidden_layers]
     return {**converted, **sizes, "tokenizer_name": None, **replace}
-
-
-def _d_mlp(hf_config: Any) -> int:
-    for name in ("intermediate_size", "ffn_dim", "n_inner"):
-        if value := getattr(hf_config, name, None):
-            return int(value)
-    return int(4 * hf_config.hidden_size)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlbench.exceptions import CellFailed, NotApplicable
+from tlbench.exceptions import CellFailed, NotApplicable, TlbenchError
 from tlbench.grid import Option
 
 Hook = Callable[[Tensor], Tensor | None]
@@ -20,12 +20,7 @@ Hook = Callable[[Tensor], Tensor | None]
 
 
 def class_of(module: str, name: str, story: str) -> Any:
-    """Get a TransformerLens class.
-
-    Args:
-        module: the module that defines it.
-        name: its name.
-        story: when it was added or removed, for the message.
+    """Get a TransformerLens class from the module that defines it. ``story`` says when it was added or removed.
 
     Raises:
         NotApplicable: if this TransformerLens has no such class.
@@ -41,19 +36,27 @@ def class_of(module: str, name: str, story: str) -> Any:
         raise NotApplicable(f"this TransformerLens has no {name} ({story})") from None
 
 
+@contextmanager
+def failures(what: str) -> Iterator[None]:
+    """Within the block, any exception but tlbench's own becomes a CellFailed: "``what`` raised ..."."""
+    try:
+        yield
+    except TlbenchError:
+        raise
+    except Exception as error:
+        raise CellFailed(f"{what} raised {type(error).__name__}: {error}") from error
+
+
 @dataclass(frozen=True)
 class Lens:
     """A loaded TransformerLens model, ready to run.
 
     Attributes:
         logits: maps token ids ``[batch, pos]`` to logits ``[batch, pos, d_vocab]`` in the model's dtype.
-        changed_weights: how many weight tensors the processing changed, read back from the weights. 0 means that the
-            option is a no-op for this model, or that readback was off.
+        changed_weights: number of weight tensors that processing changed. 0 if the option is a no-op or readback was off.
         model: TransformerLens's own object, a module with an ``unembed`` and a ``cfg``.
-        steps: maps token ids ``[batch, pos]`` to the logits ``[batch, d_vocab]`` at each position in turn, computed from
-            that token and the key-value cache.
-        greedy: maps token ids and n to those ids followed by n more, ``[batch, pos]``. It calls TransformerLens's
-            ``generate``, greedily and with the key-value cache.
+        steps: maps token ids ``[batch, pos]`` to logits ``[batch, d_vocab]`` position by position, with the key-value cache.
+        greedy: maps token ids and n to these ids plus n more, ``[batch, pos]``, by TransformerLens's cached ``generate``.
         process: applies a processing option in place to a model that was loaded unprocessed.
     """
 
@@ -77,9 +80,8 @@ class Lens:
     def rotary_table(self) -> int | None:
         """The current length of a rotary table that grows with the text (TransformerLens 2.17 to 3.x), else None."""
         attention = self.model.blocks[0].attn
-        if not hasattr(attention, "_extend_rotary_embeddings") or not hasattr(attention, "rotary_sin"):
-            return None
-        return len(attention.rotary_sin)
+        grows = hasattr(attention, "_extend_rotary_embeddings") and hasattr(attention, "rotary_sin")
+        return len(attention.rotary_sin) if grows else None
 
     def has_hook(self, name: str) -> bool:
         """Whether the model has a hook point of this name."""
@@ -96,12 +98,9 @@ class Lens:
         if not isinstance(gain, Tensor) or not isinstance(bias, Tensor):
             return lambda value: value
         hook_outputs: list[Tensor] = []
-        handle = norm.hook_normalized.register_forward_hook(lambda _, inputs, output: hook_outputs.append(output))
-        try:
-            with torch.inference_mode():
-                output = norm(torch.linspace(-1, 1, gain.shape[-1], dtype=gain.dtype, device=gain.device)[None, None])
-        finally:
-            handle.remove()
+        watching = norm.hook_normalized.register_forward_hook(lambda _, inputs, output: hook_outputs.append(output))
+        with watching, torch.inference_mode():
+            output = norm(torch.linspace(-1, 1, gain.shape[-1], dtype=gain.dtype, device=gain.device)[None, None])
         if not torch.equal(hook_outputs[-1].to(output.dtype), output):
             return lambda value: value
         return lambda value: (value.double() - bias.double()) / gain.double()
@@ -111,7 +110,7 @@ class Lens:
         return list(self.model.hook_dict)
 
     def accepts_hook(self, name: str) -> bool:
-        """Whether the model accepts a hook there. Some hook points exist but are rejected unless configured."""
+        """Whether the model accepts a hook there. It rejects some of its hook points unless configured."""
         try:
             with self.model.hooks(fwd_hooks=[(name, _as_hook(lambda value: None))]):
                 return True
@@ -129,17 +128,9 @@ class Lens:
         return logits, cache
 
     def head_attribution(self, ids: Tensor, tokens: Tensor) -> Tensor:
-        """Each head's contribution to a logit difference at the last position, from TransformerLens's ``logit_attrs``.
+        """What each head adds to a logit difference at the last position, ``[batch, block, head]``.
 
-        Args:
-            ids: token ids ``[batch, pos]``.
-            tokens: the two tokens to compare, ``[batch, 2]``.
-
-        Returns:
-            ``[batch, block, head]``.
-
-        Raises:
-            NotApplicable: if this TransformerLens has no ``logit_attrs``.
+        ``tokens`` are the two tokens of each prompt, ``[batch, 2]``. NotApplicable if ``logit_attrs`` is missing.
         """
         _, cache = self.run_with_cache(ids)
         if not hasattr(cache, "logit_attrs"):
@@ -156,50 +147,28 @@ class Lens:
         return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
     def stopped_at(self, ids: Tensor, layer: int) -> Tensor:
-        """The residual stream that ``stop_at_layer`` returns, ``[batch, pos, d_model]``.
-
-        Raises:
-            NotApplicable: if this TransformerLens has no ``stop_at_layer``.
-        """
-        return self._called("stop_at_layer", ids, layer)
+        """The residual stream that ``stop_at_layer`` returns, ``[batch, pos, d_model]``. NotApplicable if it is missing."""
+        return self._forward_with("stop_at_layer", ids, layer)
 
     def started_at(self, residual: Tensor, layer: int) -> Tensor:
-        """The logits of a forward pass that starts with a residual stream at ``start_at_layer``.
-
-        Raises:
-            NotApplicable: if this TransformerLens has no ``start_at_layer``.
-        """
-        return self._called("start_at_layer", residual, layer)
+        """The logits of a forward pass from a residual stream at ``start_at_layer``. NotApplicable if it is missing."""
+        return self._forward_with("start_at_layer", residual, layer)
 
     def masked_logits(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """The logits with an attention mask ``[batch, pos]`` that is 0 on padding.
+        """The logits with an ``attention_mask`` ``[batch, pos]`` that is 0 on padding. NotApplicable if it is missing."""
+        return self._forward_with("attention_mask", ids, mask)
 
-        Raises:
-            NotApplicable: if this TransformerLens has no ``attention_mask``.
-        """
-        return self._called("attention_mask", ids, mask)
-
-    def _called(self, argument: str, value: Tensor, argument_value: int | Tensor) -> Tensor:
+    def _forward_with(self, argument: str, value: Tensor, argument_value: int | Tensor) -> Tensor:
         if argument not in inspect.signature(self.model.forward).parameters:
             raise NotApplicable(f"this TransformerLens has no {argument}")
         result: Tensor = self.model(value, return_type="logits", **{argument: argument_value})
         return result
 
     def run_with_hooks(self, ids: Tensor, hooks: Mapping[str, Hook]) -> Tensor:
-        """The logits ``[batch, pos, d_vocab]`` from TransformerLens's own ``run_with_hooks``.
-
-        Args:
-            ids: token ids ``[batch, pos]``.
-            hooks: hook functions by the name of their hook point.
-        """
-        logits: Tensor = self.model.run_with_hooks(
-            ids, return_type="logits", fwd_hooks=[(name, _as_hook(edit)) for name, edit in hooks.items()]
-        )
+        """The logits ``[batch, pos, d_vocab]`` from TransformerLens's ``run_with_hooks``, with hooks by hook point name."""
+        fwd_hooks = [(name, _as_hook(edit)) for name, edit in hooks.items()]
+        logits: Tensor = self.model.run_with_hooks(ids, return_type="logits", fwd_hooks=fwd_hooks)
         return logits
-
-    def require_gradients(self, wanted: bool) -> None:
-        """Turn gradients of the parameters on or off."""
-        self.model.requires_grad_(wanted)
 
     def widen(self) -> None:
         """Convert the model to float64 in place, keeping the values of its processed weights and its tables.
@@ -219,25 +188,16 @@ class Lens:
     def reading_unembed_input(self) -> Iterator[list[Tensor]]:
         """Within the block, collect the unembedding's input of each forward pass, ``[batch, pos, d_model]``."""
         unembed_inputs: list[Tensor] = []
-        handle = self.model.unembed.register_forward_pre_hook(lambda _, inputs: unembed_inputs.append(inputs[0]))
-        try:
+        with self.model.unembed.register_forward_pre_hook(lambda _, inputs: unembed_inputs.append(inputs[0])):
             yield unembed_inputs
-        finally:
-            handle.remove()
 
     @contextmanager
     def replacing_unembed_input(self, residual: Tensor) -> Iterator[None]:
         """Within the block, the unembedding reads ``residual``, ``[batch, pos, d_model]``, instead of its own input."""
-        handle = self.model.unembed.register_forward_pre_hook(lambda _, inputs: (residual, *inputs[1:]))
-        try:
+        with self.model.unembed.register_forward_pre_hook(lambda _, inputs: (residual, *inputs[1:])):
             yield
-        finally:
-            handle.remove()
 
 
 def _as_hook(edit: Hook) -> Callable[..., Tensor | None]:
-    # TransformerLens passes the hook point as the keyword `hook`.
-    def hook_function(value: Tensor, hook: Any) -> Tensor | None:
-        return edit(value)
-
-    return hook_function
+    """Make a hook take the keyword ``hook`` too, as which TransformerLens passes the hook point."""
+    return lambda value, hook: edit(value)

@@ -1,8 +1,7 @@
 """TransformerLens's distance from HuggingFace, relative to HuggingFace's own rounding. Used where no golden can judge.
 
-HuggingFace's variants (:mod:`tlbench.reference.variants`) compute the same function with different rounding. If two
-roundings are independent and equally large, TransformerLens is as far from HuggingFace as a variant is and the ratio is
-near 1. So the gates are the same as against the golden. All arithmetic is float64, on centred logits.
+HuggingFace's variants (:mod:`tlbench.reference.variants`) compute the same function with different rounding. Independent,
+equally large roundings give a ratio near 1, so the gates are the golden's. All arithmetic is float64, on centred logits.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Spread:
     """The distance of one HuggingFace variant from HuggingFace.
 
     Attributes:
-        squares: mean over the vocabulary of (z_v - z_h) squared at each position. ``[batch, pos]``, nats squared.
+        squares: mean over the vocabulary of (z_v - z_h) squared. ``[batch, pos]``, nats squared.
         largest: max |z_v - z_h| over all entries, in nats.
     """
 
@@ -52,13 +51,9 @@ def spread(v: Tensor, h: Tensor) -> Spread:
 def closeness(t: Tensor, h: Tensor, variants: Mapping[str, Spread], dtype: Dtype, *, has_experts: bool) -> Closeness:
     """Compare TransformerLens's distance from HuggingFace with that of HuggingFace's variants.
 
-    Args:
-        t: TransformerLens's logits ``[batch, pos, d_vocab]``, all finite.
-        h: HuggingFace's logits, of the same shape.
-        variants: the distance of each HuggingFace variant from ``h``, by name.
-        dtype: the dtype of all of them.
-        has_experts: whether the model is a mixture of experts. Those are judged at the median position, because rounding
-            sends some tokens to variant_rms experts in either model.
+    A mixture of experts is judged at the median position: in either model, rounding sends some tokens to other experts.
+    TransformerLens's logits ``t`` and HuggingFace's ``h`` are ``[batch, pos, d_vocab]`` and finite. ``variants`` has the
+    distance of each variant from ``h``, by name.
     """
     distance = spread(t, h)
     widest = max(variants, key=lambda name: variants[name].rms, default="")

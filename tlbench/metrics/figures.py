@@ -13,9 +13,8 @@ UNIT_ROUNDOFF = {Dtype.FLOAT32: 2.0**-24, Dtype.FLOAT16: 2.0**-11, Dtype.BFLOAT1
 RATIO_GATE = {Dtype.FLOAT32: 2.0, Dtype.FLOAT16: 3.0, Dtype.BFLOAT16: 3.0}
 """An error up to this many times HuggingFace's is benign, as in PyTorch's accuracy check (``torch._dynamo.utils.same``)."""
 TAIL_SLACK = 3.0
-"""The tail ratio of a mixture of experts is divided by this. When a token goes to another expert, the positions that attend
-to it are off by a few roundings too: a healthy draw of the zoo's Mixtral in bfloat16 has a tail ratio of 3.4
-(``python -m tools.seeds --family mixtral``)."""
+"""Divides the tail ratio of a mixture of experts. When a token goes to another expert, positions that attend to it are off
+too: a healthy draw of the zoo's Mixtral in bfloat16 has a tail ratio of 3.4 (``python -m tools.seeds --family mixtral``)."""
 
 
 def root_mean_square(errors: Collection[float]) -> float:
@@ -67,20 +66,17 @@ class Truth:
         top1_flips: positions whose top token is not the golden's, where the golden margin is above a few ULPs.
         top1_ties: positions whose top token is not the golden's, where the golden margin is within a few ULPs.
         top1_unexplained: flips with a golden margin too large for any error within the ratio's gate.
-        shift_spread: the largest standard deviation of t - g over the vocabulary at any position, in nats: the part of the
-            difference that is not a shift common to all logits.
+        shift_spread: the largest std of t - g over the vocabulary at any position, in nats: what is no shift of all logits.
         total_rms: rms distance from the golden of the weights as stored in the file, in nats.
         weights_rms: how far rounding the weights to the dtype alone moves the golden, rms in nats.
         golden_precision: ``float64``, or ``float32`` for a makeshift golden.
-        typical_ratio: the ratio at the median position: median over positions of the mean square of e_t, over that of e_h,
-            rooted.
+        typical_ratio: root of the median over positions of the mean square of e_t, over that of e_h.
         has_experts: whether the model is a mixture of experts, where rounding may send a token to another expert.
         tail_ratio: the same as ``typical_ratio``, but at the level that a twelfth of the positions exceed.
-        settled_ratio: the ratio over the settled positions, up to which no rounding can send a token to another expert;
-            None if there are too few.
+        settled_ratio: the ratio over positions up to which no rounding can send a token to another expert; None if too few.
         settled_share: the share of positions that are settled.
-        difference_rms: rms error of the logit difference between any two of the golden's ten likeliest tokens at a
-            position, in nats, against the golden of the weights as stored in the file.
+        difference_rms: rms error of the logit difference between any two of the golden's ten likeliest tokens at a position,
+            in nats, against the golden of the weights as stored in the file.
         difference_p99: the 99th percentile of that error's absolute value.
     """
 
@@ -112,16 +108,11 @@ class Truth:
     def judged_ratio(self) -> float:
         """The ratio that is compared with the gate.
 
-        In a mixture of experts, any rounding can send a token near the border between two experts to the other one. The
-        error at that position, and at those that attend to it, then has a different size. TransformerLens does this at some
-        positions and HuggingFace at others, and neither is less right. Few positions are affected: at most 4 of 128 in 20
-        draws of the zoo's Mixtral.
-
-        So a mixture of experts is judged by the largest of three ratios:
-
-        - that of the median position;
-        - a third of the tail's, which catches a fault in a tenth of the positions;
-        - that of the settled positions, up to which no token is near a border. In float32 that is nearly always all of them.
+        In a mixture of experts, any rounding can send a token near the border between two experts to the other one. That
+        changes the error at its position and at those that attend to it: at some in TransformerLens, at others in
+        HuggingFace, and neither is less right. Few are affected: at most 4 of 128 in 20 draws of the zoo's Mixtral. So the
+        largest of three ratios counts: the median position's, a third of the tail's (which catches a fault in a tenth of
+        the positions), and that of the settled positions (in float32 nearly always all of them).
         """
         if not self.has_experts:
             return self.error_ratio
@@ -135,13 +126,10 @@ class Closeness:
     Attributes:
         identical: whether the logits equal HuggingFace's bit for bit.
         distance_rms: rms(z_t - z_h), in nats.
-        spread_rms: the largest rms(z_v - z_h) over HuggingFace's variants v, which compute the same function with different
-            rounding. 0 if no variant rounds differently; the cell then stays unjudged.
+        spread_rms: the largest rms(z_v - z_h) over HuggingFace's variants v. If 0, the cell stays unjudged.
         widest: the name of that variant; "" if there is none.
-        ratio: distance over spread; for a mixture of experts, at the median position. Two independent, equally large
-            roundings give 1. Infinite if the spread is 0 and the distance is not.
-        top1_unexplained: positions whose top token differs from HuggingFace's by a margin that no variant's error, times
-            the gate, could bridge.
+        ratio: distance over spread, at the median position for a mixture of experts. Infinite if only the spread is 0.
+        top1_unexplained: changed top tokens whose margin no variant's error, times the gate, could bridge.
     """
 
     identical: bool

@@ -1,9 +1,8 @@
 """Error formulas against the golden: how far two models' logits are from it.
 
-Every function takes raw logits ``[batch, pos, d_vocab]`` and works on tensors only: ``t`` (TransformerLens), ``h``
-(HuggingFace at the same dtype) and ``g`` (the golden, float64). All arithmetic is float64. Errors are differences of
-logits centred at each position: e_t = z_t - z_g and e_h = z_h - z_g. They are computed a few positions at a time, so only
-``[batch, pos]`` tensors ever exist in full.
+Functions take raw logits ``[batch, pos, d_vocab]``: ``t`` (TransformerLens), ``h`` (HuggingFace at the same dtype) and ``g``
+(the golden, float64). All arithmetic is float64. Errors are differences of logits centred at each position: e_t = z_t - z_g
+and e_h = z_h - z_g. They are computed a few positions at a time, so only ``[batch, pos]`` tensors ever exist in full.
 """
 
 from __future__ import annotations
@@ -20,19 +19,13 @@ from tlbench.metrics.figures import RATIO_GATE, UNIT_ROUNDOFF, Truth
 from tlbench.metrics.hf_error import centred
 from tlbench.metrics.streaming import Chunked, combined_mean, in_blocks, position_chunks, unfilled
 
-TIE_ULPS = 4
-"""A changed top token is a tie if the golden margin is at most this many units in the last place."""
+TIE_ULPS = 4  # a changed top token is a tie if the golden margin is at most this many units in the last place
 FLOAT64_RESOLUTION = 2.0**-52
-LIKELIEST = 10
-"""Logit differences are taken between this many of the likeliest tokens at a position: the ones people compare."""
-TAIL = 0.99
-"""The quantile that represents the tail of a logit difference's error."""
-TAIL_OF_POSITIONS = 11 / 12
-"""A twelfth of the positions exceed this quantile: more than rounding sends to other experts, fewer than a tenth."""
-FEWEST_SETTLED = 16
-"""A ratio over fewer settled positions than this says little."""
-SERIES_BELOW = 1e-2
-"""Below this, expm1(x) - x cancels and its Taylor series to x**6 is exact in float64."""
+LIKELIEST = 10  # logit differences are between this many of a position's likeliest tokens: the ones people compare
+TAIL = 0.99  # the quantile that represents the tail of a logit difference's error
+TAIL_OF_POSITIONS = 11 / 12  # a twelfth exceed this quantile: more than rounding sends to other experts, fewer than a tenth
+FEWEST_SETTLED = 16  # a ratio over fewer settled positions than this says little
+SERIES_BELOW = 1e-2  # below this, expm1(x) - x cancels and its Taylor series to x**6 is exact in float64
 
 
 def against_truth(
@@ -51,19 +44,20 @@ def against_truth(
         t: TransformerLens's logits, all finite.
         h: HuggingFace's logits at the same dtype, all finite, with the attention that TransformerLens forces.
         g: the golden of the weights rounded to ``dtype``.
-        original: the golden of the weights as stored in the file. If rounding changes no weight, pass ``g`` itself, which
-            saves reading it twice.
-        dtype: the dtype of ``t`` and ``h``.
+        original: the golden of the weights as stored in the file. If rounding changes none, pass ``g``: it is read once.
         precision: the precision of the goldens.
-        settled: for a mixture of experts, the positions where no rounding at ``dtype`` can send the token, or any before
-            it, to another expert. ``[batch, pos]``. None for any other model.
+        settled: positions up to which no rounding at ``dtype`` can send a token to another expert, ``[batch, pos]``. None
+            unless the model is a mixture of experts.
     """
     parts = [
         _part(t[:, rows], h[:, rows], g[:, rows], None if original is g else original[:, rows], dtype)
         for rows in position_chunks(t.shape)
     ]
-    error_rms, reference_rms, golden_rms, total_rms, weights_rms = _rms_values(parts)
-    scale = _scale(golden_rms, g)
+    counts = [part.entries for part in parts]
+    mean_squares = (combined_mean(means, counts) for means in zip(*(part.mean_squares for part in parts), strict=True))
+    error_rms, reference_rms, golden_rms, total_rms, weights_rms = map(math.sqrt, mean_squares)
+    # Errors are relative to the centred logits; if those are constant, to the raw ones.
+    scale = golden_rms or rms(Chunked(lambda z: z.double(), (g,))) or 1.0
     resolution = FLOAT64_RESOLUTION * scale
     largest_explained = 2 * RATIO_GATE[dtype] * max(part.largest_reference for part in parts)
     flips = torch.cat([part.flips for part in parts])
@@ -93,42 +87,29 @@ def against_truth(
         has_experts=settled is not None,
         settled_ratio=None if settled is None else _settled_ratio(squares, reference_squares, settled, resolution),
         settled_share=1.0 if settled is None else settled.double().mean().item(),
-        difference_rms=_root(_mean_square(differences)) if differences.numel() else 0.0,
+        difference_rms=math.sqrt(_mean_square(differences)) if differences.numel() else 0.0,
         difference_p99=_quantile(differences, TAIL),
     )
 
 
 @dataclass(frozen=True)
 class _Part:
-    """The figures of one chunk of positions.
-
-    Attributes:
-        entries: number of logits.
-        identical: whether t and h are equal bit for bit.
-        mean_squares: of e_t, e_h, z_g, e_t + z_g - z_original and z_g - z_original, in this order.
-        product: of e_t and e_h.
-        largest_reference: max |e_h|.
-        error_squares: mean over the vocabulary of e_t squared. ``[batch, pos]``.
-        reference_squares: mean over the vocabulary of e_h squared. ``[batch, pos]``.
-        kl: see :func:`kl_divergence`. ``[batch, pos]``.
-        flips: see :func:`top1_changes`. ``[n]``.
-        differences: see :func:`logit_differences`. ``[batch, pos, pair]``.
-    """
+    """The figures of one chunk of positions."""
 
     entries: int
     identical: bool
-    mean_squares: tuple[float, ...]
+    mean_squares: tuple[float, ...]  # of e_t, e_h, z_g, e_t + z_g - z_original and z_g - z_original
     product: Product
     largest_reference: float
-    error_squares: Tensor
-    reference_squares: Tensor
-    kl: Tensor
-    flips: Tensor
-    differences: Tensor
+    error_squares: Tensor  # mean over the vocabulary of e_t squared, [batch, pos]
+    reference_squares: Tensor  # of e_h squared
+    kl: Tensor  # [batch, pos]
+    flips: Tensor  # [n]
+    differences: Tensor  # [batch, pos, pair]
 
 
 def _part(t: Tensor, h: Tensor, g: Tensor, original: Tensor | None, dtype: Dtype) -> _Part:
-    """The figures of one chunk. ``original`` is None if it is ``g`` itself."""
+    """``original`` is None if it is ``g`` itself."""
     kl, flips = kl_divergence(g, t), top1_changes(t, g, dtype)
     z_g = in_blocks(centred, g)
     e_t, e_h = in_blocks(_error, t, z_g), in_blocks(_error, h, z_g)
@@ -163,38 +144,25 @@ def logit_differences(error: Tensor, g: Tensor) -> Tensor:
 
 def _quantile(values: Tensor, q: float) -> float:
     """The smallest value that a share ``q`` of all values do not exceed; 0 if there are no values."""
-    if not values.numel():
-        return 0.0
-    return values.flatten().kthvalue(math.ceil(q * values.numel())).values.item()
-
-
-def _scale(golden_rms: float, g: Tensor) -> float:
-    """The size errors are relative to: rms of the centred logits, of the raw ones if those are constant, 1 if all are 0."""
-    return golden_rms or rms(Chunked(lambda z: z.double(), (g,))) or 1.0
+    n = values.numel()
+    return values.flatten().kthvalue(math.ceil(q * n)).values.item() if n else 0.0
 
 
 def _settled_ratio(squares: Tensor, reference_squares: Tensor, settled: Tensor, resolution: float) -> float | None:
     """rms(e_t) / rms(e_h) over the settled positions; None if there are fewer than :data:`FEWEST_SETTLED`."""
     if int(settled.sum()) < FEWEST_SETTLED:
         return None
-    error, reference = (_root(values[settled].mean().item()) for values in (squares, reference_squares))
+    error, reference = (math.sqrt(values[settled].mean().item()) for values in (squares, reference_squares))
     return error / max(reference, resolution)
 
 
 def _error(logits: Tensor, z_g: Tensor) -> Tensor:
-    """Centred logits minus the golden's centred logits."""
     return centred(logits).sub_(z_g)
 
 
 def _mean_squares(error: Tensor) -> Tensor:
     """The mean square over the vocabulary at each position. ``[batch, pos]``."""
     return error.square().mean(-1)
-
-
-def _rms_values(parts: Sequence[_Part]) -> list[float]:
-    """The rms over all parts of each quantity in :attr:`_Part.mean_squares`."""
-    counts = [part.entries for part in parts]
-    return [_root(combined_mean(means, counts)) for means in zip(*(part.mean_squares for part in parts), strict=True)]
 
 
 def _mean_square(error: Tensor, scratch: Tensor | None = None) -> float:
@@ -205,11 +173,7 @@ def _mean_square(error: Tensor, scratch: Tensor | None = None) -> float:
 def rms(error: Chunked) -> float:
     """The root mean square over all entries."""
     parts = [(_mean_square(chunk), chunk.numel()) for chunk in error]
-    return _root(combined_mean(*zip(*parts, strict=True)))
-
-
-def _root(value: float) -> float:
-    return math.sqrt(value)
+    return math.sqrt(combined_mean(*zip(*parts, strict=True)))
 
 
 def _tail(squares: Tensor) -> float:
@@ -251,10 +215,7 @@ def combined_correlation(parts: Sequence[Product]) -> float:
 
 
 def bits_lost(error_rms: float, golden_rms: float, dtype: Dtype) -> float:
-    """log2(1 + rms(e) / (u rms(z_g))): how many of the dtype's bits the error costs. Never negative.
-
-    ``golden_rms`` must be positive. For constant logits, whose centred values are 0, it is their raw rms.
-    """
+    """log2(1 + rms(e) / (u rms(z_g))): how many of the dtype's bits the error costs. ``golden_rms`` must be positive."""
     return math.log2(1 + error_rms / (UNIT_ROUNDOFF[dtype] * golden_rms))
 
 
@@ -262,8 +223,8 @@ def kl_divergence(g: Tensor, t: Tensor) -> Tensor:
     """KL(softmax(g) || softmax(t)) at each position, in nats. ``[batch, pos]``.
 
     KL is second order in d = z_t - z_g, so the plain formula loses it among first-order rounding errors. With d minus its
-    mean under softmax(g), KL = log(1 + sum p (expm1(d) - d)), where no term is negative. If |d| reaches 500 anywhere in a
-    block of positions, expm1 may overflow and the block uses the plain formula.
+    mean under softmax(g), KL = log(1 + sum p (expm1(d) - d)), where no term is negative. If |d| reaches 500 in a block of
+    positions, expm1 may overflow and the block uses the plain formula.
     """
     return in_blocks(_kl_divergence, g, t)
 
@@ -277,17 +238,13 @@ def _kl_divergence(g: Tensor, t: Tensor) -> Tensor:
     if largest < SERIES_BELOW:
         return torch.log1p(p.mul_(_series(d)).sum(-1))
     if largest < 500:
-        return torch.log1p(p.mul_(_expm1_less_x(d)).sum(-1))
+        terms = torch.where(d.abs() < SERIES_BELOW, _series(d), torch.expm1(d).sub_(d))
+        return torch.log1p(p.mul_(terms).sum(-1))
     return torch.logsumexp(log_p + d, -1)
 
 
-def _expm1_less_x(x: Tensor) -> Tensor:
-    """exp(x) - 1 - x without cancellation. Never negative."""
-    return torch.where(x.abs() < SERIES_BELOW, _series(x), torch.expm1(x).sub_(x))
-
-
 def _series(x: Tensor) -> Tensor:
-    """exp(x) - 1 - x by Taylor series to x**6: x * x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6))))."""
+    """exp(x) - 1 - x by Taylor series to x**6, in Horner's form."""
     series = (x / 6).add_(1)
     for divisor in (5, 4, 3):
         series.mul_(x / divisor).add_(1)

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-FEWEST_POINTS = 3
-"""Any two points lie on a line, so a fit to them has no uncertainty."""
+FEWEST_POINTS = 3  # any two points lie on a line, so a fit to them has no uncertainty
 
 
 @dataclass(frozen=True)
@@ -16,7 +15,7 @@ class Growth:
 
     Attributes:
         exponent: 1/2 if independent roundings accumulate, 1 if they are systematic, 0 if the error does not grow.
-        standard_error: of the exponent, from the scatter of the points about the line.
+        standard_error: of the exponent, from the scatter of the points about the line (n - 2 degrees of freedom).
         points: number of points fitted.
     """
 
@@ -26,11 +25,7 @@ class Growth:
 
 
 def fit(x: Sequence[float], error: Sequence[float]) -> Growth | None:
-    """Fit the growth of ``error`` over ``x``, ignoring points whose error is not positive and finite.
-
-    The slope is ordinary least squares, its standard error has n - 2 degrees of freedom. None if fewer than three points
-    are left, or all share one ``x``.
-    """
+    """Fit to the errors that are positive and finite. None if fewer than three are left, or all share one ``x``."""
     logs = [(math.log(a), math.log(b)) for a, b in zip(x, error, strict=True) if b > 0 and math.isfinite(b)]
     n = len(logs)
     if n < FEWEST_POINTS:

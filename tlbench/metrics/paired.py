@@ -1,8 +1,8 @@
 """Time ratios that survive a noisy machine: candidates take turns in one process, repeated over several interpreters.
 
-A machine that slows down slows both sides of a pair, so a round's ratio stays put when its times do not. The remaining
-noise is as large between processes as between rounds, and a little larger between interpreters, so interpreters are what
-gets repeated (Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013). No tensors or models here.
+A machine that slows down slows both sides of a pair, so a round's ratio stays put when its times do not. The remaining noise
+is as large between processes as between rounds, and a little larger between interpreters, so interpreters are repeated
+(Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013).
 """
 
 from __future__ import annotations
@@ -13,24 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-INTERPRETERS = 8
-"""Interpreters per ratio."""
-PROCESSES = 2
-"""Processes per interpreter."""
-T_99 = 3.499
-"""Student's t at 99.5 %, one-sided, for INTERPRETERS - 1 degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2)."""
-FALSE_ALARMS = 0.01
-"""The highest allowed rate of calling unchanged cells changed: what T_99 leaves in both tails."""
+INTERPRETERS = 8  # per ratio
+PROCESSES = 2  # per interpreter
+T_99 = 3.499  # Student's t at 99.5 %, one-sided, INTERPRETERS - 1 degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2)
+FALSE_ALARMS = 0.01  # the highest allowed rate of calling unchanged cells changed: what T_99 leaves in both tails
 
 
 @dataclass(frozen=True)
 class Paired:
-    """A ratio of two times, from several processes of several interpreters.
-
-    Attributes:
-        medians: the median of each process's ratios over its rounds, ``[interpreter][process]``. The interval assumes
-            INTERPRETERS interpreters.
-    """
+    """A ratio of two times. ``medians`` holds each process's median over its rounds, ``[interpreter][process]``."""
 
     medians: tuple[tuple[float, ...], ...]
 
@@ -43,8 +34,7 @@ class Paired:
     def log_error(self) -> float:
         """The standard deviation of one interpreter's log ratio, averaged over its processes.
 
-        Interpreters differ partly because their processes do, and partly by something of their own. The second part
-        cannot be negative: interpreters that differ by less than their processes imply agree by luck.
+        Interpreters differ at least as much as their processes imply; those that differ by less agree by luck.
         """
         logs = [list(map(math.log, processes)) for processes in self.medians]
         within = [statistics.variance(processes) / len(processes) for processes in logs if len(processes) > 1]
@@ -52,9 +42,9 @@ class Paired:
 
     @property
     def half_width(self) -> float:
-        """Half-width of the 99 % interval for a repeated run with as many interpreters, relative to the ratio.
+        """Half-width of the 99 % interval for a repeated run, relative to the ratio, for INTERPRETERS interpreters.
 
-        This is the prediction interval of a second mean, t s sqrt(1/n + 1/n), on logarithms.
+        This is the prediction interval of a second mean of as many interpreters, t s sqrt(1/n + 1/n), on logarithms.
         """
         return T_99 * self.log_error * math.sqrt(2 / INTERPRETERS)
 
@@ -76,19 +66,15 @@ class Change:
 
     @classmethod
     def between(cls, earlier: Measured, later: Measured) -> Change:
-        """Compare two ratios whose half-widths are :attr:`Paired.half_width`.
+        """Compare two ratios whose half-widths are :attr:`Paired.half_width`, t s sqrt(2/n).
 
-        Each half-width is t s sqrt(2/n). That of a difference of two means is t sqrt(s1**2/n1 + s2**2/n2), which is the
-        root mean square of the two.
+        That of a difference of two means, t sqrt(s1**2/n1 + s2**2/n2), is the root mean square of the two.
         """
         half_width = math.sqrt((earlier.half_width**2 + later.half_width**2) / 2)
         return cls(later.ratio / earlier.ratio, half_width)
 
     def is_slower(self, threshold: float) -> bool:
-        """Whether the ratio grew by at least ``threshold``, such as 0.05, and by more than chance moves a single cell.
-
-        To test several cells, use :func:`slower`: chance moves one cell in a hundred beyond this.
-        """
+        """Whether the ratio grew by ``threshold``, and more than chance moves one cell. For several, use :func:`slower`."""
         return self.factor >= 1 + threshold and math.log(self.factor) > self.half_width
 
     @property
@@ -115,8 +101,8 @@ class Measured(Protocol):
 def two_sided(t: float) -> float:
     """The probability that Student's t with INTERPRETERS - 1 degrees of freedom is at least as far from 0 as ``t``.
 
-    A difference of two ratios has more degrees of freedom than either ratio (Welch), so this never understates it.
-    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3, for an odd number of degrees of freedom.
+    A difference of two ratios has more degrees of freedom than either ratio (Welch), so this never understates it. Source:
+    Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3, for an odd number of degrees of freedom.
     """
     freedom = INTERPRETERS - 1
     angle = math.atan2(abs(t), math.sqrt(freedom))
@@ -130,19 +116,16 @@ def two_sided(t: float) -> float:
 def slower(changes: Sequence[Change], threshold: float) -> list[bool]:
     """Which of several cells grew by at least ``threshold``, such as 0.05, and by more than chance moves any of them.
 
-    However many unchanged cells there are, the chance that any of them looks slower is at most FALSE_ALARMS. A single cell
-    is tested by its own interval.
-    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
+    However many unchanged cells there are, the chance that any looks slower is at most FALSE_ALARMS (Holm, "A simple
+    sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979).
     """
-    is_significant = [False] * len(changes)
+    is_slower = [False] * len(changes)
     by_p_value = sorted(range(len(changes)), key=lambda i: changes[i].p_value)
     for remaining, i in zip(range(len(changes), 0, -1), by_p_value, strict=True):
         if remaining * changes[i].p_value > FALSE_ALARMS:
             break
-        is_significant[i] = True
-    return [
-        significant and change.factor >= 1 + threshold for significant, change in zip(is_significant, changes, strict=True)
-    ]
+        is_slower[i] = changes[i].factor >= 1 + threshold
+    return is_slower
 
 
 def is_inside(first: Measured, repeat: Measured) -> bool:
@@ -151,15 +134,9 @@ def is_inside(first: Measured, repeat: Measured) -> bool:
 
 
 def paired(interpreters: Sequence[Sequence[Sequence[Sequence[float]]]], other: int) -> Paired:
-    """The first candidate's times over another candidate's, round by round.
+    """The first candidate's times over those of candidate ``other``. ``[interpreter][process][round][candidate]``."""
 
-    Args:
-        interpreters: times, ``[interpreter][process][round][candidate]``.
-        other: index of the candidate in the denominator.
-    """
-    return Paired(
-        tuple(
-            tuple(statistics.median(times[0] / times[other] for times in rounds) for rounds in processes)
-            for processes in interpreters
-        )
-    )
+    def median_ratio(rounds: Sequence[Sequence[float]]) -> float:
+        return statistics.median(times[0] / times[other] for times in rounds)
+
+    return Paired(tuple(tuple(map(median_ratio, processes)) for processes in interpreters))

@@ -8,12 +8,9 @@ from torch import Tensor
 
 
 def relative_error(value: Tensor, exact: Tensor, *, centred: bool = False) -> float:
-    """rms(value - exact) / rms(exact), over all entries. Infinite if ``value`` is not finite.
+    """rms(value - exact) / rms(exact), over all entries of two tensors of one shape. Infinite if ``value`` is not finite.
 
-    Args:
-        value: the computed value, of any dtype.
-        exact: the value it should have, of the same shape.
-        centred: centre both over their last axis first, for quantities defined only up to a constant along it.
+    With ``centred``, both are centred over their last axis first, for quantities defined only up to a constant along it.
     """
     v, e = value.double().cpu(), exact.double()
     if centred:
@@ -28,9 +25,7 @@ def relative_error(value: Tensor, exact: Tensor, *, centred: bool = False) -> fl
 def logit_difference(logits: Tensor, tokens: Tensor) -> Tensor:
     """The difference between two tokens' logits at the last position, in nats. ``[batch]``
 
-    Args:
-        logits: ``[batch, pos, d_vocab]``, or ``[batch, d_vocab]`` for the last position alone.
-        tokens: ``[batch, 2]``.
+    Logits are ``[batch, pos, d_vocab]``, or ``[batch, d_vocab]`` for the last position alone; tokens are ``[batch, 2]``.
     """
     last = logits[:, -1] if logits.ndim == 3 else logits
     pair = last.double().gather(-1, tokens.to(last.device))

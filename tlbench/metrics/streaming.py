@@ -1,8 +1,8 @@
 """Statistics of a tensor too large to hold in float64: compute it in chunks of positions and combine their results.
 
-If one chunk holds everything, as with the committed prompts and models, every figure is torch's of the whole tensor, bit
-for bit. Otherwise max and median are still exact, and mean and std are more accurate than torch's: its ``std`` sums in one
-pass and loses 1e-10 to 1e-9 of itself over 10**8 errors, where two passes lose 1e-15.
+If one chunk holds everything, as with the committed prompts and models, every figure is torch's, bit for bit. Otherwise max
+and median are still exact, and mean and std are more accurate than torch's: its ``std`` sums in one pass and loses 1e-10 to
+1e-9 of itself over 10**8 errors, where two passes lose 1e-15.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_ENTRIES = 2**23
-"""The most entries in a chunk: 64 MiB in float64. A chunk has at least one position."""
+CHUNK_ENTRIES = 2**23  # the most entries in a chunk: 64 MiB in float64. A chunk has at least one position
 BLOCK_ENTRIES = 2**17
-"""The most entries in a block: 1 MiB in float64. One operation's output is then still in the core's cache when the next
-reads it, and the next block reuses the same memory. A block has at least one position."""
-RADIX_BITS = 21
-"""A non-negative float64 has 63 bits below its sign, so three passes find a median, each with 16 MiB of counts."""
-SIGNIFICANT_BITS = 63
+"""The most entries in a block: 1 MiB in float64, so that one operation's output is still in the core's cache when the next
+reads it. A block has at least one position."""
+SIGNIFICANT_BITS = 63  # of a non-negative float64: those below its sign
+RADIX_BITS = 21  # so three passes find a median, each with 16 MiB of counts
 
 
 def position_chunks(shape: Sequence[int]) -> list[slice]:
@@ -42,13 +40,10 @@ def _slices(shape: Sequence[int], entries: int) -> list[slice]:
 
 
 def in_blocks(make: Callable[..., Tensor], *sources: Tensor) -> Tensor:
-    """``make(*sources)``, a few positions at a time. Bit-identical to a single call if each position depends only on itself.
+    """``make(*sources)``, a few positions ``[batch, pos, ...]`` at a time.
 
-    One exception: if a block is a single position of one sequence, torch sums more than 32,768 entries in threads.
-
-    Args:
-        make: computes positions ``[batch, pos, ...]`` from the same positions of each source.
-        sources: tensors ``[batch, pos, ...]`` with the same batch and positions.
+    Bit-identical to a single call if each position depends only on itself. One exception: if a block is a single position of
+    one sequence, torch sums more than 32,768 entries in threads.
     """
     blocks = position_blocks(sources[0].shape)
     first = make(*(source[:, blocks[0]] for source in sources))
@@ -77,7 +72,7 @@ class Chunked:
     """A tensor ``[batch, pos, ...]`` that never exists in full. Each iteration recomputes its chunks.
 
     Attributes:
-        make: computes positions of it from the same positions of each source. Each position depends only on itself.
+        make: computes positions from the same positions of each source. Each position depends only on itself.
         sources: tensors with the same batch, positions and entries per position.
     """
 
@@ -85,12 +80,10 @@ class Chunked:
     sources: tuple[Tensor, ...]
 
     def __len__(self) -> int:
-        """Number of chunks."""
-        return len(self._positions)
+        return len(position_chunks(self.sources[0].shape))
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield the chunks in order of position."""
-        for rows in self._positions:
+        for rows in position_chunks(self.sources[0].shape):
             yield in_blocks(self.make, *(source[:, rows] for source in self.sources))
 
     @property
@@ -98,21 +91,10 @@ class Chunked:
         """The dtype of the entries."""
         return self.make(*(source[:, :1] for source in self.sources)).dtype
 
-    @property
-    def _positions(self) -> list[slice]:
-        return position_chunks(self.sources[0].shape)
-
 
 @dataclass(frozen=True)
 class Moments:
-    """The results of one pass over a tensor, in float64.
-
-    Attributes:
-        count: number of entries.
-        mean: mean of the entries.
-        squares: sum of squared differences from the mean.
-        largest: largest entry.
-    """
+    """Count, mean and largest of a tensor's entries, and the sum of their squared differences from the mean, in float64."""
 
     count: int
     mean: float
@@ -141,10 +123,7 @@ def moments(tensor: Iterable[Tensor]) -> Moments:
 
     Each chunk's sum of squares is taken about its own mean, in a second pass over the chunk. For non-negative numbers,
     combining k chunks adds about k 2**-53 to the relative error of the mean, and 1 + mean / std times that to the relative
-    error of the sum of squares.
-
-    Raises:
-        ValueError: if there are no chunks.
+    error of the sum of squares. Raises ValueError if there are no chunks.
     """
     total = None
     for chunk in tensor:
@@ -160,13 +139,9 @@ def moments(tensor: Iterable[Tensor]) -> Moments:
 def median(tensor: Iterable[Tensor], count: int) -> float:
     """The exact median (the lower of two middles, as in torch) of a non-negative tensor given in chunks.
 
-    Non-negative IEEE 754 numbers sort like their bit patterns, so this is a radix selection: each of three passes counts
-    the next :data:`RADIX_BITS` bits of the entries that share the bits prefix so far. Memory use depends on neither the
-    number of entries nor their values.
-
-    Args:
-        tensor: the chunks, which are iterated over three times; see :class:`Chunked`.
-        count: number of entries in all chunks.
+    Non-negative IEEE 754 numbers sort like their bit patterns, so this is a radix selection: each of three passes over the
+    chunks counts the next :data:`RADIX_BITS` bits of the entries that share the prefix found so far. Memory use depends on
+    neither ``count``, the number of entries, nor their values.
     """
     rank = (count - 1) // 2
     prefix = 0

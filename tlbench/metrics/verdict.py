@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
 from tlbench.grid import Dtype
 from tlbench.metrics.figures import RATIO_GATE, Closeness, Truth
 
-SAME_RATIO = 1.1
-"""Same rounding: the error's size is within a tenth of HuggingFace's."""
-SAME_CORRELATION = 0.95
-"""Same rounding: at most a tenth of the error's variance is TransformerLens's own (1 - 0.95**2 is 0.0975)."""
-BROKEN_RATIO = 100.0
-"""An error this many times HuggingFace's is not rounding at all."""
+SAME_RATIO = 1.1  # same rounding: the error's size is within a tenth of HuggingFace's
+SAME_CORRELATION = 0.95  # and at most a tenth of its variance is TransformerLens's own (1 - 0.95**2 is 0.0975)
+BROKEN_RATIO = 100.0  # an error this many times HuggingFace's is not rounding at all
 
 
 class Verdict(StrEnum):
     """What to think of a cell. The measured ones come first, from best to worst."""
 
-    EXACT = "exact"
-    """HuggingFace's logits, bit for bit."""
-    SAME_ROUNDING = "same rounding"
-    """The error is HuggingFace's own, nearly entry by entry."""
-    BENIGN = "benign"
-    """It rounds differently from HuggingFace, but no worse."""
-    NO_OP = "no-op"
-    """The option changed no weight of this model. That does not mean the option is exact."""
-    UNJUDGED = "unjudged"
-    """Measured, but neither a golden nor HuggingFace's own rounding can tell whether it is right. Never passes."""
-    WORSE = "worse"
-    """Beyond the gate: TransformerLens loses accuracy that HuggingFace keeps."""
-    BROKEN = "broken"
-    """Not the same function: non-finite logits, changed top tokens that no rounding explains, or a ratio of 100 or more."""
-    NOT_APPLICABLE = "n/a"
-    """This TransformerLens has no such wrapper, option or architecture."""
-    FAILED = "failed"
-    """It raised."""
-    NOT_MEASURED = "not measured"
-    """Nobody has run it."""
+    EXACT = "exact"  # HuggingFace's logits, bit for bit
+    SAME_ROUNDING = "same rounding"  # the error is HuggingFace's own, nearly entry by entry
+    BENIGN = "benign"  # it rounds differently from HuggingFace, but no worse
+    NO_OP = "no-op"  # the option changed no weight of this model; that does not mean the option is exact
+    UNJUDGED = "unjudged"  # neither a golden nor HuggingFace's own rounding can tell whether it is right; never passes
+    WORSE = "worse"  # beyond the gate: TransformerLens loses accuracy that HuggingFace keeps
+    BROKEN = "broken"  # non-finite logits, changed top tokens that no rounding explains, or a ratio of 100 or more
+    NOT_APPLICABLE = "n/a"  # this TransformerLens has no such wrapper, option or architecture
+    FAILED = "failed"  # it raised
+    NOT_MEASURED = "not measured"  # nobody has run it
 
     @property
     def severity(self) -> float:
-        """0 exact, 1 same rounding, 2 benign, 2.5 unjudged, 3 worse, 4 broken: a step up is a regression.
-
-        Raises:
-            KeyError: for a verdict that does not rate an error.
-        """
+        """Its number in :data:`SEVERITIES`; a step up is a regression. KeyError if the verdict does not rate an error."""
         return SEVERITIES[self]
 
     @property
@@ -71,23 +55,16 @@ SEVERITIES = {
 
 
 def word_of(severity: float) -> Verdict:
-    """The verdict of a stored severity.
-
-    Raises:
-        KeyError: if no verdict has this severity.
-    """
+    """The verdict of a stored severity. KeyError if there is none."""
     return {value: word for word, value in SEVERITIES.items()}[severity]
 
 
 class JudgedBy(StrEnum):
     """What a verdict is based on."""
 
-    GOLDEN = "golden"
-    """The distance from the golden, relative to HuggingFace's own."""
-    HUGGINGFACE = "HuggingFace"
-    """The distance from HuggingFace, relative to HuggingFace's own rounding: no golden can judge."""
-    NOTHING = ""
-    """Only whether the logits are finite."""
+    GOLDEN = "golden"  # the distance from the golden, relative to HuggingFace's own
+    HUGGINGFACE = "HuggingFace"  # the distance from HuggingFace, relative to its own rounding: no golden can judge
+    NOTHING = ""  # only whether the logits are finite
 
 
 @dataclass(frozen=True)
@@ -95,14 +72,11 @@ class Evidence:
     """Everything a verdict is based on.
 
     Attributes:
-        dtype: the cell's dtype.
-        nonfinite: number of NaN or infinite logits from TransformerLens.
-        reference_nonfinite: number of NaN or infinite logits from HuggingFace.
+        nonfinite: number of NaN or infinite logits from TransformerLens; ``reference_nonfinite``, from HuggingFace.
         no_op: whether the option changed no weight.
         truth: the figures against the golden; None if there is no golden.
         closeness: the figures against HuggingFace and its variants; None if they were not needed or are not available.
-        reference_fault: why HuggingFace's own logits are wrong, which is not TransformerLens's fault; "" if they are right
-            or no golden can tell.
+        reference_fault: why HuggingFace's own logits are wrong; "" if they are right or no golden can tell.
     """
 
     dtype: Dtype
@@ -115,11 +89,7 @@ class Evidence:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """The verdict of a measured cell.
-
-    A fault outranks a no-op: a wrong model is still wrong under an option that does nothing. So does having nothing to
-    judge by.
-    """
+    """The verdict of a measured cell. A fault, or having nothing to judge by, outranks a no-op."""
     word, _ = _judge(evidence)
     return Verdict.NO_OP if evidence.no_op and word.passes else word
 
@@ -161,7 +131,7 @@ def _by_golden(dtype: Dtype, truth: Truth) -> Verdict:
 def _by_huggingface(dtype: Dtype, closeness: Closeness) -> Verdict:
     if closeness.identical:
         return Verdict.EXACT
-    if not closeness.spread_rms:
+    if not closeness.spread_rms or math.isinf(closeness.ratio):  # the second: no variant differs at the median position
         return Verdict.UNJUDGED
     if closeness.top1_unexplained or closeness.ratio >= BROKEN_RATIO:
         return Verdict.BROKEN

@@ -12,10 +12,7 @@ def worst(values: Iterable[float]) -> float | None:
 
 
 def times(error: float, reference_error: float, roundoff: float) -> float:
-    """An error over the reference's own, or over one rounding if that is larger.
-
-    1 if neither is finite, since the reference overflows too. Infinite if only the error is not finite.
-    """
+    """An error over the reference's own, or over one rounding if that is larger. Infinite if only the error isn't finite."""
     if not math.isfinite(error):
-        return math.inf if math.isfinite(reference_error) else 1.0
+        return math.inf if math.isfinite(reference_error) else 1.0  # the reference overflows too
     return error / max(reference_error, roundoff)

@@ -22,14 +22,7 @@ from tlbench.reference.golden import Weights
 def measure(cell: Cell, loaded: Loaded | None = None) -> Measurement:
     """Measure the installed TransformerLens's error in one cell. Deterministic on a CPU.
 
-    Args:
-        loaded: the result of :func:`load_cell` for this cell, if already available.
-
-    Raises:
-        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
-        CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
-        CellFailed: if loading or running raised.
+    Raises what :func:`load_cell` raises, and CellFailed if running the model raised.
     """
     checkpoint, model = loaded or load_cell(cell, [Attention.EAGER])
     reference = huggingface.reference_logits(checkpoint, cell.dtype, Attention.EAGER)
@@ -44,32 +37,30 @@ def measure(cell: Cell, loaded: Loaded | None = None) -> Measurement:
         reference_nonfinite=sum(errors.count_nonfinite(logits) for logits in reference.values()),
         vocabulary=vocabulary,
     )
+    natural = (t["natural"], reference["natural"])
     try:
         accuracy = Accuracy(
             origin=errors.origin_error(t["origin"], reference["origin"]),
-            probability=errors.probability_error(t["natural"], reference["natural"]),
-            logit=errors.logit_error(t["natural"], reference["natural"]),
-            shift=errors.removed_shift(t["natural"], reference["natural"]),
+            probability=errors.probability_error(*natural),
+            logit=errors.logit_error(*natural),
+            shift=errors.removed_shift(*natural),
         )
     except NonFiniteLogits as error:
         return replace(measured, no_accuracy=str(error), no_truth=str(error))
     measured = replace(measured, accuracy=accuracy, reference_fault=soundness.reference_fault(checkpoint))
     try:
-        measured = replace(measured, truth=_truth(checkpoint, cell.dtype, t["natural"], reference["natural"]))
+        measured = replace(measured, truth=_truth(checkpoint, cell.dtype, *natural))
     except NoGolden as error:
         measured = replace(measured, no_truth=str(error))
     if measured.truth is None or measured.reference_fault:
-        measured = replace(measured, closeness=_closeness(checkpoint, cell.dtype, t["natural"], reference["natural"]))
+        measured = replace(measured, closeness=_closeness(checkpoint, cell.dtype, *natural))
     return measured
 
 
 def measure_reference(cell: ReferenceCell) -> ReferenceMeasurement:
     """Measure HuggingFace's own distance from the golden, with one of its attention implementations.
 
-    Raises:
-        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
-        CheckpointUnavailable: if it is a hub model that is not on this machine.
-        CellFailed: if HuggingFace cannot run it.
+    Raises what :func:`checkpoint_of` raises, and CellFailed if HuggingFace cannot run the model.
     """
     checkpoint = checkpoint_of(cell.model)
     h = huggingface.reference_logits(checkpoint, cell.dtype, cell.attention)["natural"]

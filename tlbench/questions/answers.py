@@ -1,9 +1,9 @@
 """Ask questions of cells in a server's environment. Each cell is measured once, and every benchmark reads its outcome.
 
-The measuring process writes the outcome into the server's folder, which lasts as long as the run. It writes failures too,
-so a run hits each only once. Between runs, a record is cached under a hash of everything that determines it (cells are
-deterministic), so an interrupted run loses nothing. Failures are not cached, since they may be transient (memory, disk).
-Set ``TLBENCH_REMEASURE=1`` to measure again.
+The measuring process writes each outcome, failures included, into the server's folder, which lasts as long as the run.
+Between runs, a record is cached under a hash of everything that determines it (cells are deterministic), so an interrupted
+run loses nothing. Failures are not cached, since they may be transient (memory, disk). Set ``TLBENCH_REMEASURE=1`` to
+measure again.
 
 Importing this module loads neither torch nor TransformerLens, because asv's process imports it only to read outcomes.
 """
@@ -30,7 +30,6 @@ from tlbench.files import canonical_json, locked, write_json
 from tlbench.grid import Cell, Import, RuntimeCell
 from tlbench.paths import cache_dir, outcomes_dir
 from tlbench.questions.question import Question, R, S, find
-from tlbench.records.measurement import Measurement, ReferenceMeasurement
 from tlbench.records.outcome import Kind, Outcome
 from tlbench.records.serial import plain, restored
 from tlbench.spans import Category, span
@@ -54,13 +53,7 @@ class Answers:
 
 
 def shared(question: Question[S, R], cell: S, server: Server) -> R:
-    """A cell's record. Measure it now unless this run already has.
-
-    Raises:
-        NotApplicable: if this TransformerLens does not support the cell.
-        NotMeasured: if the cell's hub model or golden is not available here.
-        CellFailed: if measuring it raised, died or was stopped.
-    """
+    """A cell's record, measured now unless this run already has it. Raises what :meth:`Outcome.require` raises."""
     path = server.folder / file_name(question, cell)
     with span(Category.ANSWER):
         if not path.exists():
@@ -77,11 +70,10 @@ def interview(
     settings: Mapping[str, str] | None = None,
     starting: Callable[[Cell], None] = lambda _: None,
 ) -> Iterator[Answers]:
-    """Yield each cell's answers, in order, from an environment's own server. It stops after the last cell.
+    """Yield each cell's answers, in order. A cell's model is loaded once for all questions.
 
     Args:
-        python: the environment's interpreter.
-        questions: the questions for each cell. Its model is loaded once for all of them.
+        python: the environment's interpreter, which the server runs in.
         settings: environment variables for the server.
         starting: called before each cell.
 
@@ -96,11 +88,7 @@ def interview(
 
 @contextmanager
 def measuring(python: Path, settings: Mapping[str, str]) -> Iterator[Server]:
-    """An environment's measuring server, which runs for the duration of the block.
-
-    Raises:
-        BadInput: if the environment cannot run tlbench.
-    """
+    """An environment's measuring server, which runs for the duration of the block. Raises as :func:`interview`."""
     with tempfile.TemporaryDirectory(prefix="tlbench-", ignore_cleanup_errors=True) as folder:
         server = Server(MEASURING, Path(folder), python, preload=PRELOAD, variables=settings)
         try:
@@ -150,11 +138,7 @@ def file_name(question: Question[Any, Any], cell: Any) -> str:
 def answer(addresses: Sequence[str], fields: dict[str, str], folder: str, log: str) -> Iterator[str]:
     """In a server's fork: answer questions about one cell, write each outcome, and yield the question's name.
 
-    Args:
-        addresses: the questions' addresses; see :attr:`Question.address`.
-        fields: the cell's fields.
-        folder: the folder for outcomes.
-        log: a second folder for outcomes, or "".
+    ``fields`` are the cell's. Outcomes go into ``folder``, and into ``log`` too unless it is "".
     """
     questions = [find(address) for address in addresses]
     cell = restored(questions[0].cell, fields)
@@ -190,11 +174,11 @@ def attempt(question: Question[S, R], cell: S, measure: Callable[[Question[S, R]
     try:
         with span(Category.KEEP):
             path = kept_path(question, cell)
-            if path and is_there(path):
+            if path and _is_usable(path):
                 return Outcome(Kind.MEASURED, restored(question.record, json.loads(path.read_text())))
             with span(Category.ARITHMETIC):  # anything else inside has its own span
                 record = measure(question)
-            if path and is_final(record):
+            if path and getattr(record, "is_final", True):  # another run would find the same
                 write_json(path, plain(record), sort=False)
             return Outcome(Kind.MEASURED, record)
     except NotApplicable as error:
@@ -207,22 +191,15 @@ def attempt(question: Question[S, R], cell: S, measure: Callable[[Question[S, R]
         return Outcome(Kind.FAILED, reason=f"{type(error).__name__}: {error}")
 
 
-def is_final(record: Any) -> bool:
-    """Whether another run would find the same, so that the record may be cached."""
-    return record.is_final if isinstance(record, Measurement | ReferenceMeasurement) else True
-
-
-def is_there(path: Path | None) -> bool:
-    """Whether an earlier run cached a record at a path, and this run may use it."""
+def _is_usable(path: Path | None) -> bool:
+    """Whether an earlier run cached a record there, and this run may use it."""
     return path is not None and path.exists() and not os.environ.get(REMEASURE_VARIABLE)
 
 
 def kept_path(question: Question[S, R], cell: S) -> Path | None:
     """Where a cell's record is cached: the name hashes everything that determines it. None if it is not cached.
 
-    Raises:
-        WrongTransformerLens: if the imported TransformerLens is not the requested commit, so nothing may be cached.
-        CellFailed: if TransformerLens does not import.
+    Raises CellFailed if TransformerLens does not import, or is not the requested commit, so that nothing may be cached.
     """
     environment = setting()
     if not question.is_kept or isinstance(cell, Import):
@@ -240,11 +217,11 @@ def setting() -> dict[str, Any]:
     from tlbench.lens import import_transformer_lens
 
     import_transformer_lens()
-    versions = libraries(TRANSFORMER_LENS, "torch", "transformers")
+    installed = libraries(TRANSFORMER_LENS, "torch", "transformers")
     return {
         "transformer_lens": prove().package_digest,
         # TransformerLens reports 0.0.0 or its release at every commit, so its files count instead of its version.
-        "libraries": {name: number for name, number in versions.items() if name != TRANSFORMER_LENS},
+        "libraries": {name: version for name, version in installed.items() if name != TRANSFORMER_LENS},
         "arithmetic": asdict(arithmetic.establish()),
         "device": device.current(),
     }
@@ -269,10 +246,7 @@ class _Subject:
 
 
 def _absent_wrapper(cell: Any) -> Outcome[Any] | None:
-    """The not-applicable outcome if this TransformerLens has no such wrapper, which outranks any other fault.
-
-    Errors on the way are left to the fork.
-    """
+    """The not-applicable outcome if this TransformerLens has no such wrapper. Other errors are left to the fork."""
     with suppress(Exception):
         from tlbench.lens import require
 
@@ -286,14 +260,11 @@ def _absent_wrapper(cell: Any) -> Outcome[Any] | None:
 
 
 def _hash_what_is_read(questions: Sequence[Question[Any, Any]], cell: Any) -> None:
-    from tlbench import catalogue as catalogues
-    from tlbench.checkpoints import locate
-    from tlbench.questions.loading import hash_kept
+    from tlbench.questions.loading import checkpoint_of, hash_kept
 
-    catalogue = catalogues.load()
-    locate(catalogue.get(cell.model), catalogue)
+    checkpoint_of(cell.model)
     for question in questions:
-        if isinstance(cell, Cell) and question.references and not is_there(kept_path(question, cell)):
+        if isinstance(cell, Cell) and question.references and not _is_usable(kept_path(question, cell)):
             hash_kept(cell, question.references)
 
 
@@ -309,6 +280,6 @@ def _pinned(name: str) -> dict[str, Any]:
     from tlbench.checkpoints.store import read_pins
 
     catalogue = catalogues.load()
-    model = catalogue.get(name)
-    entry = {field: value for field, value in asdict(model).items() if field != "path"}  # the pinned files say what is there
+    entry = asdict(catalogue.get(name))
+    del entry["path"]  # the pinned files say what is there
     return {**entry, "files": read_pins(catalogue).get(name)}

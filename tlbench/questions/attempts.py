@@ -15,11 +15,7 @@ NOT_APPLICABLE = "n/a"
 
 @dataclass
 class Attempts:
-    """Collects the reasons why figures are missing.
-
-    Attributes:
-        reasons: by attempt.
-    """
+    """Collects the reasons why figures are missing, by attempt."""
 
     reasons: dict[str, str] = field(default_factory=dict)
 

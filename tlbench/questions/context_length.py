@@ -21,12 +21,7 @@ PADDED_TOKENS, PADDING = 32, 8
 def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
     """Measure a model's error at each length, doubling from one token to its longest context.
 
-    Raises:
-        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
-        CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
-        NoGolden: if there is no golden.
-        CellFailed: if loading or running raised.
+    Raises what :func:`load_cell` raises, NoGolden if there is no golden, and CellFailed if running the model raised.
     """
     checkpoint, lens = loaded or load_cell(cell)
     exact = context(checkpoint, cell.dtype)
@@ -39,10 +34,7 @@ def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
     supported = [length for length in exact.lengths if longest is None or length <= longest]
     lengths = measure_lengths(replace(exact, lengths=supported), ids, lambda prefix: forward(lens, prefix))
     attempts = Attempts()
-    padded = attempts.attempt("left_padding", lambda: _left_padding(lens, ids[:, :PADDED_TOKENS]))
-    stopped = lengths.stopped
-    if not stopped and supported != exact.lengths:
-        stopped = f"TransformerLens's longest context is {longest} tokens"
+    limit = f"TransformerLens's longest context is {longest} tokens" if supported != exact.lengths else ""
     return ContextLength(
         cell=cell,
         errors=lengths.errors,
@@ -50,8 +42,8 @@ def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
         positions=lengths.positions,
         reference_positions=reference.positions,
         edges=edge_positions,
-        stopped=stopped,
-        left_padding=padded,
+        stopped=lengths.stopped or limit,
+        left_padding=attempts.attempt("left_padding", lambda: _left_padding(lens, ids[:, :PADDED_TOKENS])),
         reasons=attempts.reasons,
     )
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from tlbench.components import LN_FINAL, LOGITS, ROUTING, Component, site
-from tlbench.exceptions import CellFailed, NotApplicable, TlbenchError
+from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Cell
-from tlbench.lens.interface import Hook, Lens
+from tlbench.lens.interface import Hook, Lens, failures
 from tlbench.questions.loading import Loaded, load_cell
 from tlbench.records.depth_profile import DepthProfile, RoutingAgreement, SiteError
 from tlbench.reference import huggingface
@@ -29,21 +29,13 @@ HOOKS = {
     Component.RESID_POST: "hook_resid_post",
 }
 """Hook points of both wrappers. The names have not changed since TransformerLens 1.0."""
-LN_FINAL_HOOK = f"ln_final.{NORMALISED}"
 
 
 def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
     """Measure the errors inside a cell's model, by block and component, as activations pass by. No activation is kept.
 
-    Args:
-        loaded: the result of :func:`~tlbench.questions.loading.load_cell` for this cell, if already available.
-
-    Raises:
-        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
-        CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside it.
-        NoGolden: if there is no golden.
-        CellFailed: if loading or running raised, or an activation's shape differs from HuggingFace's.
+    Raises what :func:`load_cell` and :func:`huggingface_inside` raise, and CellFailed if running the model raised or an
+    activation's shape differs from HuggingFace's.
     """
     checkpoint, lens = loaded or load_cell(cell)
     g = exact(checkpoint, cell.dtype)
@@ -79,16 +71,14 @@ def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
 def hook_names(n_blocks: int) -> dict[str, str]:
     """TransformerLens's hook points by quantity name, in order of computation."""
     names = {site(i, c): f"blocks.{i}.{hook}" for i in range(n_blocks) for c, hook in HOOKS.items()}
-    return {**names, LN_FINAL: LN_FINAL_HOOK}
+    return {**names, LN_FINAL: f"ln_final.{NORMALISED}"}
 
 
 def _errors(lens: Lens, ids: Tensor, g: Exact, hooks: dict[str, str], *, fed: bool) -> Errors:
     """The relative error of each quantity. With ``fed``, every block and the final norm get their golden input."""
     errors = Errors(g, fed=fed)
-    inputs = g.inputs()
-    feeds = {site(i, Component.RESID_PRE): inputs[i] for i in range(g.n_blocks)} if fed else {}
-    if fed:
-        feeds[site(g.n_blocks - 1, Component.RESID_POST)] = inputs[-1]
+    fed_sites = [site(i, Component.RESID_PRE) for i in range(g.n_blocks)] + [site(g.n_blocks - 1, Component.RESID_POST)]
+    feeds = dict(zip(fed_sites, g.inputs(), strict=True)) if fed else {}
     if absent := [name for name in feeds if name not in hooks]:
         raise NotApplicable(f"this TransformerLens has no hook point for {absent[0]}: golden inputs cannot be fed")
 
@@ -104,12 +94,7 @@ def _errors(lens: Lens, ids: Tensor, g: Exact, hooks: dict[str, str], *, fed: bo
 
         return edit
 
-    try:
-        with torch.inference_mode():
-            logits = lens.run_with_hooks(ids, {hook: look(name, hook) for name, hook in hooks.items()})
-    except TlbenchError:
-        raise
-    except Exception as error:
-        raise CellFailed(f"run_with_hooks raised {type(error).__name__}: {error}") from error
+    with failures("run_with_hooks"), torch.inference_mode():
+        logits = lens.run_with_hooks(ids, {hook: look(name, hook) for name, hook in hooks.items()})
     errors.see(LOGITS, logits)
     return errors

@@ -21,18 +21,10 @@ def measure_budget(cell: Cell, loaded: Loaded | None = None) -> ErrorBudget:
     """Split a cell's error by switching on one source of rounding at a time.
 
     TransformerLens's model runs at the cell's dtype, then in float64 with the same weights and tables: once from the
-    tokens, and once with the unembedding fed the input it had at the dtype.
+    tokens, and once with the unembedding fed the input it had at the dtype. The model stays in float64 afterwards.
 
-    Args:
-        loaded: the result of :func:`~tlbench.questions.loading.load_cell` for this cell, if already available. Its model
-            is in float64 afterwards.
-
-    Raises:
-        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
-        CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
-        NoGolden: if there is no golden.
-        CellFailed: if loading or running raised, a logit is not finite, or TransformerLens cannot be run in float64.
+    Raises what :func:`load_cell` raises, NoGolden if there is no golden, and CellFailed if running raised, a logit is not
+    finite, or TransformerLens does not run in float64.
     """
     checkpoint, model = loaded or load_cell(cell)
     ids = huggingface.tokens(checkpoint, "natural")

@@ -20,12 +20,7 @@ from tlbench.reference.activations import GREEDY_START, GREEDY_TOKENS, HuggingFa
 def measure_generation(cell: Cell, loaded: Loaded | None = None) -> Generation:
     """Compare a full forward pass with one token at a time from the cache, and a greedy continuation with HuggingFace's.
 
-    Raises:
-        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
-        CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside it.
-        NoGolden: if there is no golden.
-        CellFailed: if loading or running raised.
+    Raises what :func:`load_cell` and :func:`huggingface_inside` raise, and CellFailed if running the model raised.
     """
     checkpoint, lens = loaded or load_cell(cell)
     reference = huggingface_inside(checkpoint, cell.dtype)
@@ -33,17 +28,9 @@ def measure_generation(cell: Cell, loaded: Loaded | None = None) -> Generation:
     full = forward(lens, ids)
     attempts = Attempts()
     with torch.inference_mode():
-        steps = attempts.attempt("steps", lambda: _steps(lens, ids, full)) or []
+        steps = tuple(attempts.attempt("steps", lambda: _steps(lens, ids, full)) or ())
         diverged, tie = attempts.attempt("greedy", lambda: _greedy(lens, ids, reference, cell.dtype)) or (None, None)
-    return Generation(
-        cell=cell,
-        steps=tuple(steps),
-        reference_steps=tuple(reference.steps),
-        n_tokens=GREEDY_TOKENS,
-        diverged=diverged,
-        tie=tie,
-        reasons=attempts.reasons,
-    )
+    return Generation(cell, steps, tuple(reference.steps), GREEDY_TOKENS, diverged, tie, attempts.reasons)
 
 
 def _steps(lens: Lens, ids: Tensor, full: Tensor) -> list[float]:
@@ -58,15 +45,12 @@ def _steps(lens: Lens, ids: Tensor, full: Tensor) -> list[float]:
 
 def _greedy(lens: Lens, ids: Tensor, reference: HuggingFaceInside, dtype: Dtype) -> tuple[int | None, bool | None]:
     """The first token in any prompt that differs from HuggingFace's, and whether it is a tie. Real differences go first."""
-    start = ids[:, :GREEDY_START]
-    tokens = lens.greedy(start, GREEDY_TOKENS)
+    tokens = lens.greedy(ids[:, :GREEDY_START], GREEDY_TOKENS)
     expected = list(reference.greedy.shape)
-    if not isinstance(tokens, Tensor) or list(tokens.shape) != expected:
-        actual = list(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+    actual = list(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+    if actual != expected:
         raise NotApplicable(f"generate returned {actual}: expected token ids of shape {expected}")
     differs = tokens.cpu() != reference.greedy
-    if not differs.any():
-        return None, None
     divergences = []
     for row in range(len(tokens)):
         if differs[row].any():
@@ -74,5 +58,5 @@ def _greedy(lens: Lens, ids: Tensor, reference: HuggingFaceInside, dtype: Dtype)
             logits = reference.greedy_logits[row, first - GREEDY_START].double()
             pair = torch.stack([logits.max(), logits[tokens[row, first]]])
             divergences.append((bool(is_tie(pair[0] - pair[1], pair.abs().max(), dtype)), first - GREEDY_START))
-    tie, step = min(divergences)
+    tie, step = min(divergences, default=(None, None))
     return step, tie

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from tlbench.components import Component, site
-from tlbench.exceptions import CellFailed, TlbenchError
+from tlbench.exceptions import CellFailed
 from tlbench.grid import Cell
-from tlbench.lens.interface import Lens
+from tlbench.lens.interface import Lens, failures
 from tlbench.metrics.golden_error import correlation
 from tlbench.metrics.relative_error import logit_difference, relative_error
 from tlbench.questions.depth import hook_names
@@ -21,33 +19,23 @@ from tlbench.reference.activations import exact, huggingface_inside
 
 
 def measure_gradients(cell: Cell, loaded: Loaded | None = None) -> Gradients:
-    """Run one forward and one backward pass. The logit difference is that of
-    :attr:`~tlbench.reference.activations.Exact.tokens`.
+    """Run one forward and one backward pass, on the logit difference of :attr:`.Exact.tokens`.
 
-    Raises:
-        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
-        CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside it.
-        NoGolden: if there is no golden.
-        CellFailed: if loading or running raised, or no gradient reaches a block.
+    Raises what :func:`load_cell` and :func:`huggingface_inside` raise, and CellFailed if running the model raised or no
+    gradient reaches a block.
     """
     checkpoint, lens = loaded or load_cell(cell)
     g = exact(checkpoint, cell.dtype)
     reference = huggingface_inside(checkpoint, cell.dtype).gradients
-    try:
+    with failures("the backward pass"):
         input_gradients = _gradients(lens, huggingface.tokens(checkpoint, "natural"), g.tokens)
-    except TlbenchError:
-        raise
-    except Exception as error:
-        raise CellFailed(f"the backward pass raised {type(error).__name__}: {error}") from error
-    return Gradients(
-        cell, tuple(_error(t, g.gradient(i), h) for i, (t, h) in enumerate(zip(input_gradients, reference, strict=True)))
-    )
+    pairs = enumerate(zip(input_gradients, reference, strict=True))
+    return Gradients(cell, tuple(_error(t, g.gradient(i), h) for i, (t, h) in pairs))
 
 
 def _gradients(lens: Lens, ids: Tensor, tokens: Tensor) -> list[Tensor]:
     """The gradients by block, ``[batch, pos, d_model]``. Parameters require none, so nothing else is computed."""
-    lens.require_gradients(False)
+    lens.model.requires_grad_(False)
     inputs: list[Tensor] = []
 
     def keep(value: Tensor) -> Tensor:
@@ -58,11 +46,8 @@ def _gradients(lens: Lens, ids: Tensor, tokens: Tensor) -> list[Tensor]:
         return value
 
     names = hook_names(lens.n_blocks)
-    hooks: dict[str, Callable[[Tensor], Tensor | None]] = {
-        names[site(i, Component.RESID_PRE)]: keep for i in range(lens.n_blocks)
-    }
     with torch.enable_grad():
-        logits = lens.run_with_hooks(ids, hooks)
+        logits = lens.run_with_hooks(ids, {names[site(i, Component.RESID_PRE)]: keep for i in range(lens.n_blocks)})
         torch.autograd.backward(logit_difference(logits, tokens.to(logits.device)).sum())
     input_gradients = [value.grad for value in inputs]
     missing = [i for i, gradient in enumerate(input_gradients) if gradient is None]
@@ -72,11 +57,9 @@ def _gradients(lens: Lens, ids: Tensor, tokens: Tensor) -> list[Tensor]:
 
 
 def _error(t: Tensor, g: Tensor, h: Tensor) -> GradientError:
-    cosine = correlation(t, g)
     return GradientError(
         error=relative_error(t, g),
         reference_error=relative_error(h, g),
         correlation=correlation(t - g, h - g),
-        # In this order ``max`` returns NaN for a NaN cosine.
-        one_less_cosine=max(1 - cosine, 0.0),
+        one_less_cosine=max(1 - correlation(t, g), 0.0),  # in this order ``max`` returns NaN for a NaN cosine
     )

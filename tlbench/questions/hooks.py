@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import product
 
 import torch
 from safetensors import safe_open
@@ -17,7 +16,7 @@ from tlbench.checkpoints import Checkpoint
 from tlbench.components import Component, site
 from tlbench.exceptions import CellFailed, NoGolden, NotApplicable
 from tlbench.grid import Cell, Dtype
-from tlbench.lens.interface import Hook, Lens
+from tlbench.lens.interface import Hook, Lens, failures
 from tlbench.metrics.relative_error import relative_error
 from tlbench.metrics.worst import worst
 from tlbench.questions.attempts import Attempts
@@ -28,6 +27,8 @@ from tlbench.reference import huggingface
 from tlbench.reference.activations import Exact, exact, huggingface_inside
 from tlbench.reference.interventions import CHANGES
 
+SUMMED = (Component.RESID_PRE, Component.ATTN_OUT, Component.MLP_OUT, Component.RESID_POST)
+"""A block's input, what attention and MLP add to it, and its output."""
 SUM_ROUNDING = 1e-9
 """A golden pattern's row that should sum to one does so up to float64 rounding, n * 2**-53 for n entries."""
 
@@ -35,49 +36,28 @@ SUM_ROUNDING = 1e-9
 def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
     """Check everything that hooks and caches promise in one cell: about a dozen forward passes.
 
-    Args:
-        loaded: the result of :func:`~tlbench.questions.loading.load_cell` for this cell, if already available.
-
-    Raises:
-        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
-        CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
-        CellFailed: if loading or running raised.
+    Raises what :func:`load_cell` raises, and CellFailed if running the model raised.
     """
     checkpoint, lens = loaded or load_cell(cell)
     ids = huggingface.tokens(checkpoint, "natural")
     attempts = Attempts()
     with torch.inference_mode():
-        try:
+        with failures("the forward pass"):
             plain = lens.logits(ids)
-        except Exception as error:
-            raise CellFailed(f"the forward pass raised {type(error).__name__}: {error}") from error
         sums = attempts.attempt("sums", lambda: _sums(lens, ids)) or []
-        patterns = attempts.attempt("patterns", lambda: _pattern_rows(checkpoint, cell, lens, ids))
-        counts = attempts.attempt("counts", lambda: _identity_hooks(lens, ids, plain))
-        cached = attempts.attempt("cache", lambda: _largest(lens.run_with_cache(ids)[0], plain))
-        final = attempts.attempt("final", lambda: _final(lens, ids, plain))
-        stop = attempts.attempt("stop_at_layer", lambda: _stop(lens, ids))
-        start = attempts.attempt("start_at_layer", lambda: _start(lens, ids, plain))
-        edits = attempts.attempt("edits", lambda: _interventions(checkpoint, cell, lens, ids)) or {}
-    return HookTruth(
-        cell=cell,
-        additivity=worst(sums),
-        additivity_block=sums.index(max(sums)) if sums else None,
-        pattern_rows=patterns,
-        final=final,
-        cached=cached,
-        hooked=counts.disturbance if counts else None,
-        n_hooks=counts.n_hooks if counts else 0,
-        refused=counts.refused if counts else (),
-        silent=counts.silent if counts else (),
-        repeated=counts.repeated if counts else (),
-        leftover=counts.leftover if counts else 0,
-        stop_at_layer=stop,
-        start_at_layer=start,
-        edits=edits,
-        reasons=attempts.reasons,
-    )
+        return HookTruth(
+            cell=cell,
+            additivity=worst(sums),
+            additivity_block=sums.index(max(sums)) if sums else None,
+            pattern_rows=attempts.attempt("patterns", lambda: _pattern_rows(checkpoint, cell, lens, ids)),
+            **vars(attempts.attempt("counts", lambda: _identity_hooks(lens, ids, plain)) or _IdentityHooks()),
+            cached=attempts.attempt("cache", lambda: _largest(lens.run_with_cache(ids)[0], plain)),
+            final=attempts.attempt("final", lambda: _final(lens, ids, plain)),
+            stop_at_layer=attempts.attempt("stop_at_layer", lambda: _stop(lens, ids)),
+            start_at_layer=attempts.attempt("start_at_layer", lambda: _start(lens, ids, plain)),
+            edits=attempts.attempt("edits", lambda: _interventions(checkpoint, cell, lens, ids)) or {},
+            reasons=attempts.reasons,
+        )
 
 
 def _sums(lens: Lens, ids: Tensor) -> list[float]:
@@ -85,24 +65,19 @@ def _sums(lens: Lens, ids: Tensor) -> list[float]:
     errors: list[float] = []
     activations: dict[Component, Tensor] = {}
 
-    def keep(component: Component) -> Callable[[Tensor], None]:
-        def look(value: Tensor) -> None:
-            # A copy, because the model may add to it in place later.
-            activations[component] = value.clone()
-            if component is Component.RESID_POST:
-                errors.append(_additivity(activations))
-                activations.clear()
-
-        return look
+    def keep(component: Component, value: Tensor) -> None:
+        activations[component] = value.clone()  # the model may add to the original in place later
+        if component is Component.RESID_POST:
+            errors.append(_additivity(activations))
+            activations.clear()
 
     names = hook_names(lens.n_blocks)
-    hooks = {}
-    for i in range(lens.n_blocks):
-        for component in (Component.RESID_PRE, Component.ATTN_OUT, Component.MLP_OUT, Component.RESID_POST):
-            hook = names[site(i, component)]
-            if not lens.has_hook(hook):
-                raise NotApplicable(f"this TransformerLens has no {hook}")
-            hooks[hook] = keep(component)
+    hooks: dict[str, Hook] = {}
+    for i, component in product(range(lens.n_blocks), SUMMED):
+        hook = names[site(i, component)]
+        if not lens.has_hook(hook):
+            raise NotApplicable(f"this TransformerLens has no {hook}")
+        hooks[hook] = partial(keep, component)
     lens.run_with_hooks(ids, hooks)
     return errors
 
@@ -120,41 +95,30 @@ def _pattern_rows(checkpoint: Checkpoint, cell: Cell, lens: Lens, ids: Tensor) -
     hooks = {} if g is None else _feeding_hooks(lens, g)
 
     def look(row_sums: Tensor | float, pattern: Tensor) -> None:
-        faults.extend(_distances(pattern, row_sums))
+        rows = pattern.double().cpu().sum(-1)
+        if isinstance(row_sums, Tensor) and rows.shape != row_sums.shape:
+            shapes = f"{list(rows.shape)}, the golden's of shape {list(row_sums.shape)}"
+            raise CellFailed(f"TransformerLens's pattern has rows of shape {shapes}")
+        faults.extend(((rows - row_sums).abs().max().item(), -pattern.min().item()))
 
     for i in range(lens.n_blocks):
         if lens.has_hook(hook := names[site(i, Component.PATTERN)]):
             hooks[hook] = partial(look, 1.0 if g is None else _row_sums(g, i))
     lens.run_with_hooks(ids, hooks)
-    largest = worst(faults)
-    if largest is None:
+    if (largest := worst(faults)) is None:
         raise NotApplicable("no hook point returns an attention pattern")
     return largest
 
 
-def _distances(pattern: Tensor, row_sums: Tensor | float) -> tuple[float, float]:
-    """The largest distance of a row's sum from ``row_sums``, ``[batch, head, query_pos]``, and how negative an entry is."""
-    rows = pattern.double().cpu().sum(-1)
-    if isinstance(row_sums, Tensor) and rows.shape != row_sums.shape:
-        shapes = f"{list(rows.shape)}, the golden's of shape {list(row_sums.shape)}"
-        raise CellFailed(f"TransformerLens's pattern has rows of shape {shapes}")
-    return (rows - row_sums).abs().max().item(), -pattern.min().item()
-
-
 def _row_sums(g: Exact, block: int) -> Tensor:
     """The row sums of a block's golden pattern. ``[batch, head, query_pos]``"""
-    pattern = g.get(block, Component.PATTERN)
-    if pattern is None:
+    if (pattern := g.get(block, Component.PATTERN)) is None:
         raise NotApplicable(f"block {block} has no golden pattern, and its rows need not sum to one")
     return pattern.sum(-1)
 
 
 def _golden_with_sinks(checkpoint: Checkpoint, dtype: Dtype) -> Exact | None:
-    """The golden activations if attention has sinks; None if every row of a pattern sums to one.
-
-    Raises:
-        NotApplicable, NoGolden: if there are sinks but no golden activations, so the row sums are unknown.
-    """
+    """The golden activations if attention has sinks; None if every row of a pattern sums to one."""
     try:
         g = exact(checkpoint, dtype)
     except (NotApplicable, NoGolden) as error:
@@ -178,65 +142,57 @@ def _stores_sinks(checkpoint: Checkpoint) -> bool:
 
 def _feeding_hooks(lens: Lens, g: Exact) -> dict[str, Hook]:
     """Hooks that feed every block its golden input."""
+
+    def replace(golden_input: Tensor, value: Tensor) -> Tensor:
+        return golden_input.to(value.dtype).to(value.device)
+
     if lens.n_blocks != g.n_blocks:
         raise CellFailed(f"TransformerLens has {lens.n_blocks} blocks, the checkpoint has {g.n_blocks}")
     names = hook_names(g.n_blocks)
-    hooks: dict[str, Hook] = {}
-    for i, golden_input in enumerate(g.inputs()[:-1]):
-        hook = names[site(i, Component.RESID_PRE)]
-        if not lens.has_hook(hook):
-            raise NotApplicable(f"this TransformerLens has no {hook}: golden inputs cannot be fed")
-        hooks[hook] = partial(_replaced, golden_input)
-    return hooks
-
-
-def _replaced(golden_input: Tensor, value: Tensor) -> Tensor:
-    return golden_input.to(value.dtype).to(value.device)
+    hooks = [names[site(i, Component.RESID_PRE)] for i in range(g.n_blocks)]
+    if absent := [hook for hook in hooks if not lens.has_hook(hook)]:
+        raise NotApplicable(f"this TransformerLens has no {absent[0]}: golden inputs cannot be fed")
+    return {hook: partial(replace, golden_input) for hook, golden_input in zip(hooks, g.inputs()[:-1], strict=True)}
 
 
 def _additivity(activations: dict[Component, Tensor]) -> float:
     """0 if some order of summation gives the output bit for bit, otherwise the relative error of the float64 sum."""
-    if len(activations) < 4:
-        missing = {Component.RESID_PRE, Component.ATTN_OUT, Component.MLP_OUT, Component.RESID_POST} - activations.keys()
+    if missing := set(SUMMED) - activations.keys():
         raise NotApplicable(f"no hook fired for {', '.join(sorted(missing))}")
-    pre, attn, mlp, post = (
-        activations[c] for c in (Component.RESID_PRE, Component.ATTN_OUT, Component.MLP_OUT, Component.RESID_POST)
-    )
+    pre, attn, mlp, post = (activations[component] for component in SUMMED)
     mlp = mlp.reshape(post.shape)
-    if any(
-        torch.equal(total.to(post.dtype), post) for total in ((pre + attn) + mlp, pre + (attn + mlp), (pre + mlp) + attn)
-    ):
+    totals = ((pre + attn) + mlp, pre + (attn + mlp), (pre + mlp) + attn)
+    if any(torch.equal(total.to(post.dtype), post) for total in totals):
         return 0.0
     return relative_error(pre.double() + attn.double() + mlp.double(), post)
 
 
 @dataclass(frozen=True)
-class _Counts:
-    disturbance: float
-    n_hooks: int
-    refused: tuple[str, ...]
-    silent: tuple[str, ...]
-    repeated: tuple[str, ...]
-    leftover: int
+class _IdentityHooks:
+    """The figures of :class:`HookTruth` that come from an identity hook on every hook point."""
+
+    hooked: float | None = None
+    n_hooks: int = 0
+    refused: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
+    leftover: int = 0
 
 
-def _identity_hooks(lens: Lens, ids: Tensor, plain: Tensor) -> _Counts:
+def _identity_hooks(lens: Lens, ids: Tensor, plain: Tensor) -> _IdentityHooks:
     """Put an identity hook on every hook point: how the logits change, which hooks fire, and which stay attached."""
     fired: Counter[str] = Counter()
 
-    def identity(name: str) -> Callable[[Tensor], Tensor]:
-        def hooked(value: Tensor) -> Tensor:
-            fired[name] += 1
-            return value
-
-        return hooked
+    def identity(name: str, value: Tensor) -> Tensor:
+        fired[name] += 1
+        return value
 
     before = lens.count_hooks()
     every = lens.hook_names()
     names = [name for name in every if lens.accepts_hook(name)]
-    logits = lens.run_with_hooks(ids, {name: identity(name) for name in names})
-    return _Counts(
-        disturbance=_largest(logits, plain),
+    logits = lens.run_with_hooks(ids, {name: partial(identity, name) for name in names})
+    return _IdentityHooks(
+        hooked=_largest(logits, plain),
         n_hooks=len(every),
         refused=tuple(name for name in every if name not in names),
         silent=tuple(name for name in names if not fired[name]),
@@ -247,31 +203,31 @@ def _identity_hooks(lens: Lens, ids: Tensor, plain: Tensor) -> _Counts:
 
 def _final(lens: Lens, ids: Tensor, plain: Tensor) -> float:
     """The hooked residual stream through final norm and unembedding: 0 if it gives the logits, else the relative error."""
-    last: list[Tensor] = []
-    name = hook_names(lens.n_blocks)[site(lens.n_blocks - 1, Component.RESID_POST)]
-    lens.run_with_hooks(ids, {name: last.append})
-    logits = lens.unembedded(last[-1])
+    logits = lens.unembedded(_hooked(lens, ids, site(lens.n_blocks - 1, Component.RESID_POST)))
     return 0.0 if torch.equal(logits, plain) else relative_error(logits, plain, centred=True)
 
 
 def _stop(lens: Lens, ids: Tensor) -> float:
     """``stop_at_layer`` at the middle block against the hooked residual stream."""
-    return _largest(lens.stopped_at(ids, lens.n_blocks // 2), _half_way(lens, ids))
+    middle = lens.n_blocks // 2
+    return _largest(lens.stopped_at(ids, middle), _hooked(lens, ids, site(middle, Component.RESID_PRE)))
 
 
 def _start(lens: Lens, ids: Tensor, plain: Tensor) -> float:
     """``start_at_layer`` at the middle block, from the hooked residual stream, against the full run."""
-    return _largest(lens.started_at(_half_way(lens, ids), lens.n_blocks // 2), plain)
+    middle = lens.n_blocks // 2
+    return _largest(lens.started_at(_hooked(lens, ids, site(middle, Component.RESID_PRE)), middle), plain)
 
 
-def _half_way(lens: Lens, ids: Tensor) -> Tensor:
-    seen: list[Tensor] = []
-    lens.run_with_hooks(ids, {hook_names(lens.n_blocks)[site(lens.n_blocks // 2, Component.RESID_PRE)]: seen.append})
-    return seen[-1]
+def _hooked(lens: Lens, ids: Tensor, name: str) -> Tensor:
+    """The named activation, from a hook."""
+    activations: list[Tensor] = []
+    lens.run_with_hooks(ids, {hook_names(lens.n_blocks)[name]: activations.append})
+    return activations[-1]
 
 
-def _interventions(checkpoint: Any, cell: Cell, lens: Lens, ids: Tensor) -> dict[str, Pair]:
-    """The relative error of the last position's logits under each intervention, and HuggingFace's reference_error."""
+def _interventions(checkpoint: Checkpoint, cell: Cell, lens: Lens, ids: Tensor) -> dict[str, Pair]:
+    """The relative error of the last position's logits under each intervention, and HuggingFace's own."""
     g = exact(checkpoint, cell.dtype)
     reference = huggingface_inside(checkpoint, cell.dtype)
     names = hook_names(lens.n_blocks)

@@ -12,23 +12,22 @@ from tlbench import arithmetic, checkpoints, device, lens
 from tlbench import catalogue as catalogues
 from tlbench.catalogue import Source
 from tlbench.checkpoints import Checkpoint
-from tlbench.exceptions import CellFailed, NoGolden, TlbenchError
+from tlbench.exceptions import CellFailed, NoGolden
 from tlbench.files import sha256_of_unchanged
 from tlbench.grid import Attention, Cell, Dtype
+from tlbench.lens.interface import failures
 from tlbench.reference import golden, huggingface, soundness
 from tlbench.reference.golden import Weights
 from tlbench.spans import Category, span
 
 Loaded = tuple[Checkpoint, lens.Lens]
-"""A cell's verified checkpoint and its TransformerLens model."""
+"""A cell's verified checkpoint and its TransformerLens model. Every measurer loads them itself unless it is passed them."""
 
 
 def load_cell(cell: Cell, references: Iterable[Attention] = ()) -> Loaded:
     """Verify the cell's checkpoint and load its TransformerLens model, ready to run deterministically.
 
-    Args:
-        references: the HuggingFace logits that will be needed. They are computed first, so only one large model is in
-            memory at a time.
+    HuggingFace's logits with these ``references`` are computed first, so that two large models are never in memory at once.
 
     Raises:
         BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
@@ -44,12 +43,7 @@ def load_cell(cell: Cell, references: Iterable[Attention] = ()) -> Loaded:
 
 
 def hash_kept(cell: Cell, references: Iterable[Attention]) -> None:
-    """Hash the files that measuring the cell will read, if they exist, so that forks of this process need not.
-
-    Raises:
-        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
-        CheckpointUnavailable: if it is a hub model that is not on this machine.
-    """
+    """Hash the files that measuring the cell will read, if they exist, so that forks of this process need not."""
     checkpoint = checkpoint_of(cell.model)
     paths = [huggingface.store_path(checkpoint, cell.dtype, attention) for attention in references]
     paths += [golden.store_path(checkpoint, weights) for weights in (Weights(cell.dtype), Weights.ORIGINAL)]
@@ -60,26 +54,13 @@ def hash_kept(cell: Cell, references: Iterable[Attention]) -> None:
 
 
 def forward(model: lens.Lens, ids: Tensor) -> Tensor:
-    """TransformerLens's logits ``[batch, pos, d_vocab]``.
-
-    Raises:
-        CellFailed: if the forward pass raised.
-    """
-    try:
-        with torch.inference_mode(), span(Category.FORWARD):
-            return model.logits(ids.to(device.current())).cpu()
-    except TlbenchError:
-        raise
-    except Exception as error:
-        raise CellFailed(f"the forward pass raised {type(error).__name__}: {error}") from error
+    """TransformerLens's logits ``[batch, pos, d_vocab]``. Raises CellFailed if the forward pass raised."""
+    with failures("the forward pass"), torch.inference_mode(), span(Category.FORWARD):
+        return model.logits(ids.to(device.current())).cpu()
 
 
 def make_deterministic(threads: int) -> None:
-    """Fix everything that could make two runs of a cell differ.
-
-    Raises:
-        CellFailed: if this process does not compute in the arithmetic it should.
-    """
+    """Fix everything that could make two runs of a cell differ. CellFailed if the process's arithmetic is the wrong one."""
     arithmetic.establish()
     torch.manual_seed(0)
     torch.set_num_threads(threads)
@@ -89,12 +70,7 @@ def make_deterministic(threads: int) -> None:
 
 
 def checkpoint_of(name: str) -> Checkpoint:
-    """The verified checkpoint of a catalogue model.
-
-    Raises:
-        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
-        CheckpointUnavailable: if it is a hub model that is not on this machine.
-    """
+    """The verified checkpoint of a catalogue model. Raises BadInput and CheckpointUnavailable as :func:`load_cell` does."""
     catalogue = catalogues.load()
     return checkpoints.locate(catalogue.get(name), catalogue)
 
@@ -102,8 +78,7 @@ def checkpoint_of(name: str) -> Checkpoint:
 def _prepare(checkpoint: Checkpoint, dtype: Dtype, references: Sequence[Attention]) -> None:
     """Compute references ahead of time. One that fails raises again, with its reason, where it is needed.
 
-    Not for the zoo: its models are small, and many of its cells are not applicable to an old TransformerLens, so their
-    references wait until they are needed.
+    The zoo's references wait until then: its models are small, and many cells are not applicable to an old TransformerLens.
     """
     if checkpoint.model.source is Source.ZOO or not references:
         return

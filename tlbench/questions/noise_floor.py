@@ -16,14 +16,7 @@ from tlbench.reference import huggingface
 def measure_floor(cell: Cell, loaded: Loaded | None = None) -> NoiseFloor:
     """Measure a cell's noise floor with one load and four forward passes.
 
-    Args:
-        loaded: the result of :func:`~tlbench.questions.loading.load_cell` for this cell, if already available.
-
-    Raises:
-        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
-        CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
-        CellFailed: if loading or running raised, or a logit is not finite.
+    Raises what :func:`load_cell` raises, and CellFailed if running the model raised or a logit is not finite.
     """
     checkpoint, model = loaded or load_cell(cell, list(Attention))
     ids = huggingface.tokens(checkpoint, "natural")

@@ -27,18 +27,18 @@ def preload() -> None:
 
 
 def preload_and_record() -> None:
-    """Do the same as :func:`preload`, then write this environment's metadata into the outcomes folder of an asv run.
+    """:func:`preload`, then write this environment's metadata into the outcomes folder of an asv run.
 
     A fork writes it, because it asks the GPU for its name: a process that touched CUDA cannot fork others that use it.
     """
     preload()
     if (outcomes := outcomes_dir()) is None:
         return
-    pid = os.fork()
-    if pid == 0:
-        try:
-            with span(Category.KEEP):
-                metadata.record(outcomes)
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
+    if pid := os.fork():
+        os.waitpid(pid, 0)
+        return
+    try:
+        with span(Category.KEEP):
+            metadata.record(outcomes)
+    finally:
+        os._exit(0)

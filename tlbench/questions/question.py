@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -20,11 +20,10 @@ class Question(Generic[S, R]):
     Attributes:
         name: the prefix of its file names.
         cell: the kind of cell it applies to.
-        measurer: the ``module:function`` that measures, imported only when measuring. For a :class:`Cell` it takes the cell
-            and the result of :func:`tlbench.questions.loading.load_cell`; for any other kind, just the cell.
+        measurer: the ``module:function`` that measures, imported only when measuring. It takes the cell, and for a
+            :class:`Cell` also the result of :func:`tlbench.questions.loading.load_cell`.
         record: the type of record it returns.
-        references: the HuggingFace logits it reads. They are computed before the cell's own model is loaded, because two
-            large models at once would not fit.
+        references: the HuggingFace logits it reads, computed before the cell's model is loaded: two would not fit.
         is_kept: whether its records are cached between runs. Only deterministic ones may be.
     """
 
@@ -47,13 +46,12 @@ class Question(Generic[S, R]):
 
     def measurer_function(self) -> Callable[..., R]:
         """Import and return the function that measures."""
-        module, function = self.measurer.split(":")
-        measurer: Callable[..., R] = getattr(importlib.import_module(module), function)
+        measurer: Callable[..., R] = pkgutil.resolve_name(self.measurer)
         return measurer
 
 
 def find(address: str) -> Question[Any, Any]:
     """The question at an address; see :attr:`Question.address`."""
-    module, name = address.split(":")
-    question: Question[Any, Any] = importlib.import_module(module).QUESTIONS[name]
+    registry, name = address.split(":")
+    question: Question[Any, Any] = pkgutil.resolve_name(f"{registry}:QUESTIONS")[name]
     return question

@@ -23,12 +23,7 @@ from tlbench.reference.interventions import CHANGES, Edit
 def measure_reading(cell: Cell, loaded: Loaded | None = None) -> Reading:
     """Measure the errors of these quantities in a cell's model: three forward passes.
 
-    Raises:
-        BadInput: if the model is not in the catalogue, or its checkpoint is missing or altered.
-        CheckpointUnavailable: if it is a hub model that is not on this machine.
-        NotApplicable: if this TransformerLens has no such wrapper, option or architecture, or tlbench cannot look inside it.
-        NoGolden: if there is no golden.
-        CellFailed: if loading or running raised.
+    Raises what :func:`load_cell` and :func:`exact` raise, and CellFailed if running the model raised.
     """
     checkpoint, lens = loaded or load_cell(cell)
     g = exact(checkpoint, cell.dtype)
@@ -37,17 +32,11 @@ def measure_reading(cell: Cell, loaded: Loaded | None = None) -> Reading:
     attempts = Attempts()
     with torch.inference_mode():
         difference = attempts.attempt("logit_difference", lambda: _difference(checkpoint, cell, g, plain))
-        patch = attempts.attempt("patch_effect", lambda: _patch(checkpoint, cell, g, lens, ids, plain))
+        effects = attempts.attempt("patch_effect", lambda: _patch(checkpoint, cell, g, lens, ids, plain))
         heads = attempts.attempt("head_attribution", lambda: _heads(cell, g, lens, ids))
-    return Reading(
-        cell=cell,
-        logit_difference=difference,
-        patch_effect=patch[0] if patch else None,
-        exact_patch_effect=patch[1] if patch else None,
-        head_attribution=heads[0] if heads else None,
-        largest_head_attribution=heads[1] if heads else None,
-        reasons=attempts.reasons,
-    )
+    patch_effect, exact_patch_effect = effects or (None, None)
+    head_error, largest_head = heads or (None, None)
+    return Reading(cell, difference, patch_effect, exact_patch_effect, head_error, largest_head, attempts.reasons)
 
 
 def _difference(checkpoint: Checkpoint, cell: Cell, g: Exact, plain: Tensor) -> Pair:

@@ -9,8 +9,7 @@ from tlbench.grid import RuntimeCell
 from tlbench.metrics.growth import Growth, fit
 from tlbench.metrics.paired import Paired
 
-TOP_POINTS = 4
-"""Exponents are fitted to this many of the largest sizes. Small sizes cost one call's overhead, whatever their size."""
+TOP_POINTS = 4  # exponents are fitted to this many of the largest sizes: small ones all cost one call's overhead
 
 
 @dataclass(frozen=True)
@@ -18,12 +17,10 @@ class Slowdown:
     """TransformerLens's time over HuggingFace's: in rounds within a process, repeated over several interpreters.
 
     Attributes:
-        cell: the cell that was run; None for the import of TransformerLens.
+        cell: None for the import of TransformerLens.
         eager: the ratio to HuggingFace with ``eager`` attention, which is what TransformerLens computes.
         default: the ratio to HuggingFace with its default attention; None if attention plays no part.
-        seconds: TransformerLens's median time.
-        eager_seconds: HuggingFace's median time with ``eager`` attention.
-        default_seconds: HuggingFace's median time with its default attention.
+        seconds: TransformerLens's median time; HuggingFace's are ``eager_seconds`` and ``default_seconds``.
         rounds: number of rounds in each process.
     """
 
@@ -41,12 +38,9 @@ class Memory:
     """Peak memory of one run beyond its model, in bytes, as counted by torch's allocator.
 
     Attributes:
-        cell: the cell that was run.
         peak_bytes: TransformerLens's peak.
-        eager_bytes: HuggingFace's peak with ``eager`` attention.
-        default_bytes: HuggingFace's peak with its default attention.
-        kept_bytes: what a TransformerLens run still holds once its result is dropped, averaged over a few runs. Anything
-            but 0 is a leak.
+        eager_bytes: HuggingFace's with ``eager`` attention; ``default_bytes``, with its default attention.
+        kept_bytes: what TransformerLens still holds once a run's result is dropped, averaged. Anything but 0 is a leak.
     """
 
     cell: RuntimeCell
@@ -63,13 +57,9 @@ class Memory:
 
 @dataclass(frozen=True)
 class Cost:
-    """Median time and peak memory beyond the model at one size, for TransformerLens and HuggingFace (``eager``).
+    """Median time and peak memory beyond the model, at one size.
 
-    Attributes:
-        seconds: TransformerLens's time.
-        reference_seconds: HuggingFace's time; None on an axis that only TransformerLens has.
-        peak_bytes: TransformerLens's memory.
-        reference_bytes: HuggingFace's memory; None on the same axis.
+    ``reference_`` is HuggingFace with ``eager`` attention; None on an axis that only TransformerLens has.
     """
 
     seconds: float
@@ -83,7 +73,7 @@ class Scaling:
     """How the cost of an operation grows with its size.
 
     Attributes:
-        cell: the cell that was run. Its shape fixes the sizes that do not vary.
+        cell: its shape fixes the sizes that do not vary.
         length: cost by number of tokens, for one sequence.
         batch: cost by number of sequences of the cell's length.
         depth: cost by number of blocks (``stop_at_layer``), at the cell's shape.

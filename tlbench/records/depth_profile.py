@@ -12,16 +12,16 @@ from tlbench.metrics.figures import RATIO_GATE, UNIT_ROUNDOFF
 from tlbench.metrics.growth import Growth, fit
 from tlbench.metrics.worst import times
 
+COMPUTED_BY_BLOCK = tuple(component for component in BLOCK_COMPONENTS if component is not Component.RESID_PRE)
+
 
 @dataclass(frozen=True)
 class SiteError:
-    """The relative errors of one quantity against its golden value.
+    """The relative errors of one quantity against its golden value. ``reference_`` is HuggingFace at the same dtype.
 
     Attributes:
         propagated: in a model run from the tokens.
         local: in a block that was fed its golden input.
-        reference_propagated: HuggingFace's propagated error at the same dtype.
-        reference_local: HuggingFace's local error at the same dtype.
     """
 
     propagated: float
@@ -32,12 +32,7 @@ class SiteError:
 
 @dataclass(frozen=True)
 class RoutingAgreement:
-    """The share of tokens that a mixture of experts sends to the golden's experts.
-
-    Attributes:
-        agreement: TransformerLens's share.
-        reference_agreement: HuggingFace's share at the same dtype.
-    """
+    """The share of tokens that a mixture of experts sends to the golden's experts, and HuggingFace's at the same dtype."""
 
     agreement: float
     reference_agreement: float
@@ -51,9 +46,8 @@ class Wrong:
         block: index of its block; None before and after the blocks.
         component: ``embed``, a component of a block, ``ln_final`` or ``logits``.
         part: the part of the network that computes it.
-        error: its relative error.
-        reference_error: HuggingFace's own error.
-        ratio: the error over HuggingFace's, or over one rounding at the dtype if that is larger.
+        error: its relative error; ``reference_error`` is HuggingFace's own.
+        ratio: see :meth:`DepthProfile.ratio`.
     """
 
     block: int | None
@@ -69,9 +63,7 @@ class DepthProfile:
     """One cell's error at each block and component.
 
     Attributes:
-        n_blocks: number of blocks in the model.
-        sites: errors by :func:`~tlbench.components.site` name, of every quantity that the architecture computes and this
-            TransformerLens has a firing hook for.
+        sites: errors by :func:`~tlbench.components.site` name. One for each quantity that has a firing hook.
         routing: by block, in a mixture of experts.
         silent: hook points that exist but did not fire.
         missing: quantities that the architecture computes but this TransformerLens has no hook point for.
@@ -102,16 +94,8 @@ class DepthProfile:
     @cached_property
     def worst_local(self) -> tuple[int, float] | None:
         """The block with the largest local error of any component, and that error."""
-        local_errors = [
-            (error.local, i)
-            for i in range(self.n_blocks)
-            for component in BLOCK_COMPONENTS
-            if component is not Component.RESID_PRE and (error := self.at(i, component))
-        ]
-        if not local_errors:
-            return None
-        largest, block = max(local_errors, key=lambda pair: (pair[0], -pair[1]))
-        return block, largest
+        errors = ((i, self.at(i, component)) for i in range(self.n_blocks) for component in COMPUTED_BY_BLOCK)
+        return max(((i, error.local) for i, error in errors if error), key=lambda pair: pair[1], default=None)
 
     @property
     def local_ratio(self) -> float | None:
@@ -124,11 +108,6 @@ class DepthProfile:
         return 1 - sum(block.agreement for block in self.routing) / len(self.routing) if self.routing else None
 
     @property
-    def amplification(self) -> list[float | None]:
-        """The propagated error of each block's output over its local error."""
-        return [error.propagated / error.local if error and error.local else None for error in self.outputs]
-
-    @property
     def growth(self) -> Growth | None:
         """How the propagated error of the residual stream grows with depth."""
         points = [(i + 1.0, error.propagated) for i, error in enumerate(self.outputs) if error]
@@ -136,34 +115,24 @@ class DepthProfile:
 
     def first_wrong(self) -> Wrong | None:
         """The first quantity, in order of computation, whose local error is beyond the gate; None if there is none."""
-        for name, error, ratio in self._ratios():
-            if not ratio <= RATIO_GATE[self.cell.dtype]:
-                return _wrong(name, error, ratio)
-        return None
+        gate = RATIO_GATE[self.cell.dtype]
+        return next((_wrong(name, error, ratio) for name, error, ratio in self._ratios() if not ratio <= gate), None)
 
     def ratio(self, error: SiteError) -> float:
-        """The local error over HuggingFace's own, or over one rounding at the dtype if that is larger.
-
-        1 if neither is finite, since HuggingFace overflows too.
-        """
+        """The local error over HuggingFace's own, or over one rounding at the dtype if that is larger."""
         return times(error.local, error.reference_local, UNIT_ROUNDOFF[self.cell.dtype])
 
     def _ratios(self) -> Iterator[tuple[str, SiteError, float]]:
-        names = [
-            site(i, c) for i in range(self.n_blocks) for c in BLOCK_COMPONENTS if c is not Component.RESID_PRE or i == 0
-        ]
-        for name in (*names, LN_FINAL, LOGITS):
-            error = self.sites.get(name)
-            if error:
+        in_blocks = [site(i, component) for i in range(self.n_blocks) for component in COMPUTED_BY_BLOCK]
+        for name in (site(0, Component.RESID_PRE), *in_blocks, LN_FINAL, LOGITS):
+            if error := self.sites.get(name):
                 yield name, error, self.ratio(error)
 
 
 def _wrong(name: str, error: SiteError, ratio: float) -> Wrong:
     figures = (error.local, error.reference_local, ratio)
-    if name == LN_FINAL:
-        return Wrong(None, LN_FINAL, "norm", *figures)
-    if name == LOGITS:
-        return Wrong(None, LOGITS, "unembedding", *figures)
+    if part := {LN_FINAL: "norm", LOGITS: "unembedding"}.get(name):
+        return Wrong(None, name, part, *figures)
     _, block, text = name.split(".")
     component = Component(text)
     if component is Component.RESID_PRE:

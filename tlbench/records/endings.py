@@ -1,8 +1,7 @@
 """How cells without a figure ended, and notes on verdicts. asv's own results have no room for either.
 
-asv stores null for a failed cell, and NaN for both a skipped cell and one that was never requested. A run leaves an outcome
-for every cell it requests. Every outcome that is not a plain measurement goes into a file beside the results file, so
-failed, not applicable and not measured stay distinct.
+asv stores null for a failed cell, and NaN for both a skipped cell and one that was never requested. So every outcome that is
+not a plain measurement goes into a file beside the results file: failed, not applicable and not measured stay distinct.
 """
 
 from __future__ import annotations
@@ -20,11 +19,8 @@ from tlbench.records.measurement import ACCURACY, Measurement
 from tlbench.records.outcome import Kind, Outcome
 from tlbench.records.serial import restored
 
-SUFFIX = ".endings.jsonl"
-"""Suffix of the file beside a results file. asv reads every ``.json`` there as results."""
-
-Asked = tuple[str, str]
-"""A question's name and a cell, both as text."""
+SUFFIX = ".endings.jsonl"  # of the file beside a results file; asv would read a ``.json`` there as results
+Asked = tuple[str, str]  # a question's name and a cell, both as text
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,6 @@ class Ending:
     Attributes:
         kind: measured, not applicable or failed. Non-finite TransformerLens logits count as failed.
         reason: why it has no figure. If measured: why its verdict is not based on a golden and a correct reference.
-        judged_by: what the verdict is based on, if measured.
     """
 
     kind: Kind
@@ -68,25 +63,18 @@ def left_by_run(folder: Path) -> Iterator[tuple[Asked, Ending | None]]:
 def keep(folder: Path, results: Path) -> None:
     """Merge the outcomes in a folder into the file beside a results file. Other cells in that file stay.
 
-    Raises:
-        BadInput: if the existing file is damaged, or the file cannot be written.
+    Raises BadInput if the existing file is damaged, or the file cannot be written.
     """
     stored = results.with_suffix(SUFFIX)
-    merged: dict[Asked, Ending | None] = dict(read(stored)) if stored.is_file() else {}
-    merged |= dict(left_by_run(folder))
+    merged = {**(read(stored) if stored.is_file() else {}), **dict(left_by_run(folder))}
     endings = {key: ending for key, ending in merged.items() if ending}
-    if not endings and not stored.exists():
-        return
-    with written_whole(stored) as path:
-        path.write_text("".join(_lines(endings)))
+    if endings or stored.exists():
+        with written_whole(stored) as path:
+            path.write_text("".join(_lines(endings)))
 
 
 def read(stored: Path) -> Mapping[Asked, Ending]:
-    """Read what :func:`keep` wrote.
-
-    Raises:
-        BadInput: if the file is damaged.
-    """
+    """Read what :func:`keep` wrote. Raises BadInput if the file is damaged."""
     try:
         return dict(_parsed(stored.read_text().splitlines()))
     except (ValueError, TypeError, KeyError) as error:

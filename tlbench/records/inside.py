@@ -1,7 +1,11 @@
-"""Records of hooks, activations, generation, gradients and context length. Works on figures only."""
+"""Records of hooks, activations, generation, gradients and context length: figures only.
+
+``reasons`` say why a figure is missing, by attempt.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tlbench.grid import Cell
@@ -9,8 +13,7 @@ from tlbench.metrics.figures import UNIT_ROUNDOFF, root_mean_square
 from tlbench.metrics.growth import Growth, fit
 from tlbench.metrics.worst import times, worst
 
-BEYOND = 4
-"""The error at an edge is taken over this many positions."""
+BEYOND = 4  # the error at an edge is taken over this many positions
 
 
 @dataclass(frozen=True)
@@ -23,28 +26,22 @@ class Pair:
 
 @dataclass(frozen=True)
 class HookTruth:
-    """Whether hooks and caches are faithful. A figure without a value has its reason in ``reasons``.
+    """Whether hooks and caches are faithful.
 
     Attributes:
-        additivity: the largest relative error of input + attention + MLP against the output, over all blocks. 0 if some
-            order of summation gives the output bit for bit.
+        additivity: the largest relative error of a block's input + attention + MLP. 0 if any order gives its output exactly.
         additivity_block: the block with that error.
-        pattern_rows: how wrong attention patterns are at most: how far an entry is below 0, or a row's sum from its target.
-            The target is one, or with attention sinks the sum of the golden's row.
-        final: the relative error of the logits from the hooked residual stream, through final norm and unembedding, against
-            the model's own logits.
+        pattern_rows: how far at most an attention entry is below 0, or a row's sum from 1 (with sinks: from the golden's).
+        final: the relative error of the hooked residual stream, through final norm and unembedding, against the logits.
         cached: the largest change that ``run_with_cache`` makes to the logits (nats).
         hooked: the largest change that an identity hook on every hook point makes to the logits (nats).
-        n_hooks: number of hook points.
         refused: hook points that accept no hook unless the model is configured to compute them.
         silent: hook points that accept a hook but never fire.
         repeated: hook points that fire more than once in a forward pass.
         leftover: number of hooks still attached afterwards.
         stop_at_layer: the largest difference between ``stop_at_layer`` and the hooked residual stream.
         start_at_layer: the largest difference between the logits of ``start_at_layer`` and of the full run.
-        edits: the relative error of the logits against the golden's under each intervention, by
-            :class:`~tlbench.reference.interventions.Edit`.
-        reasons: why a figure is missing, by attempt.
+        edits: the logits' relative error under each intervention, by :class:`~tlbench.reference.interventions.Edit`.
     """
 
     cell: Cell
@@ -88,7 +85,6 @@ class Reading:
         exact_patch_effect: that effect in the golden.
         head_attribution: error of a head's contribution to the logit difference, by TransformerLens's ``logit_attrs``.
         largest_head_attribution: the largest golden contribution of a head, by absolute value.
-        reasons: why a figure is missing, by attempt.
     """
 
     cell: Cell
@@ -105,8 +101,7 @@ class GradientError:
     """The gradient at one block's input, against the golden gradient.
 
     Attributes:
-        error: rms(t - g) / rms(g).
-        reference_error: HuggingFace's own, rms(h - g) / rms(g).
+        error: rms(t - g) / rms(g); ``reference_error`` is HuggingFace's own, rms(h - g) / rms(g).
         correlation: correlation of the two errors.
         one_less_cosine: 1 minus the cosine between TransformerLens's gradient and the golden one. Never negative.
     """
@@ -119,11 +114,7 @@ class GradientError:
 
 @dataclass(frozen=True)
 class Gradients:
-    """The gradients of a logit difference with respect to every block's input. Block 0's input is the embeddings.
-
-    Attributes:
-        blocks: the errors, by block.
-    """
+    """The gradients of a logit difference with respect to every block's input. Block 0's input is the embeddings."""
 
     cell: Cell
     blocks: tuple[GradientError, ...]
@@ -150,9 +141,7 @@ class Generation:
         n_tokens: number of greedily generated tokens.
         diverged: index of the first token, in any prompt, that differs from HuggingFace's and is no tie. If all that differ
             are ties, the first of those. None if no token differs.
-        tie: whether that token is a tie: HuggingFace's margin is within a few units in the last place. None if no token
-            differs.
-        reasons: why a figure is missing, by attempt.
+        tie: whether HuggingFace's margin at that token is within a few units in the last place. None if no token differs.
     """
 
     cell: Cell
@@ -167,11 +156,6 @@ class Generation:
     def cache_error(self) -> float | None:
         """The largest difference over all steps."""
         return worst(self.steps)
-
-    @property
-    def reference_cache_error(self) -> float | None:
-        """HuggingFace's own."""
-        return worst(self.reference_steps)
 
     @property
     def growth(self) -> Growth | None:
@@ -191,14 +175,11 @@ class ContextLength:
     """Errors by context length: rms of the centred logits, in nats.
 
     Attributes:
-        errors: by length.
-        reference_errors: HuggingFace's own, by length.
-        positions: at the longest length, by position counted from zero.
-        reference_positions: HuggingFace's own, by position.
+        errors: by length; ``reference_errors`` are HuggingFace's own.
+        positions: at the longest length, by position counted from zero; ``reference_positions`` are HuggingFace's own.
         edges: the first position of each edge, where the error may change, by name.
         stopped: why longer contexts were not run; "" if all were.
         left_padding: the largest change that masked left padding makes to the other tokens' logits.
-        reasons: why a figure is missing, by attempt.
     """
 
     cell: Cell
@@ -228,22 +209,12 @@ class ContextLength:
         both = [(self.errors[n], self.reference_errors[n]) for n in self.errors.keys() & self.reference_errors.keys()]
         return worst(error / reference for error, reference in both if reference)
 
-    @property
-    def octaves(self) -> dict[int, float]:
-        """The rms error by octave of the position: octave k holds positions [2**k, 2**(k+1)), counted from one."""
-        by_octave: dict[int, list[float]] = {}
-        for position, error in self.positions.items():
-            by_octave.setdefault((position + 1).bit_length() - 1, []).append(error)
-        return {octave: root_mean_square(errors) for octave, errors in by_octave.items()}
-
     def ratio_at(self, edge: str) -> float | None:
         """The error over HuggingFace's own at the first :data:`BEYOND` positions of an edge.
 
-        None if the model has no such edge, or the edge is at_edge the lengths that were run.
+        None if the model has no such edge, or it lies beyond the lengths that were run.
         """
-        first = self.edges.get(edge)
-        if first is None:
-            return None
+        first = self.edges.get(edge, math.inf)
         both = sorted(self.positions.keys() & self.reference_positions.keys())
         at_edge = [p for p in both if first <= p < first + BEYOND]
         if not at_edge:

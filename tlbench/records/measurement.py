@@ -11,8 +11,7 @@ from tlbench.grid import Cell, ReferenceCell, Space
 from tlbench.metrics.figures import Closeness, ErrorStatistics, Shift, Truth
 from tlbench.metrics.verdict import Evidence, JudgedBy, Verdict, judge, judged_by
 
-ACCURACY = "accuracy"
-"""The name of the question that :class:`Measurement` answers."""
+ACCURACY = "accuracy"  # the name of the question that :class:`Measurement` answers
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,6 @@ class Accuracy:
         origin: TransformerLens issue 496's statistics, on that issue's prompts, in the model's dtype.
         probability: statistics of the probability error on natural text.
         logit: statistics of the centred logit error on natural text.
-        shift: what centring removed.
     """
 
     origin: ErrorStatistics
@@ -43,16 +41,12 @@ class Measurement:
 
     Attributes:
         changed_weights: number of weight tensors that processing changed. 0 under any option but ``unprocessed`` is a no-op.
-        nonfinite: number of NaN or infinite logits from TransformerLens.
-        reference_nonfinite: number of NaN or infinite logits from HuggingFace.
+        nonfinite: number of NaN or infinite logits from TransformerLens; ``reference_nonfinite``, from HuggingFace.
         vocabulary: logits per position of TransformerLens and of HuggingFace. The smaller number is compared.
-        accuracy: the error against HuggingFace; None if any logit of either is not finite.
-        no_accuracy: why ``accuracy`` is None.
-        truth: the distance from the golden; None if there is no golden, or no accuracy.
-        no_truth: why ``truth`` is None.
+        accuracy: the error against HuggingFace; None, with ``no_accuracy`` why, if any logit of either is not finite.
+        truth: the distance from the golden; None, with ``no_truth`` why, if there is no golden, or no accuracy.
         reference_fault: why HuggingFace itself is wrong; "" if it is right or no golden can tell.
-        closeness: the distance from HuggingFace relative to its variants'. Only without a golden, or if the golden finds
-            HuggingFace wrong.
+        closeness: the distance from HuggingFace over its variants'. Only without a golden, or if HuggingFace is wrong.
     """
 
     cell: Cell
@@ -98,11 +92,9 @@ class Measurement:
     @property
     def note(self) -> str:
         """Why the verdict is not based on a float64 golden and a correct reference; "" if it is."""
-        if self.reference_fault or self.no_truth:
-            return self.reference_fault or self.no_truth
-        if self.truth is not None and self.truth.golden_precision != "float64":
-            return "the golden is float32: no float64 golden is available here"
-        return ""
+        is_makeshift = self.truth is not None and self.truth.golden_precision != "float64"
+        makeshift = "the golden is float32: no float64 golden is available here" if is_makeshift else ""
+        return self.reference_fault or self.no_truth or makeshift
 
     @property
     def lacks_golden(self) -> bool:
@@ -120,22 +112,13 @@ class Measurement:
         return judge(dataclasses.replace(self.evidence, no_op=False)).severity
 
     def require_accuracy(self) -> Accuracy:
-        """The error against HuggingFace.
-
-        Raises:
-            NonFiniteLogits: if there is none.
-        """
+        """The error against HuggingFace. Raises NonFiniteLogits if there is none."""
         if self.accuracy is None:
             raise NonFiniteLogits(self.no_accuracy)
         return self.accuracy
 
     def require_truth(self) -> Truth:
-        """The distance from the golden.
-
-        Raises:
-            NonFiniteLogits: if a logit is not finite.
-            NoGolden: if there is no golden.
-        """
+        """The distance from the golden. Raises NonFiniteLogits if a logit is not finite, NoGolden if there is no golden."""
         self.require_accuracy()
         if self.truth is None:
             raise NoGolden(self.no_truth)
@@ -147,10 +130,8 @@ class ReferenceMeasurement:
     """HuggingFace itself against the golden. Shows whether a step is HuggingFace's or TransformerLens's.
 
     Attributes:
-        cell: the model, dtype and attention.
         nonfinite: number of NaN or infinite logits.
-        truth: the figures, relative to ``eager`` attention; None if there are none.
-        no_truth: why ``truth`` is None.
+        truth: the figures, relative to ``eager`` attention; None, with ``no_truth`` why, if there are none.
     """
 
     cell: ReferenceCell
@@ -169,12 +150,7 @@ class ReferenceMeasurement:
         return bool(self.nonfinite) or (self.truth is not None and self.truth.golden_precision == "float64")
 
     def require_truth(self) -> Truth:
-        """The distance from the golden.
-
-        Raises:
-            NonFiniteLogits: if a logit is not finite.
-            NoGolden: if there is no golden.
-        """
+        """The distance from the golden. Raises what :meth:`Measurement.require_truth` raises."""
         if self.truth is None:
             raise (NonFiniteLogits if self.nonfinite else NoGolden)(self.no_truth)
         return self.truth
@@ -213,13 +189,11 @@ class ErrorBudget:
     Attributes:
         total: TransformerLens's logits against the golden of the weights as stored in the file.
         weight_rounding: the golden of the weights rounded to the dtype, against the golden of the stored weights.
-        weight_processing: TransformerLens's processed weights and tables run in float64, against the golden of the rounded
-            weights.
+        weight_processing: the processed weights and tables run in float64, against the golden of the rounded weights.
         forward_arithmetic: what computing the residual stream at the dtype adds, with the unembedding in float64.
         final_rounding: what rounding these logits to the dtype adds.
         unexplained: the rest, which is the arithmetic of the unembedding.
-        rotary_tables: what float32 loses of the golden's rotary frequencies. Part of both HuggingFace's and
-            TransformerLens's error.
+        rotary_tables: what float32 loses of the golden's rotary frequencies, in HuggingFace and in TransformerLens.
     """
 
     cell: Cell

@@ -15,10 +15,8 @@ class Kind(StrEnum):
     """How a cell ended."""
 
     MEASURED = "measured"
-    NOT_APPLICABLE = "n/a"
-    """This TransformerLens has no such wrapper, option or architecture."""
-    NOT_MEASURED = "not measured"
-    """Applicable, but its model is not on this machine, or it needs a golden that is not available here."""
+    NOT_APPLICABLE = "n/a"  # this TransformerLens has no such wrapper, option or architecture
+    NOT_MEASURED = "not measured"  # its model is not on this machine, or it needs a golden that is not available here
     FAILED = "failed"
 
 
@@ -31,13 +29,7 @@ class Outcome(Generic[R]):
     reason: str = ""
 
     def require(self) -> R:
-        """The record.
-
-        Raises:
-            NotApplicable: if this TransformerLens does not support the cell.
-            NotMeasured: if the cell was not measured here.
-            CellFailed: if measuring it raised.
-        """
+        """The record. If there is none, raises NotApplicable, NotMeasured or CellFailed, after ``kind``."""
         if self.record is not None:
             return self.record
         errors = {Kind.NOT_APPLICABLE: NotApplicable, Kind.NOT_MEASURED: NotMeasured}

@@ -15,9 +15,5 @@ def plain(value: Any) -> Any:
 
 
 def restored(kind: type[T], data: Any) -> T:
-    """Rebuild the record that :func:`plain` converted.
-
-    Raises:
-        ValueError: if the data does not fit this kind of record.
-    """
+    """Rebuild the record that :func:`plain` converted. Raises ValueError if the data does not fit this kind of record."""
     return msgspec.convert(data, kind, str_keys=True)

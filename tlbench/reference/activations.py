@@ -1,7 +1,7 @@
 """Golden activations, and the error of HuggingFace's own activations at each dtype.
 
-Like golden logits, golden activations are computed in this project's own environment. HuggingFace's errors are computed in
-the environment under test, in a subprocess that never imports TransformerLens.
+Golden activations are computed in this project's own environment, as golden logits are. HuggingFace's errors are computed
+in the environment under test, in a subprocess that never imports TransformerLens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from tlbench import arithmetic
 from tlbench.checkpoints import Checkpoint
 from tlbench.components import END, LOGITS, ROUTING, Component, site
 from tlbench.environments import reference_python
-from tlbench.environments.sources import code_digest
 from tlbench.exceptions import CellFailed, NoGolden, NotApplicable, NotGolden
 from tlbench.grid import Attention, Dtype, Option
 from tlbench.metrics.hf_error import centred
@@ -59,20 +58,16 @@ class Exact:
 
     def get(self, block: int, component: Component) -> Tensor | None:
         """One activation, or None if this architecture has no such activation."""
-        if component is Component.RESID_POST and block + 1 < self.n_blocks:
-            return self.tensors.get(site(block + 1, Component.RESID_PRE))
-        return self.tensors.get(site(block, component))
+        return self.by_name(site(block, component))
 
     def by_name(self, name: str) -> Tensor | None:
         """One activation by name, or None."""
-        if name in END:
-            return self.tensors.get(name)
-        block, component = _parse(name)
-        return self.get(block, component)
+        outputs = {site(i, Component.RESID_POST): site(i + 1, Component.RESID_PRE) for i in range(self.n_blocks - 1)}
+        return self.tensors.get(outputs.get(name, name))
 
     def has(self, name: str) -> bool:
         """Whether this architecture has an activation of this name."""
-        return name in self.tensors if name.endswith(ROUTING) else self.by_name(name) is not None
+        return self.by_name(name) is not None
 
     def expert_mask(self, name: str, indices: Tensor) -> Tensor:
         """Turn expert indices ``[batch * pos, k]`` or ``[batch, pos, k]`` into a mask ``[batch, pos, expert]``."""
@@ -84,35 +79,23 @@ class Exact:
         names = [site(i, Component.RESID_PRE) for i in range(self.n_blocks)]
         return [self.tensors[name] for name in (*names, site(self.n_blocks - 1, Component.RESID_POST))]
 
-    def same_routing(self, block: int, experts: Tensor) -> Tensor:
-        """Whether each token goes to the golden's experts, ``[batch, pos]``.
-
-        Args:
-            block: the block's index.
-            experts: a mask ``[batch, pos, expert]``.
-        """
-        golden_experts = self.tensors[site(block, ROUTING)] > 0
-        return (golden_experts == (experts.cpu() > 0)).all(-1)
-
     @property
     def tokens(self) -> Tensor:
-        """The two most likely tokens at the end of each prompt, which define the logit difference. ``[batch, 2]``"""
+        """The two most likely tokens at the end of each prompt, ``[batch, 2]``. They define the logit difference."""
         return self.tensors[TOKENS]
 
     def edited(self, edit: Edit) -> Tensor:
         """The logits at the last position under an intervention, ``[batch, d_vocab]``."""
-        return self.tensors[_of(EDITED, edit)]
+        return self.tensors[f"{EDITED}/{edit}"]
 
     def gradient(self, block: int) -> Tensor:
         """The gradient of the logit difference with respect to a block's input, ``[batch, pos, d_model]``."""
-        return self.tensors[_of(GRADIENT, block)]
+        return self.tensors[f"{GRADIENT}/{block}"]
 
     def head_attribution(self, option: Option) -> Tensor | None:
         """What each head adds to the logit difference, ``[batch, block, head]``, or None if a norm follows the heads.
 
-        Args:
-            option: the processing option. It decides which constants move out of the heads: the value biases, and what
-                ``fold_ln`` has added to them.
+        The option may move constants out of the heads: the value biases, and what ``fold_ln`` adds to them.
         """
         if HEADS not in self.tensors:
             return None
@@ -122,12 +105,7 @@ class Exact:
         return self.tensors[HEADS] - self.tensors[FOLDED_VALUE_BIASES if flags["fold_ln"] else VALUE_BIASES]
 
     def error(self, name: str, value: Tensor, tokens: Tensor | None = None) -> float:
-        """The relative error of an activation; see :func:`~tlbench.metrics.relative_error.relative_error`.
-
-        Args:
-            name: the activation's name.
-            value: the value to compare with the golden.
-            tokens: a mask ``[batch, pos]`` of the tokens to compare; by default all.
+        """The relative error of an activation over all tokens, or over those in a mask ``[batch, pos]``.
 
         Raises:
             CellFailed: if the golden has no such activation, or one of another shape.
@@ -139,27 +117,18 @@ class Exact:
         if exact is None or exact.shape != value.shape:
             has = "has none" if exact is None else f"has shape {list(exact.shape)}"
             raise CellFailed(f"{name} has shape {list(value.shape)}, but the golden {has}")
-        up_to_mean = name == LOGITS or (name not in END and self.centres and _parse(name)[1].is_residual)
+        up_to_mean = name == LOGITS or (name not in END and self.centres and Component(name.split(".")[2]).is_residual)
         if tokens is not None:
             value, exact = value.cpu()[tokens], exact[tokens]
         return relative_error(value, exact, centred=up_to_mean)
-
-
-def _parse(name: str) -> tuple[int, Component]:
-    return _parse_block(name), Component(name.rsplit(".", 1)[1])
-
-
-def _parse_block(name: str) -> int:
-    return int(name.split(".")[1])
 
 
 class Errors:
     """Computes the error of each activation during a forward pass, without keeping the activations.
 
     Args:
-        g: the golden activations.
-        fed: whether each block reads its golden input. If so, a token of a mixture of experts that goes to the wrong experts
-            is left out of the activations after them. That error is not one of arithmetic, and ``routing`` reports it.
+        fed: whether each block reads its golden input. If so, activations after the experts leave out the tokens that went
+            to the wrong ones. That error is not one of arithmetic, and ``routing`` reports it.
 
     Attributes:
         found: relative errors by name; for ``routing``, the share of tokens with the right experts. An activation with no
@@ -168,8 +137,7 @@ class Errors:
     """
 
     def __init__(self, g: Exact, *, fed: bool) -> None:
-        self._exact = g
-        self._fed = fed
+        self._exact, self._fed = g, fed
         self._tokens: Tensor | None = None
         self.found: dict[str, float] = {}
         self.seen: set[str] = set()
@@ -180,14 +148,13 @@ class Errors:
         if name.endswith(Component.RESID_PRE):
             self._tokens = None
         if name.endswith(ROUTING):
-            has_right_experts = self._exact.same_routing(_parse_block(name), value)
+            has_right_experts = ((self._exact.tensors[name] > 0) == (value.cpu() > 0)).all(-1)
             self.found[name] = has_right_experts.double().mean().item()
             self._tokens = has_right_experts if self._fed else None
-        else:
-            after_experts = name.endswith((Component.MLP_OUT, Component.RESID_POST))
-            tokens = self._tokens if after_experts else None
-            if tokens is None or tokens.any():
-                self.found[name] = self._exact.error(name, value, tokens)
+            return
+        tokens = self._tokens if name.endswith((Component.MLP_OUT, Component.RESID_POST)) else None
+        if tokens is None or tokens.any():
+            self.found[name] = self._exact.error(name, value, tokens)
 
 
 def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
@@ -197,10 +164,11 @@ def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
         NoGolden: if they do not fit in memory, or the model cannot be evaluated in true float64.
         NotApplicable: if tlbench cannot read this architecture's activations.
     """
-    path = _exact_path(checkpoint, dtype)
+    path = huggingface.result_path("inside", checkpoint, dtype, __name__)
     request = (reference_python(), compute_missing, "exact", dtype.value, zoo_with(checkpoint))
-    what, check = f"golden activations of {checkpoint.model.name}", partial(golden.require_memory, checkpoint)
-    stored = read_or_compute(path, "inside.lock", *request, what=what, check=partial(check, Precision.FLOAT64))
+    what = f"golden activations of {checkpoint.model.name}"
+    check = partial(golden.require_memory, checkpoint, Precision.FLOAT64)
+    stored = read_or_compute(path, "inside.lock", *request, what=what, check=check)
     if reason := stored.provenance.get("reason"):
         raise (NotApplicable if stored.provenance.get("unknown") else NoGolden)(reason)
     return Exact(stored.tensors, int(stored.provenance["n_blocks"]), stored.provenance["centres"] == "True")
@@ -232,46 +200,35 @@ class HuggingFaceInside:
 def huggingface_inside(checkpoint: Checkpoint, dtype: Dtype) -> HuggingFaceInside:
     """Read HuggingFace's own errors and values at ``dtype`` from the store. Compute them first if they are missing.
 
-    Raises:
-        NoGolden: if there are no golden activations.
-        NotApplicable: if tlbench cannot read this architecture's activations.
-        CellFailed: if HuggingFace itself cannot run this checkpoint.
+    Raises what :func:`exact` raises, and CellFailed if HuggingFace itself cannot run this checkpoint.
     """
     exact(checkpoint, dtype)
-    path = _errors_path(checkpoint, dtype)
+    path = huggingface.result_path("inside-errors", checkpoint, dtype, __name__, **huggingface.setting(checkpoint))
     request = (Path(sys.executable), compute_missing, "errors", dtype.value, zoo_with(checkpoint))
     what = f"errors of HuggingFace's activations of {checkpoint.model.name} in {dtype}"
     stored = read_or_compute(path, "inside-errors.lock", *request, what=what)
-    n_blocks = sum(name.startswith(f"{GRADIENT}/") for name in stored.tensors)
+    gradients = huggingface.under(GRADIENT, stored.tensors)
     return HuggingFaceInside(
-        propagated=_floats(stored.tensors, PROPAGATED),
-        local=_floats(stored.tensors, LOCAL),
-        edited={edit: stored.tensors[_of(EDITED, edit)] for edit in Edit},
-        gradients=[stored.tensors[_of(GRADIENT, i)] for i in range(n_blocks)],
+        propagated={name: error.item() for name, error in huggingface.under(PROPAGATED, stored.tensors).items()},
+        local={name: error.item() for name, error in huggingface.under(LOCAL, stored.tensors).items()},
+        edited={edit: stored.tensors[f"{EDITED}/{edit}"] for edit in Edit},
+        gradients=[gradients[str(i)] for i in range(len(gradients))],
         steps=stored.tensors[STEPS].tolist(),
         greedy=stored.tensors[GREEDY],
         greedy_logits=stored.tensors[GREEDY_LOGITS],
     )
 
 
-def _floats(tensors: Mapping[str, Tensor], kind: str) -> dict[str, float]:
-    return {name.removeprefix(f"{kind}/"): value.item() for name, value in tensors.items() if name.startswith(f"{kind}/")}
-
-
-def _of(kind: str, name: str | int) -> str:
-    return f"{kind}/{name}"
-
-
 def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
     """Compute and store the golden activations in this process. If that is impossible, store the reason instead."""
-    path = _exact_path(checkpoint, dtype)
+    path = huggingface.result_path("inside", checkpoint, dtype, __name__)
     if store.read(path) is not None:
         return
     arithmetic.establish()
     torch.set_num_threads(checkpoint.model.threads)
     ids = huggingface.tokens(checkpoint, golden.NATURAL)
-    provenance = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, "torch": torch.__version__}
-    provenance["transformers"] = version("transformers")
+    libraries = {"torch": torch.__version__, "transformers": version("transformers")}
+    provenance = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, **libraries}
     try:
         model = golden.load_exact(checkpoint.folder, Weights(dtype))
         model_sites = sites(model)
@@ -296,18 +253,13 @@ def _exactly(model: Any, ids: Tensor) -> dict[str, Tensor]:
 
     _run(model, ids, seen)
     tokens = tensors[LOGITS][:, -1].topk(2, dim=-1).indices
-    return {
-        **tensors,
-        TOKENS: tokens,
-        **head_attribution(model, ids, tokens),
-        **_edited(model, ids),
-        **_gradients(model, ids, tokens),
-    }
+    computed = {**head_attribution(model, ids, tokens), **_edited(model, ids), **_gradients(model, ids, tokens)}
+    return {**tensors, TOKENS: tokens, **computed}
 
 
 def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
     """Compute and store HuggingFace's own errors and values in this process, if they are missing."""
-    path = _errors_path(checkpoint, dtype)
+    path = huggingface.result_path("inside-errors", checkpoint, dtype, __name__, **huggingface.setting(checkpoint))
     if store.read(path) is not None:
         return
     arithmetic.establish()
@@ -315,14 +267,13 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
     g = exact(checkpoint, dtype)
     ids = huggingface.tokens(checkpoint, golden.NATURAL)
     model = huggingface.load_model(checkpoint.folder, dtype, Attention.EAGER)
-    propagated, local = Errors(g, fed=False), Errors(g, fed=True)
-    _run(model, ids, propagated.see)
-    _run(model, ids, local.see, g.inputs())
-    errors_by_name = {_of(PROPAGATED, name): value for name, value in propagated.found.items()}
-    errors_by_name |= {_of(LOCAL, name): value for name, value in local.found.items()}
-    errors = {name: torch.tensor(value, dtype=torch.float64) for name, value in errors_by_name.items()}
-    values = {**_edited(model, ids), **_gradients(model, ids, g.tokens), **_generated(model, ids)}
-    store.write(path, {**errors, **values}, huggingface.versions())
+    tensors: dict[str, Tensor] = {}
+    for kind, inputs in ((PROPAGATED, None), (LOCAL, g.inputs())):
+        errors = Errors(g, fed=inputs is not None)
+        _run(model, ids, errors.see, inputs)
+        tensors |= {f"{kind}/{name}": torch.tensor(error, dtype=torch.float64) for name, error in errors.found.items()}
+    tensors |= {**_edited(model, ids), **_gradients(model, ids, g.tokens), **_generated(model, ids)}
+    store.write(path, tensors, huggingface.setting(checkpoint))
 
 
 def _edited(model: Any, ids: Tensor) -> dict[str, Tensor]:
@@ -331,29 +282,29 @@ def _edited(model: Any, ids: Tensor) -> dict[str, Tensor]:
     block = len(sites(model).blocks) // 2
     for edit, change in CHANGES.items():
         with torch.no_grad(), editing(model, block, change.component, change.apply):
-            logits_by_name[_of(EDITED, edit)] = model(ids, use_cache=False).logits[:, -1].double().clone()
+            logits_by_name[f"{EDITED}/{edit}"] = model(ids, use_cache=False).logits[:, -1].double().clone()
     return logits_by_name
 
 
 def _generated(model: Any, ids: Tensor) -> dict[str, Tensor]:
     """Results with the key-value cache: over the prompts, and over a greedy continuation of their start."""
+    differences, greedy_logits = [], []
     with torch.no_grad():
         full = centred(model(ids, use_cache=False).logits)
         cache = None
-        steps = []
         for i in range(ids.shape[1]):
             output = model(ids[:, i : i + 1], past_key_values=cache, use_cache=True)
             cache = output.past_key_values
-            steps.append((centred(output.logits[:, -1]) - full[:, i]).abs().max())
-        tokens = ids[:, :GREEDY_START]
-        output = model(tokens, use_cache=True)
-        step_logits = [output.logits[:, -1].float()]
-        while len(step_logits) < GREEDY_TOKENS:
-            tokens = torch.cat([tokens, step_logits[-1].argmax(-1, keepdim=True)], -1)
-            output = model(tokens[:, -1:], past_key_values=output.past_key_values, use_cache=True)
-            step_logits.append(output.logits[:, -1].float())
-        tokens = torch.cat([tokens, step_logits[-1].argmax(-1, keepdim=True)], -1)
-    return {STEPS: torch.stack(steps), GREEDY: tokens, GREEDY_LOGITS: torch.stack(step_logits, 1)}
+            differences.append((centred(output.logits[:, -1]) - full[:, i]).abs().max())
+        cache = None
+        tokens = step = ids[:, :GREEDY_START]
+        for _ in range(GREEDY_TOKENS):
+            output = model(step, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            greedy_logits.append(output.logits[:, -1].float())
+            step = greedy_logits[-1].argmax(-1, keepdim=True)
+            tokens = torch.cat([tokens, step], -1)
+    return {STEPS: torch.stack(differences), GREEDY: tokens, GREEDY_LOGITS: torch.stack(greedy_logits, 1)}
 
 
 def _gradients(model: Any, ids: Tensor, tokens: Tensor) -> dict[str, Tensor]:
@@ -363,8 +314,7 @@ def _gradients(model: Any, ids: Tensor, tokens: Tensor) -> dict[str, Tensor]:
 
     def seen(name: str, value: Tensor) -> None:
         if name.endswith(Component.RESID_PRE):
-            if not value.requires_grad:
-                value.requires_grad_(True)
+            value.requires_grad_(True)
             value.retain_grad()
             inputs.append(value)
 
@@ -374,7 +324,7 @@ def _gradients(model: Any, ids: Tensor, tokens: Tensor) -> dict[str, Tensor]:
     gradients = {}
     for i, value in enumerate(inputs):
         assert value.grad is not None
-        gradients[_of(GRADIENT, i)] = value.grad.double().contiguous()
+        gradients[f"{GRADIENT}/{i}"] = value.grad.double().contiguous()
     return gradients
 
 
@@ -388,27 +338,7 @@ def _run(model: Any, ids: Tensor, seen: Callable[[str, Tensor], None], inputs: S
         seen(LOGITS, model(ids, use_cache=False, output_attentions=True).logits)
 
 
-def _exact_path(checkpoint: Checkpoint, dtype: Dtype) -> Path:
-    key = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, "code": code_digest("tlbench.reference.activations")}
-    key |= arithmetic.key()
-    return store.path_of("inside", checkpoint.model.name, key)
-
-
-def _errors_path(checkpoint: Checkpoint, dtype: Dtype) -> Path:
-    key = {
-        "checkpoint": checkpoint.sha256,
-        "dtype": dtype.value,
-        "code": code_digest("tlbench.reference.activations"),
-        **huggingface.versions(),
-    }
-    return store.path_of("inside-errors", checkpoint.model.name, {**key, "threads": checkpoint.model.threads})
-
-
 def compute_missing(kind: str, dtype: str, names: Sequence[str]) -> None:
-    """Compute the missing golden activations (``exact``) or HuggingFace's ``errors`` of several models.
-
-    Raises:
-        CellFailed: if that fails for the first model.
-    """
+    """Compute the missing golden activations (``exact``) or HuggingFace's ``errors`` of several models."""
     compute = {"exact": compute_exact, "errors": compute_errors}[kind]
     compute_each(names, lambda checkpoint: compute(checkpoint, Dtype(dtype)))

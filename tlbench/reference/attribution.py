@@ -6,7 +6,7 @@ A head's output passes through the final norm, with the norm's scale held fixed,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -24,7 +24,6 @@ def head_attribution(model: Any, ids: Tensor, tokens: Tensor) -> Mapping[str, Te
     """Each head's contribution to the difference between two tokens' logits at the last position.
 
     Args:
-        model: a HuggingFace causal language model.
         ids: token ids ``[batch, pos]``.
         tokens: the two tokens to compare, ``[batch, 2]``.
 
@@ -35,37 +34,36 @@ def head_attribution(model: Any, ids: Tensor, tokens: Tensor) -> Mapping[str, Te
         contributions cannot then be separated.
     """
     model_sites = sites(model)
-    projections = [find(block.attention, OUTPUT_PROJECTION) for block in model_sites.blocks]
-    if any(block.has_post_norm for block in model_sites.blocks) or any(module is None for module in projections):
+    blocks = model_sites.blocks
+    projections = [module for block in blocks if (module := find(block.attention, OUTPUT_PROJECTION)) is not None]
+    if any(block.has_post_norm for block in blocks) or len(projections) < len(blocks):
         return {}
-    inputs: list[Tensor] = []
-    final_inputs: list[Tensor] = []
+    last_inputs: list[Tensor] = []
     with ExitStack() as stack, torch.no_grad():
-        for module in projections:
-            assert module is not None
-            hook = module.register_forward_pre_hook(lambda _, args: inputs.append(args[0][:, -1].double()))
-            stack.callback(hook.remove)
-        hook = model_sites.ln_final.register_forward_pre_hook(lambda _, args: final_inputs.append(args[0][:, -1].double()))
-        stack.callback(hook.remove)
+        for module in (*projections, model_sites.ln_final):
+            hook = module.register_forward_pre_hook(lambda _, args: last_inputs.append(args[0][:, -1].double()))
+            stack.enter_context(hook)
         model(ids, use_cache=False)
-    directions = _directions(model, model_sites, final_inputs[-1], tokens)
-    heads = [_through(z, module, directions, model) for z, module in zip(inputs, projections, strict=True)]
+    *head_values, residual = last_inputs
+    directions = _directions(model, model_sites, residual, tokens)
 
-    def constant(*, of_norm: bool) -> Tensor:
-        values = [_constant_values(block, model, of_norm=of_norm)[None].expand(len(ids), -1) for block in model_sites.blocks]
+    def contributions(values: Sequence[Tensor]) -> Tensor:
         return torch.stack([_through(z, p, directions, model) for z, p in zip(values, projections, strict=True)], 1)
 
+    def constants(*, of_norm: bool) -> list[Tensor]:
+        return [_constant_values(block, model, of_norm=of_norm)[None].expand(len(ids), -1) for block in blocks]
+
     return {
-        HEADS: torch.stack(heads, 1),
-        VALUE_BIASES: constant(of_norm=False),
-        FOLDED_VALUE_BIASES: constant(of_norm=True),
+        HEADS: contributions(head_values),
+        VALUE_BIASES: contributions(constants(of_norm=False)),
+        FOLDED_VALUE_BIASES: contributions(constants(of_norm=True)),
     }
 
 
 def _directions(model: Any, model_sites: Sites, residual: Tensor, tokens: Tensor) -> Tensor:
     """The residual-stream direction that the logit difference reads, divided by the norm's scale. ``[batch, d_model]``"""
     norm = model_sites.ln_final
-    unembedding = model.get_output_embeddings().weight.double()
+    unembedding: Tensor = model.get_output_embeddings().weight.double()
     direction = (unembedding[tokens[:, 0]] - unembedding[tokens[:, 1]]) * gain(norm)
     # The norm is x -> (x - mean) / scale, so comparing its input and output gives the scale.
     centred = residual - residual.mean(-1, keepdim=True) if model_sites.centres else residual
@@ -73,8 +71,7 @@ def _directions(model: Any, model_sites: Sites, residual: Tensor, tokens: Tensor
     scale = (centred * normed).sum(-1, keepdim=True) / normed.square().sum(-1, keepdim=True)
     if model_sites.centres:
         direction = direction - direction.mean(-1, keepdim=True)
-    directions: Tensor = direction / scale
-    return directions
+    return direction / scale
 
 
 def gain(norm: Any) -> Tensor:
@@ -85,31 +82,25 @@ def gain(norm: Any) -> Tensor:
 
 def _through(z: Tensor, projection: Any, directions: Tensor, model: Any) -> Tensor:
     """What the heads' values ``[batch, head * d_head]`` add along the directions, ``[batch, head]``."""
-    weight = projection.weight.double()
+    weight: Tensor = projection.weight.double()
     # transformers' Conv1D stores its weight as [in, out], nn.Linear as [out, in].
     matrix = weight.T if isinstance(projection, nn.Linear) else weight
-    n_heads = model.config.num_attention_heads
     products = torch.einsum("id,bd->bi", matrix, directions) * z
-    by_head: Tensor = products.view(len(products), n_heads, -1).sum(-1)
-    return by_head
+    return products.view(len(products), model.config.num_attention_heads, -1).sum(-1)
 
 
 def _constant_values(block: Block, model: Any, *, of_norm: bool) -> Tensor:
     """The constant part of the heads' values, ``[head * d_head]``: the value biases, or zeros if there are none.
 
-    Args:
-        block: the block's modules.
-        model: the HuggingFace model.
-        of_norm: whether to add what the value projection makes of the norm's bias.
+    ``of_norm`` adds what the value projection makes of the norm's bias.
     """
-    n_heads = model.config.num_attention_heads
-    bias = getattr(block.ln1, "bias", None) if of_norm else None
+    n_heads, d_model = model.config.num_attention_heads, model.config.hidden_size
     module = find(block.attention, VALUE_PROJECTION)
     if module is None:
         projection: Any = find(block.attention, OUTPUT_PROJECTION)
-        return torch.zeros(projection.weight.numel() // model.config.hidden_size, dtype=torch.float64)
-    dtype = next(module.parameters()).dtype
-    norm_output = torch.zeros(model.config.hidden_size, dtype=dtype) if bias is None else bias
+        return torch.zeros(projection.weight.numel() // d_model, dtype=torch.float64)
+    bias = getattr(block.ln1, "bias", None) if of_norm else None
+    norm_output = torch.zeros(d_model, dtype=next(module.parameters()).dtype) if bias is None else bias
     with torch.no_grad():
         values: Tensor = module(norm_output[None])[0].double()
     if hasattr(block.attention, "c_attn"):
@@ -118,5 +109,4 @@ def _constant_values(block: Block, model: Any, *, of_norm: bool) -> Tensor:
         # GPT-NeoX and BLOOM interleave query, key and value by head.
         values = values.view(n_heads, 3, -1)[:, 2].reshape(-1)
     n_kv = getattr(model.config, "num_key_value_heads", None) or n_heads
-    by_head: Tensor = values.view(n_kv, -1).repeat_interleave(n_heads // n_kv, 0).reshape(-1)
-    return by_head
+    return values.view(n_kv, -1).repeat_interleave(n_heads // n_kv, 0).reshape(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -24,20 +24,16 @@ def can_be_blocked(model: Any) -> bool:
 def in_blocks(model: Any, queries: int = QUERIES) -> Iterator[None]:
     """Within the block, this model's eager attention processes ``queries`` queries at a time.
 
-    A row of the scores depends only on its own query, so only the shape of the matrix products changes. The patch applies to
-    every model defined in the same modeling file. It does nothing for a file without such a function
-    (:func:`can_be_blocked`).
+    A row of the scores depends only on its own query, so only the shape of the matrix products changes. This patches every
+    model of the same modeling file, and does nothing if the file has no such function (:func:`can_be_blocked`).
     """
     modeling = sys.modules[type(model).__module__]
     original = getattr(modeling, EAGER, None)
-    if original is None:
+    with ExitStack() as restore:
+        if original is not None:
+            restore.callback(setattr, modeling, EAGER, original)
+            setattr(modeling, EAGER, _in_blocks(original, queries))
         yield
-        return
-    setattr(modeling, EAGER, _in_blocks(original, queries))
-    try:
-        yield
-    finally:
-        setattr(modeling, EAGER, original)
 
 
 def _in_blocks(original: Callable[..., tuple[Tensor, Tensor]], queries: int) -> Callable[..., tuple[Tensor, None]]:

@@ -12,9 +12,10 @@ architecture whose roundings were not intercepted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,20 +27,19 @@ from tlbench.exceptions import NotGolden
 from tlbench.metrics.hf_error import centred
 
 STEP = 1e-8
-"""Relative step of the self-check. It is a sixth of float32's resolution, so about one step in six crosses a float32
-rounding of a number. The third difference of a smooth function at this step, 1e-24 times its third derivative, is
-negligible."""
+"""Relative step of the self-check: a sixth of float32's resolution, so a number crosses to the next float32 in about one
+step in six. A smooth function's third difference, 1e-24 times its third derivative, is negligible."""
 WIDER = 16
 """Ratio between two successive steps of the self-check."""
 ULP = 2.0**-52
 """Relative step so small that it shows only float64's own rounding."""
 TIMES_THE_NOISE = 3e4
-"""How far the third difference may exceed float64's noise. One float32 rounding is as large as 5e8 float64 roundings. Among
-86 architectures the healthy ones reach at most 2.4e3 times the noise, usually 10. One rounded activation reaches at least
-3.4e6 times, and one rounded scalar per token at least 1e6 times (``python -m tools.architectures``)."""
+"""How far the third difference may exceed float64's noise. One float32 rounding is as large as 5e8 float64 roundings. Of 86
+architectures, the healthy ones reach at most 2.4e3 times the noise, usually 10. One rounded activation reaches at least
+3.4e6 times, one rounded scalar per token at least 1e6 times (``python -m tools.architectures``)."""
 LEAST_GROWTH = 10
-"""With a step 16 times wider, a third difference caused by kinks grows 16 to 64 times and one caused by curvature 4096
-times. One caused by rounding grows only 4 times, because the jumps become more frequent but no larger."""
+"""With a step 16 times wider, a third difference grows 16 to 64 times if kinks cause it, and 4096 times if curvature does.
+Rounding makes it grow only 4 times, because the jumps become more frequent but no larger."""
 LEAST_STEP = 1e-11
 """The smallest step that the self-check tries. Float32's resolution is 6000 times as wide."""
 
@@ -50,20 +50,19 @@ SHORT_TYPES = ("FloatTensor", "HalfTensor", "BFloat16Tensor")
 """torch's legacy types: constructors, and names that ``Tensor.type`` accepts."""
 COMPLEX = {torch.complex32, torch.complex64}
 DIM_OF = {"topk": 2, "sort": 1, "argsort": 1, "argmax": 1}
-"""Functions that make a discrete choice, as a router chooses its experts, and the position of ``dim`` among their arguments.
-Only at these may a healthy model be discontinuous."""
+"""The position of ``dim`` among the arguments of functions that choose, as a router chooses its experts. Only at these may a
+healthy model be discontinuous."""
 
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """What the self-check measured on the centred logits. All figures are relative to their rms.
+    """What the self-check measured on the centred logits, relative to their rms.
 
     Attributes:
         noise: float64's own rounding: the rms change when the embeddings move by their last bit.
         difference: the rms third difference at a relative step of 1e-8.
         excess: the largest ratio of third difference to noise at any position.
-        growth: the smallest factor by which the third difference grows with a step 16 times wider. Infinite if it never
-            exceeds the noise.
+        growth: the least growth of the third difference with a step 16 times wider; infinite if it never exceeds the noise.
         amplification: the rms change per relative change of the embeddings.
     """
 
@@ -87,17 +86,14 @@ def _is_short(dtype: Any) -> bool:
 class _Float64ForShorter(TorchFunctionMode):
     """Replaces every shorter floating-point type by float64 in calls to torch."""
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in REINTERPRETING:
             return func(*args, **kwargs)
         if func in SHORTENING:
             return args[0].double()
-        if func is Tensor.type:
-            args, kwargs = tuple(map(_widened_type, args)), {name: _widened_type(value) for name, value in kwargs.items()}
-        return func(*map(_widened, args), **{name: _widened(value) for name, value in kwargs.items()})
+        widened = _widened_type if func is Tensor.type else _widened
+        return func(*map(widened, args), **{name: widened(value) for name, value in kwargs.items()})
 
 
 def _widened(value: Any) -> Any:
@@ -108,7 +104,7 @@ def _widened(value: Any) -> Any:
 
 def _widened_type(value: Any) -> Any:
     name = value if isinstance(value, str) else f"{getattr(value, '__module__', '')}.{getattr(value, '__name__', '')}"
-    return torch.float64 if name.removeprefix("torch.") in SHORT_TYPES else value
+    return torch.float64 if name.removeprefix("torch.") in SHORT_TYPES else _widened(value)
 
 
 @contextmanager
@@ -117,20 +113,15 @@ def true_float64() -> Iterator[None]:
 
     ``torch.autocast`` needs no handling, because it leaves float64 tensors alone.
     """
-    default = torch.get_default_dtype()
-    # A function mode does not see these constructors, since they are classes. HuggingFace builds tables from numpy with
-    # them.
-    constructors = {name: getattr(torch, name) for name in SHORT_TYPES}
-    torch.set_default_dtype(torch.float64)
-    for name in constructors:
-        setattr(torch, name, torch.DoubleTensor)
-    try:
-        with _Float64ForShorter():
-            yield
-    finally:
-        for name, constructor in constructors.items():
-            setattr(torch, name, constructor)
-        torch.set_default_dtype(default)
+    with ExitStack() as restore:
+        restore.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float64)
+        # HuggingFace builds tables from numpy with these constructors. As classes, they bypass a function mode.
+        for name in SHORT_TYPES:
+            restore.callback(setattr, torch, name, getattr(torch, name))
+            setattr(torch, name, torch.DoubleTensor)
+        restore.enter_context(_Float64ForShorter())
+        yield
 
 
 @contextmanager
@@ -145,9 +136,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: dict[str, None] = {}
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for value in torch.utils._pytree.tree_leaves((args, kwargs, result)):
             if isinstance(value, Tensor) and _is_short(value.dtype):
@@ -166,45 +155,40 @@ def assert_true_float64(model: Any, ids: Tensor) -> SelfCheck:
     - The logits are a smooth function of the embeddings up to float64's own rounding (:func:`_measure`). This finds
       roundings inside operations, which torch cannot see.
 
-    Args:
-        model: a HuggingFace causal language model in float64, whose ``get_input_embeddings`` is an embedding module.
-        ids: token ids ``[batch, pos]``.
+    ``model`` is HuggingFace's in float64, with an embedding module as its ``get_input_embeddings``; ``ids`` is ``[batch, pos]``.
 
     Raises:
         NotGolden: if a check fails, with what it found.
     """
-    name = type(model).__name__
     if table := _rounded_table(model):
-        raise NotGolden(
-            f"{name} is not float64 all the way: its table {table} was rounded to float32. Either the model was built "
-            "outside true_float64, or it computes the table where torch cannot see it"
-        )
+        causes = "Either the model was built outside true_float64, or it computes the table where torch cannot see it"
+        raise _refusal(model, f"its table {table} was rounded to float32. {causes}")
     with true_float64(), torch.inference_mode():
         moved = _Moved(model, ids)
         with low_precision_operations() as seen, _rounded_outputs(model) as rounded:
             forward = moved(STEP)
         if seen:
-            raise NotGolden(
-                f"{name} is not float64 all the way: {', '.join(list(seen)[:3])}. tlbench did not intercept these casts, so "
-                "this model cannot have a golden"
-            )
+            casts = ", ".join(list(seen)[:3])
+            raise _refusal(model, f"{casts}. tlbench did not intercept these casts, so this model cannot have a golden")
         if rounded:
-            raise NotGolden(
-                f"{name} is not float64 all the way: the output of its module {next(iter(rounded))} was rounded to float32 "
-                "where torch cannot see it"
-            )
+            module = next(iter(rounded))
+            raise _refusal(model, f"the output of its module {module} was rounded to float32 where torch cannot see it")
         check = _measure(moved, forward)
     if not math.isfinite(check.difference):
-        raise NotGolden(f"{name} has logits that are not finite in float64, so it cannot have a golden")
+        raise NotGolden(f"{type(model).__name__} has logits that are not finite in float64, so it cannot have a golden")
     if not check.passed:
-        raise NotGolden(
-            f"{name} is not float64 all the way: with an embedding step of {STEP:.0e}, the logits have a third difference "
-            f"of {check.difference:.1e}. That is up to {check.excess:.1e} times float64's own noise of {check.noise:.1e}, "
-            f"and the limit is {TIMES_THE_NOISE:.0e} times. With a step {WIDER} times wider it grows {check.growth:.1f} "
-            f"times, but curvature and kinks would grow at least {LEAST_GROWTH} times. Some operation rounds where torch "
-            "cannot see it"
+        reason = (
+            f"with an embedding step of {STEP:.0e}, the logits have a third difference of {check.difference:.1e}. That is "
+            f"up to {check.excess:.1e} times float64's own noise of {check.noise:.1e}, and the limit is "
+            f"{TIMES_THE_NOISE:.0e} times. With a step {WIDER} times wider it grows {check.growth:.1f} times, but curvature "
+            f"and kinks would grow at least {LEAST_GROWTH} times. Some operation rounds where torch cannot see it"
         )
+        raise _refusal(model, reason)
     return check
+
+
+def _refusal(model: Any, reason: str) -> NotGolden:
+    return NotGolden(f"{type(model).__name__} is not float64 all the way: {reason}")
 
 
 def _rounded_table(model: Any) -> str:
@@ -221,10 +205,9 @@ def _rounded_table(model: Any) -> str:
 
 
 def _is_rounded(values: Tensor) -> bool:
-    """Whether every value fits in float32 and some value uses its full precision.
+    """Whether every value fits in float32 and some value uses more than 12 of its 24 significant bits.
 
-    Integers and numbers with few significant bits, such as powers of two, may be intended. A value that uses up to 24 bits
-    and no more was rounded.
+    Integers and numbers of few significant bits, such as powers of two, may be intended.
     """
     if not values.is_floating_point():
         return False
@@ -242,37 +225,31 @@ def _has_bits(significand: Tensor, bits: int) -> Tensor:
 def _rounded_outputs(model: Any) -> Iterator[dict[str, None]]:
     """Within the block, record modules without parameters that return rounded numbers although their inputs are not rounded.
 
-    Such modules compute constants, e.g. rotary tables, and a step of the embeddings cannot reveal their rounding. The
-    embeddings must move by a step that float32 cannot represent, because a module may pass its inputs on.
+    They compute constants, e.g. rotary tables, whose rounding no step of the embeddings reveals. The step must not be a
+    float32 number, because a module may pass its inputs on.
     """
     rounding_modules: dict[str, None] = {}
 
-    def watching(name: str) -> Callable[..., None]:
-        def watch(module: Any, inputs: Any, output: Any) -> None:
-            inputs_leaves, output_leaves = (torch.utils._pytree.tree_leaves(each) for each in (inputs, output))
-            if any(map(_is_rounded_tensor, output_leaves)) and not any(map(_is_rounded_tensor, inputs_leaves)):
-                rounding_modules[name] = None
+    def has_rounded(values: Any) -> bool:
+        tensors = (value for value in torch.utils._pytree.tree_leaves(values) if isinstance(value, Tensor))
+        return any(tensor.dtype is torch.float64 and _is_rounded(tensor) for tensor in tensors)
 
-        return watch
+    def watch(name: str, _: Any, inputs: Any, output: Any) -> None:
+        if has_rounded(output) and not has_rounded(inputs):
+            rounding_modules[name] = None
 
     parameterless = [(name, module) for name, module in model.named_modules() if not any(True for _ in module.parameters())]
-    handles = [module.register_forward_hook(watching(name)) for name, module in parameterless]
-    try:
+    with ExitStack() as hooks:
+        for name, module in parameterless:
+            hooks.enter_context(module.register_forward_hook(partial(watch, name)))
         yield rounding_modules
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _is_rounded_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype is torch.float64 and _is_rounded(value)
 
 
 class _Moved:
     """A model's logits as a function of a step of its embeddings along one random direction.
 
-    Discrete choices, such as a router's experts, are recorded in the first pass and repeated in every later one. Without
-    that a near tie could flip between steps, and the logits would jump even in exact arithmetic.
+    Every pass repeats the first one's discrete choices, such as a router's experts. Otherwise a near tie could flip between
+    steps, and the logits would jump even in exact arithmetic.
     """
 
     def __init__(self, model: Any, ids: Tensor) -> None:
@@ -282,12 +259,9 @@ class _Moved:
         self._choices = _HeldChoices()
 
     def __call__(self, step: float) -> Tensor:
-        handle = self._model.get_input_embeddings().register_forward_hook(lambda *call: self._move(call[-1], step))
-        try:
-            with self._choices.held():
-                logits: Tensor = self._model(self._ids, use_cache=False).logits
-        finally:
-            handle.remove()
+        embeddings = self._model.get_input_embeddings()
+        with embeddings.register_forward_hook(lambda *call: self._move(call[-1], step)), self._choices.held():
+            logits: Tensor = self._model(self._ids, use_cache=False).logits
         return logits
 
     def _move(self, embeddings: Tensor, step: float) -> Tensor:
@@ -311,11 +285,8 @@ class _HeldChoices(TorchFunctionMode):
             yield
         self._pass += 1
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         if name not in DIM_OF or not args or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
             return result
@@ -330,24 +301,19 @@ class _HeldChoices(TorchFunctionMode):
         if isinstance(result, Tensor):
             return held
         place = DIM_OF[name]
-        dim = kwargs.get("dim", args[place] if len(args) > place else -1)
+        dim = (kwargs or {}).get("dim", args[place] if len(args) > place else -1)
         return type(result)((args[0].gather(dim, held), held))
 
 
 def _measure(moved: _Moved, forward: Tensor) -> SelfCheck:
     """Separate rounding from the behaviour of the function itself.
 
-    At a step of 1e-8 the third difference f(x + 2s) - 3 f(x + s) + 3 f(x) - f(x - s) of a smooth function is far below
-    float64's noise. With a float32 rounding it is far above, because some numbers cross from one float32 to the next. If it
-    exceeds the noise, its growth with the step tells which of the two it is.
-
-    Args:
-        moved: the logits as a function of the step.
-        forward: the logits at :data:`STEP`.
+    At a step of 1e-8, a smooth function's third difference f(x + 2s) - 3 f(x + s) + 3 f(x) - f(x - s) is far below
+    float64's noise. With a float32 rounding it is far above, because some numbers cross to the next float32. Above the
+    noise, its growth with the step tells curvature from rounding. ``forward`` is the logits at :data:`STEP`.
     """
     unmoved = moved(0)
-    # Noise is taken per position: a rounding that happens to move one number changes only later positions, and must not
-    # raise the noise that is allowed elsewhere.
+    # Per position, because a rounding of one number changes only later positions and must not raise the noise elsewhere.
     noise = _by_position(moved(ULP) - unmoved)
     noise = noise.clamp(min=noise.quantile(0.25).item())
     backward = moved(-STEP)
@@ -362,9 +328,8 @@ def _measure(moved: _Moved, forward: Tensor) -> SelfCheck:
 def _growth(moved: _Moved, unmoved: Tensor, noise: Tensor, third: Tensor) -> float:
     """The smallest growth of the third difference from a step at which it exceeds the noise to the next wider one.
 
-    The widest pair of steps finds a rounding of only a few numbers: some of them cross at :data:`STEP`, and hardly any at
-    narrower steps. The narrower pairs find a rounding among many kinks, because kinks fade with the step and a rounding does
-    not.
+    The widest pair finds a rounding of only a few numbers, which rarely cross at steps narrower than :data:`STEP`. The
+    narrower pairs find a rounding among many kinks, because kinks fade with the step and a rounding does not.
     """
     least, step, wider = math.inf, STEP, None
     while least >= LEAST_GROWTH and step > LEAST_STEP and bool((over := _excess(third, noise) > TIMES_THE_NOISE).any()):

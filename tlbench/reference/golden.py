@@ -2,17 +2,16 @@
 
 A checkpoint has one golden per dtype that its weights can be rounded to, which isolates the error of the arithmetic, and one
 for the weights as stored, which gives the total error a user sees. They are computed in this project's own environment,
-whichever TransformerLens and transformers are under test.
-
-HuggingFace rounds on purpose in places: norms in float32 at any dtype, Falcon's ALiBi bias in bfloat16. The golden does not.
-It is the exact function, so that rounding counts as HuggingFace's error.
+whichever TransformerLens and transformers are under test. :mod:`tlbench.reference.float64` says how.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -20,7 +19,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from tlbench import arithmetic
@@ -39,9 +40,6 @@ from tlbench.reference.several import compute_each, read_or_compute, zoo_with
 
 MEMORY_VARIABLE = "TLBENCH_GOLDEN_MEMORY"
 """The most memory that a golden's model may take, in bytes. Default: all that is free."""
-FLOAT64_BYTES_PER_PARAMETER = 10
-FLOAT32_BYTES_PER_PARAMETER = 5
-"""Bytes per parameter to load and run a model: the parameter itself, plus a quarter for activations and temporaries."""
 CHECKED_TOKENS = 256
 """The float64 check uses at most this many tokens of each sequence, because it needs at least five forward passes."""
 HOLDS = {Dtype.FLOAT32: {"F32", "F16", "BF16"}, Dtype.FLOAT16: {"F16"}, Dtype.BFLOAT16: {"BF16"}}
@@ -66,6 +64,10 @@ class Precision(StrEnum):
     FLOAT32 = "float32"
 
 
+BYTES_PER_PARAMETER = {Precision.FLOAT64: 10, Precision.FLOAT32: 5}
+"""To load and run a model: the parameter itself, plus a quarter for activations and temporaries."""
+
+
 @dataclass(frozen=True)
 class Golden:
     """A checkpoint's golden logits.
@@ -73,10 +75,9 @@ class Golden:
     Attributes:
         logits: float64 ``[batch, pos, d_vocab]`` on the natural-text prompts.
         precision: ``float64``, or the fallback ``float32``.
-        rotary: the effect of rounding the rotary tables to float32, as HuggingFace does: the rms change of the centred
-            logits over batch and vocabulary, ``[pos]``, in nats. 0 for a model without rotary tables.
-        margins: the routing margins of a mixture of experts, ``[batch, pos]``; empty for other models. See
-            :func:`tlbench.reference.routing.margins`.
+        rotary: the rms change of the centred logits over batch and vocabulary, ``[pos]``, in nats, if the rotary tables are
+            rounded to float32, as in HuggingFace. 0 for a model without them.
+        margins: :func:`tlbench.reference.routing.margins`, ``[batch, pos]``; empty if the model is no mixture of experts.
         sha256: hash of the file it was read from; empty if it was not read from a file.
     """
 
@@ -94,32 +95,25 @@ class Golden:
 def golden(checkpoint: Checkpoint, weights: Weights, *, makeshift: bool = True) -> Golden:
     """Read a checkpoint's golden from the store. Compute it first if it is missing or damaged.
 
-    Falls back to float32, except for float32 weights, if memory is too short for float64 or the architecture cannot be
-    evaluated in it.
-
-    Args:
-        checkpoint: the checkpoint.
-        weights: which of its weights.
-        makeshift: whether to accept the float32 fallback.
+    If memory is too short for float64 or the architecture cannot be evaluated in it, ``makeshift`` accepts a float32 golden,
+    except for float32 weights.
 
     Raises:
         NoGolden: if no golden can be computed, with the reason.
     """
     try:
         return _golden(checkpoint, weights, Precision.FLOAT64)
-    except NoGolden as reason:
+    except NoGolden:
         if weights is Weights.FLOAT32 or not makeshift:
             raise
-        try:
+        with suppress(NoGolden):
             return _golden(checkpoint, weights, Precision.FLOAT32)
-        except NoGolden:
-            raise reason from None
+        raise
 
 
 def _golden(checkpoint: Checkpoint, weights: Weights, precision: Precision) -> Golden:
-    path = store_path(checkpoint, weights, precision)
+    path, what = store_path(checkpoint, weights, precision), f"golden logits of {checkpoint.model.name}"
     request = (reference_python(), compute_missing, precision.value, zoo_with(checkpoint))
-    what = f"golden logits of {checkpoint.model.name}"
     stored = read_or_compute(path, "golden.lock", *request, what=what, check=partial(require_memory, checkpoint, precision))
     if reason := stored.provenance.get("reason"):
         raise NoGolden(reason)
@@ -142,12 +136,7 @@ def compute(
     """Compute and store a checkpoint's missing goldens in this process, with one model in memory at a time.
 
     If the architecture cannot be evaluated in float64, the reason is stored instead, so that it is tried only once. A
-    rounding that changes no weight gives the same golden as the stored weights: that is computed once and its file shared.
-
-    Args:
-        checkpoint: the checkpoint.
-        precision: the precision to evaluate in.
-        wanted: which weights; by default all.
+    rounding that changes no weight has the golden of the stored weights: it is computed once and its file shared.
 
     Raises:
         CellFailed: if this process has imported TransformerLens or computes in the wrong arithmetic.
@@ -163,13 +152,13 @@ def compute(
     require_memory(checkpoint, precision)
     try:
         for i, sharing in enumerate(_of_one_function(checkpoint.folder, missing)):
-            # The check is of the architecture, so once is enough.
-            computed = evaluate(checkpoint, sharing[0], precision, check=i == 0)
+            computed = evaluate(checkpoint, sharing[0], precision, check=i == 0)  # one check: it is of the architecture
             _write(checkpoint, sharing, computed)
             del computed  # free it before the next evaluation: over a long context it is as large as the model
     except NotGolden as error:
         for weights in missing:
-            _write_reason(checkpoint, weights, str(error))
+            provenance = _provenance(checkpoint, weights, reason=str(error))
+            store.write(store_path(checkpoint, weights), {"nothing": torch.zeros(0)}, provenance)
 
 
 def evaluate(
@@ -177,14 +166,8 @@ def evaluate(
 ) -> Golden:
     """Load a checkpoint, round its weights and evaluate it on the natural-text prompts.
 
-    Args:
-        checkpoint: the checkpoint.
-        weights: how to round its weights.
-        precision: the precision to evaluate in.
-        check: whether to check that a float64 evaluation is float64 all the way.
-
     Raises:
-        NotGolden: if that check fails.
+        NotGolden: if ``check`` is set and a float64 evaluation is not float64 all the way.
     """
     model = load_exact(checkpoint.folder, weights, precision)
     ids = huggingface.tokens(checkpoint, NATURAL)
@@ -202,21 +185,15 @@ def evaluate(
 
 def load_exact(folder: Path, weights: Weights, precision: Precision = Precision.FLOAT64) -> Any:
     """HuggingFace's model with rounded weights, and all its arithmetic in ``precision``."""
-    kinds = _dtypes_at(folder, Dtype(weights)) if weights is not Weights.ORIGINAL else {}
-    if precision is Precision.FLOAT64:
-        with true_float64():
-            model = _load(folder, torch.float64)
-    else:
-        model = _load(folder, torch.float32)
+    kinds = {}
+    if weights is not Weights.ORIGINAL:  # HuggingFace keeps a few parameters in float32
+        kinds = {name: parameter.dtype for name, parameter in _load(folder, getattr(torch, weights)).named_parameters()}
+    with true_float64() if precision is Precision.FLOAT64 else nullcontext():
+        model = _load(folder, getattr(torch, precision))
     for name, parameter in model.named_parameters():
         if name in kinds:
             parameter.data = parameter.data.to(kinds[name]).to(parameter.dtype)
     return model
-
-
-def _dtypes_at(folder: Path, dtype: Dtype) -> dict[str, torch.dtype]:
-    """The dtype of each parameter when HuggingFace loads at ``dtype``. It keeps a few in float32."""
-    return {name: parameter.dtype for name, parameter in _load(folder, getattr(torch, dtype)).named_parameters()}
 
 
 def _load(folder: Path, dtype: torch.dtype) -> Any:
@@ -229,12 +206,8 @@ def run(model: Any, ids: Tensor, precision: Precision) -> Tensor:
 
     Attention runs in blocks of queries, so the memory for its scores grows with the length and not with its square.
     """
-    with torch.inference_mode(), in_blocks(model):
-        if precision is Precision.FLOAT64:
-            with true_float64():
-                logits: Tensor = model(ids, use_cache=False).logits
-        else:
-            logits = model(ids, use_cache=False).logits.double()
+    with torch.inference_mode(), in_blocks(model), true_float64() if precision is Precision.FLOAT64 else nullcontext():
+        logits: Tensor = model(ids, use_cache=False).logits.double()
     return logits.contiguous()
 
 
@@ -253,8 +226,7 @@ def require_memory(checkpoint: Checkpoint, precision: Precision) -> None:
         NoGolden: if it does not fit, with the sizes. This is never stored, because more memory may be free another time.
         BadInput: if ``$TLBENCH_GOLDEN_MEMORY`` is not a number.
     """
-    each = {Precision.FLOAT64: FLOAT64_BYTES_PER_PARAMETER, Precision.FLOAT32: FLOAT32_BYTES_PER_PARAMETER}[precision]
-    needed, available = each * parameter_count(checkpoint.folder), available_bytes()
+    needed, available = BYTES_PER_PARAMETER[precision] * parameter_count(checkpoint.folder), available_bytes()
     if needed > available:
         raise NoGolden(
             f"{checkpoint.model.name} is too large for a {precision} golden: it needs {needed / 2**30:.3g} GiB and "
@@ -263,13 +235,7 @@ def require_memory(checkpoint: Checkpoint, precision: Precision) -> None:
 
 
 def available_bytes() -> int:
-    """Bytes that a golden may take: all free memory, up to ``$TLBENCH_GOLDEN_MEMORY``.
-
-    Raises:
-        BadInput: if that variable is not a number.
-    """
-    import psutil
-
+    """Bytes that a golden may take: all free memory, up to ``$TLBENCH_GOLDEN_MEMORY``, which must be a number."""
     free = int(psutil.virtual_memory().available)
     limit = os.environ.get(MEMORY_VARIABLE, "")
     if limit and not limit.isdigit():
@@ -279,15 +245,18 @@ def available_bytes() -> int:
 
 def parameter_count(folder: Path) -> int:
     """The number of parameters in a folder's safetensors, read from their headers."""
-    from math import prod
+    return sum(math.prod(stored.get_shape()) for stored in _headers(folder))
 
-    from safetensors import safe_open
 
-    count = 0
-    for file in sorted(folder.glob("*.safetensors")):
+def changes_no_weight(folder: Path, dtype: Dtype) -> bool:
+    """Whether a dtype represents every value of a folder's safetensors exactly, judged by the dtypes in their headers."""
+    return {stored.get_dtype() for stored in _headers(folder)} <= HOLDS[dtype]
+
+
+def _headers(folder: Path) -> Iterator[Any]:
+    for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
-            count += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    return count
+            yield from (tensors.get_slice(name) for name in tensors.keys())  # noqa: SIM118
 
 
 def _of_one_function(folder: Path, wanted: Sequence[Weights]) -> list[list[Weights]]:
@@ -297,47 +266,21 @@ def _of_one_function(folder: Path, wanted: Sequence[Weights]) -> list[list[Weigh
     return ([unchanged] if unchanged else []) + rounded
 
 
-def changes_no_weight(folder: Path, dtype: Dtype) -> bool:
-    """Whether a dtype represents every value of a folder's safetensors exactly, judged by the dtypes in their headers."""
-    from safetensors import safe_open
-
-    stored_dtypes = set()
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as tensors:
-            stored_dtypes |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
-    return stored_dtypes <= HOLDS[dtype]
-
-
 def _write(checkpoint: Checkpoint, sharing: Sequence[Weights], computed: Golden) -> None:
     """Store one golden for all the weights that share it."""
     tensors = {"logits": computed.logits, "rotary": computed.rotary, "margins": computed.margins}
-    first = store_path(checkpoint, sharing[0], computed.precision)
-    store.write(first, tensors, {**_provenance(checkpoint, sharing[0]), "precision": computed.precision})
-    for weights in sharing[1:]:
-        provenance = {**_provenance(checkpoint, weights), "precision": computed.precision}
-        store.write_again(store_path(checkpoint, weights, computed.precision), first, provenance)
+    paths = [store_path(checkpoint, weights, computed.precision) for weights in sharing]
+    provenances = [_provenance(checkpoint, weights, precision=computed.precision) for weights in sharing]
+    store.write(paths[0], tensors, provenances[0])
+    for path, provenance in zip(paths[1:], provenances[1:], strict=True):
+        store.write_again(path, paths[0], provenance)
 
 
-def _write_reason(checkpoint: Checkpoint, weights: Weights, reason: str) -> None:
-    provenance = {**_provenance(checkpoint, weights), "reason": reason}
-    store.write(store_path(checkpoint, weights), {"nothing": torch.zeros(0)}, provenance)
-
-
-def _provenance(checkpoint: Checkpoint, weights: Weights) -> dict[str, str]:
-    return {
-        "model": checkpoint.model.name,
-        "checkpoint": checkpoint.sha256,
-        "weights": weights.value,
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        **arithmetic.key(),
-    }
+def _provenance(checkpoint: Checkpoint, weights: Weights, **further: str) -> dict[str, str]:
+    names = {"model": checkpoint.model.name, "checkpoint": checkpoint.sha256, "weights": weights.value}
+    return {**names, "torch": torch.__version__, "transformers": version("transformers"), **arithmetic.key(), **further}
 
 
 def compute_missing(precision: str, names: Sequence[str]) -> None:
-    """Compute the missing goldens of several models.
-
-    Raises:
-        CellFailed: if that fails for the first model.
-    """
+    """Compute the missing goldens of several models. Raises what :func:`compute_each` raises."""
     compute_each(names, lambda checkpoint: compute(checkpoint, Precision(precision)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,28 +24,21 @@ from tlbench.grid import Attention, Dtype
 from tlbench.metrics.closeness import Spread, spread
 from tlbench.reference import tensor_store as store
 from tlbench.reference.several import compute_each, read_or_compute, zoo_with
-from tlbench.reference.tensor_store import Kept
 from tlbench.reference.variants import DEFAULT_ATTENTION, variants
 
 PROMPT_SETS = ("natural", "origin")
 LOGITS, VARIANTS = "logits", "variants"
 SQUARES, LARGEST = "squares", "largest"
-Logits = dict[str, Tensor]
-"""Logits ``[batch, pos, d_vocab]`` by prompt set."""
 
 
 def load_model(folder: Path, dtype: Dtype, attention: Attention = Attention.EAGER) -> Any:
-    """HuggingFace's model from a local folder, on the CPU, in evaluation mode."""
+    """HuggingFace's model from a local folder, on the CPU, in evaluation mode. Raises what :func:`causal_lm` raises."""
     implementation = {} if attention is Attention.DEFAULT else {"attn_implementation": attention.value}
     return causal_lm(folder, dtype=getattr(torch, dtype), **implementation)
 
 
 def causal_lm(folder: Path, **choices: Any) -> Any:
-    """Load a causal language model from a local folder, in evaluation mode.
-
-    Args:
-        folder: the folder.
-        choices: further arguments for ``from_pretrained``.
+    """Load a causal language model from a local folder, in evaluation mode. ``choices`` go to ``from_pretrained``.
 
     Raises:
         CellFailed: if this transformers has no causal language model for the architecture.
@@ -57,11 +50,9 @@ def causal_lm(folder: Path, **choices: Any) -> Any:
     except ValueError as error:
         if not str(error).startswith("Unrecognized configuration class"):
             raise
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
-        raise CellFailed(
-            f"cannot measure {folder}: transformers {version('transformers')} has no causal language model for model type "
-            f"{kind!r}"
-        ) from None
+        model_type = json.loads((folder / "config.json").read_text()).get("model_type")
+        cause = f"transformers {version('transformers')} has no causal language model for model type {model_type!r}"
+        raise CellFailed(f"cannot measure {folder}: {cause}") from None
     return model.eval()
 
 
@@ -70,69 +61,53 @@ def tokens(checkpoint: Checkpoint, prompt_set: str) -> Tensor:
     return torch.tensor(getattr(checkpoint.prompts, prompt_set), dtype=torch.long)
 
 
-def reference_logits(checkpoint: Checkpoint, dtype: Dtype, attention: Attention = Attention.EAGER) -> Logits:
-    """Read HuggingFace's logits for a checkpoint from the store. Compute them first if they are missing.
-
-    One subprocess computes the whole zoo, because importing transformers takes longer than all its forward passes.
+def reference_logits(checkpoint: Checkpoint, dtype: Dtype, attention: Attention = Attention.EAGER) -> dict[str, Tensor]:
+    """Read HuggingFace's logits ``[batch, pos, d_vocab]`` by prompt set. Compute them first if they are missing.
 
     Raises:
         CellFailed: if HuggingFace itself cannot run this checkpoint.
     """
-    path = store_path(checkpoint, dtype, attention)
-    stored = _read_or_compute(path, checkpoint, dtype, attention, LOGITS)
-    return stored.tensors
+    return _read_or_compute(checkpoint, dtype, attention, LOGITS)
 
 
 def reference_variants(checkpoint: Checkpoint, dtype: Dtype) -> dict[str, Spread]:
-    """The distance of each HuggingFace variant from HuggingFace's logits with eager attention.
-
-    Read from the store; computed first if missing.
-
-    Raises:
-        CellFailed: if HuggingFace itself cannot run this checkpoint.
-    """
-    path = variants_path(checkpoint, dtype)
-    stored = _read_or_compute(path, checkpoint, dtype, Attention.EAGER, VARIANTS)
-    names = [name.removeprefix(f"{SQUARES}/") for name in stored.tensors if name.startswith(SQUARES)]
-    distances = {
-        name: Spread(stored.tensors[f"{SQUARES}/{name}"], stored.tensors[f"{LARGEST}/{name}"].item()) for name in names
-    }
+    """Read or compute each variant's distance from the logits with eager attention. Raises as :func:`reference_logits`."""
+    stored = _read_or_compute(checkpoint, dtype, Attention.EAGER, VARIANTS)
+    largest = under(LARGEST, stored)
+    distances = {name: Spread(squares, largest[name].item()) for name, squares in under(SQUARES, stored).items()}
     if dtype is Dtype.FLOAT32:
-        return distances  # here reversed sums suffice, being an independent rounding: skip the other attention
+        return distances  # reversed sums suffice here, because they round independently: skip the other attention
     eager, default = (reference_logits(checkpoint, dtype, kind)["natural"] for kind in Attention)
     return {**distances, DEFAULT_ATTENTION: spread(default, eager)}
 
 
-def store_path(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> Path:
-    """Path of the logits, named by everything that determines them."""
-    return store.path_of("references", checkpoint.model.name, {**_key(checkpoint, dtype), "attention": attention.value})
+def under(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors stored as ``kind/name``, by name."""
+    return {name.removeprefix(f"{kind}/"): value for name, value in tensors.items() if name.startswith(f"{kind}/")}
 
 
-def variants_path(checkpoint: Checkpoint, dtype: Dtype) -> Path:
-    """Path of the variants' distances."""
-    return store.path_of("variants", checkpoint.model.name, _key(checkpoint, dtype))
+def store_path(checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: str = LOGITS) -> Path:
+    """Path of the ``logits`` or of the ``variants``' distances, named by everything that determines them."""
+    folder = {LOGITS: "references", VARIANTS: "variants"}[what]
+    return result_path(folder, checkpoint, dtype, __name__, attention=attention.value, **setting(checkpoint))
 
 
-def _key(checkpoint: Checkpoint, dtype: Dtype) -> dict[str, Any]:
-    return {
-        "checkpoint": checkpoint.sha256,
-        "dtype": dtype.value,
-        "threads": checkpoint.model.threads,
-        "code": code_digest("tlbench.reference.huggingface"),
-        **versions(),
-    }
+def result_path(folder: str, checkpoint: Checkpoint, dtype: Dtype, module: str, **more: str) -> Path:
+    """Path of a result, named by checkpoint, dtype, arithmetic, the code behind ``module``, and ``more``."""
+    key = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, "code": code_digest(module), **arithmetic.key(), **more}
+    return store.path_of(folder, checkpoint.model.name, key)
+
+
+def setting(checkpoint: Checkpoint) -> dict[str, str]:
+    """Everything, apart from the weights, the dtype and the code, that determines what HuggingFace computes."""
+    threads = str(checkpoint.model.threads)
+    return {**libraries("torch", "transformers"), **arithmetic.key(), "device": device.current(), "threads": threads}
 
 
 def compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: str = LOGITS) -> None:
-    """Compute and store, in this process, HuggingFace's logits of every prompt set or the distances of its variants.
+    """Compute and store, in this process, HuggingFace's ``logits`` of every prompt set or its ``variants``' distances.
 
     In float32 with eager attention it computes both from one load, because the check of HuggingFace itself needs both.
-
-    Args:
-        checkpoint: the checkpoint.
-        dtype: the dtype to load the model in.
-        attention: the attention implementation.
-        what: ``logits`` or ``variants``.
 
     Raises:
         CellFailed: if this process has imported TransformerLens, because references are never computed beside the code under
@@ -142,7 +117,7 @@ def compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: st
         raise CellFailed("cannot compute a reference in a process that has TransformerLens imported")
     arithmetic.establish()
     both = dtype is Dtype.FLOAT32 and attention is Attention.EAGER
-    paths = {LOGITS: store_path(checkpoint, dtype, attention), VARIANTS: variants_path(checkpoint, dtype)}
+    paths = {kind: store_path(checkpoint, dtype, attention, kind) for kind in (LOGITS, VARIANTS)}
     missing = [kind for kind, path in paths.items() if (kind == what or both) and store.read(path) is None]
     if not missing:
         return
@@ -151,12 +126,13 @@ def compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: st
     with torch.inference_mode():
         if LOGITS in missing:
             logits = {name: _run(model, tokens(checkpoint, name)) for name in PROMPT_SETS}
-            store.write(paths[LOGITS], logits, versions())
+            store.write(paths[LOGITS], logits, setting(checkpoint))
         if VARIANTS in missing:
-            distances = variants(lambda ids: _run(model, ids), tokens(checkpoint, "natural"))
-            tensors = {f"{SQUARES}/{name}": distance.squares for name, distance in distances.items()}
-            tensors |= {f"{LARGEST}/{name}": torch.tensor(distance.largest).double() for name, distance in distances.items()}
-            store.write(paths[VARIANTS], tensors, versions())
+            tensors = {}
+            for name, distance in variants(lambda ids: _run(model, ids), tokens(checkpoint, "natural")).items():
+                tensors[f"{SQUARES}/{name}"] = distance.squares
+                tensors[f"{LARGEST}/{name}"] = torch.tensor(distance.largest).double()
+            store.write(paths[VARIANTS], tensors, setting(checkpoint))
 
 
 def _run(model: Any, ids: Tensor) -> Tensor:
@@ -164,30 +140,17 @@ def _run(model: Any, ids: Tensor) -> Tensor:
     return logits.contiguous().cpu()
 
 
-def versions() -> dict[str, str]:
-    """Everything, apart from the model and the code, that determines what HuggingFace computes."""
-    return {**libraries("torch", "transformers"), **arithmetic.key(), "device": device.current()}
-
-
-def _read_or_compute(path: Path, checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: str) -> Kept:
+def _read_or_compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: str) -> dict[str, Tensor]:
+    # One subprocess computes the whole zoo, because importing transformers takes longer than all its forward passes.
     dtypes = list(Dtype) if checkpoint.model.source is Source.ZOO else [dtype]
-    request = (what, attention.value, [each.value for each in dtypes], zoo_with(checkpoint))
-    return read_or_compute(
-        path,
-        f"references-{attention}.lock",
-        Path(sys.executable),
-        compute_missing,
-        *request,
-        what=f"HuggingFace {what} of {checkpoint.model.name} in {dtype}",
-    )
+    request = (Path(sys.executable), compute_missing, what, attention.value, dtypes, zoo_with(checkpoint))
+    path = store_path(checkpoint, dtype, attention, what)
+    content = f"HuggingFace {what} of {checkpoint.model.name} in {dtype}"
+    return read_or_compute(path, f"references-{attention}.lock", *request, what=content).tensors
 
 
 def compute_missing(what: str, attention: str, dtypes: Sequence[str], names: Sequence[str]) -> None:
-    """Compute the missing ``logits`` or ``variants`` of several models in several dtypes.
-
-    Raises:
-        CellFailed: if HuggingFace cannot run the first model.
-    """
+    """Compute the missing ``logits`` or ``variants`` of several models in several dtypes."""
 
     def compute_every(checkpoint: Checkpoint) -> None:
         for dtype in dtypes:

@@ -1,7 +1,6 @@
-"""Interventions half-way through the network, applied alike in the golden, HuggingFace and TransformerLens.
+"""Interventions half-way through the network, the same in the golden, HuggingFace and TransformerLens.
 
-They are the building blocks of causal experiments: scale a block's input, ablate the output of an attention or MLP layer,
-patch the residual stream of one prompt into another. Their effect is measured on the logits at the last position.
+These are the building blocks of causal experiments. Their effect is measured on the logits at the last position.
 """
 
 from __future__ import annotations
@@ -17,18 +16,17 @@ from tlbench.components import Component, site
 
 
 class Edit(StrEnum):
-    """An intervention."""
+    """Scale a block's input, ablate a layer's output, or patch the residual stream of one prompt into another."""
 
     DOUBLED_INPUT = "doubled_input"
     NO_ATTENTION = "no_attention"
     NO_MLP = "no_mlp"
     PATCHED = "patched"
-    """Patches the second prompt's residual stream into the first prompt at its middle position."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What an intervention does, and to which activation."""
+    """What an intervention does to which component."""
 
     component: Component
     apply: Callable[[Tensor], Tensor]
@@ -39,6 +37,7 @@ class Change:
 
 
 def _patch(residual: Tensor) -> Tensor:
+    """Patch the second prompt's middle position into the first prompt."""
     patched = residual.clone()
     half = residual.shape[1] // 2
     patched[0, half] = residual[1, half]

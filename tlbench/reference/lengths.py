@@ -1,7 +1,6 @@
 """Golden logits over a long context at selected positions, and HuggingFace's own error at each length.
 
-A causal model's logits at a position depend only on earlier tokens, so one golden forward pass over the longest context
-serves every length.
+Later tokens do not change a causal model's logits, so one golden pass over the longest context serves every length.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +18,6 @@ from torch import Tensor
 from tlbench import arithmetic
 from tlbench.checkpoints import Checkpoint
 from tlbench.environments import reference_python
-from tlbench.environments.sources import code_digest
 from tlbench.exceptions import CellFailed, NoGolden, NotGolden
 from tlbench.grid import Attention, Dtype
 from tlbench.metrics.figures import root_mean_square
@@ -40,8 +37,8 @@ PER_OCTAVE = 16
 BESIDE_AN_EDGE = 4
 """Number of further positions on either side of 2**k, where windows end and tables are extended."""
 MOST_IN_16_BITS = 2e11
-"""Limit on parameters times tokens for a length to be run in 16 bits: about a minute on two cores without 16-bit arithmetic.
-The rule depends on the model and not on the clock, so every machine measures the same lengths."""
+"""Most parameters times tokens to run in 16 bits: about a minute on two cores without 16-bit arithmetic. The limit depends
+on the model and not on the clock, so every machine measures the same lengths."""
 CHECKED_TOKENS = 32
 SCORES_AT_ONCE = 4
 """Tensors as large as a layer's attention scores that are in memory at once: raw, masked, after softmax, and one spare."""
@@ -66,17 +63,12 @@ class Context:
     stopped: str = ""
 
     def errors(self, logits: Tensor, length: int) -> dict[int, float]:
-        """The rms error of the centred logits, in nats, at each measured position within a length.
-
-        Args:
-            logits: the logits of one sequence, ``[pos, d_vocab]``.
-            length: its length.
-        """
-        inside = [i for i, position in enumerate(self.positions) if position < length]
-        z = centred(logits[[self.positions[i] for i in inside]].cpu())
+        """The rms error of the centred ``logits [pos, d_vocab]``, in nats, at each measured position within a length."""
+        inside = [position for position in self.positions if position < length]
+        z = centred(logits[inside].cpu())
         d_vocab = min(z.shape[-1], self.logits.shape[-1])
-        error = z[..., :d_vocab] - centred(self.logits[inside][..., :d_vocab])
-        return dict(zip((self.positions[i] for i in inside), error.square().mean(-1).sqrt().tolist(), strict=True))
+        error = z[..., :d_vocab] - centred(self.logits[: len(inside)][..., :d_vocab])
+        return dict(zip(inside, error.square().mean(-1).sqrt().tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -97,12 +89,11 @@ class Lengths:
 def longest(folder: Path) -> int:
     """The longest context that a checkpoint's configuration allows."""
     config = json.loads((folder / "config.json").read_text())
-    limit = next((config[name] for name in LONGEST_NAMES if config.get(name)), None)
-    return int(limit or LONGEST_WITHOUT_LIMIT)
+    return int(next((config[name] for name in LONGEST_NAMES if config.get(name)), LONGEST_WITHOUT_LIMIT))
 
 
 def edges(folder: Path) -> dict[str, int]:
-    """The positions where a checkpoint's error may change, each by name as its first position.
+    """The first positions, by name, where a checkpoint's error may change.
 
     ``window``: from here a token no longer sees all earlier ones. ``table_end``: the last positions of a learned table.
     """
@@ -118,12 +109,7 @@ def edges(folder: Path) -> dict[str, int]:
 
 
 def require_memory(folder: Path, length: int, *, blocked: bool) -> None:
-    """Check that the float64 attention scores over a length fit in memory.
-
-    Args:
-        folder: the checkpoint's folder.
-        length: in tokens.
-        blocked: whether attention runs in blocks of queries.
+    """Check that the float64 attention scores over a length fit in memory. ``blocked``: attention runs in blocks of queries.
 
     Raises:
         NoGolden: if they do not fit, with the sizes. There is no fallback to a shorter length, because a figure must not
@@ -133,10 +119,8 @@ def require_memory(folder: Path, length: int, *, blocked: bool) -> None:
     heads = next(config[name] for name in ("num_attention_heads", "n_head", "num_heads") if config.get(name))
     needed = (MASKS_AT_ONCE if blocked else SCORES_AT_ONCE * heads) * 8 * length**2
     if needed > (available := golden.available_bytes()):
-        raise NoGolden(
-            f"{length} tokens need {needed / 2**30:.2f} GiB in float64 and {available / 2**30:.2f} GiB are free; use a "
-            "machine with more memory"
-        )
+        sizes = f"{needed / 2**30:.2f} GiB in float64 and {available / 2**30:.2f} GiB are free"
+        raise NoGolden(f"{length} tokens need {sizes}; use a machine with more memory")
 
 
 def long_ids(checkpoint: Checkpoint, length: int) -> Tensor:
@@ -146,16 +130,13 @@ def long_ids(checkpoint: Checkpoint, length: int) -> Tensor:
 
 
 def positions_of(length: int) -> list[int]:
-    """The positions to measure, ascending: :data:`PER_OCTAVE` evenly spaced ones per octave, up to its last, and the
-    edges."""
+    """The positions to measure, ascending: up to :data:`PER_OCTAVE` per octave, evenly spaced to its last, and the edges."""
     positions: set[int] = set()
-    start = 1
-    while start <= length:
+    for start in (2**k for k in range(length.bit_length())):
         stop = min(2 * start, length + 1)
         n = min(PER_OCTAVE, stop - start)
         positions |= {stop - 2 - (i * (stop - start)) // n for i in range(n)}
         positions |= set(range(max(start - BESIDE_AN_EDGE, 0), min(start + BESIDE_AN_EDGE, length)))
-        start *= 2
     return sorted(positions | set(range(max(length - BESIDE_AN_EDGE, 0), length)))
 
 
@@ -166,7 +147,7 @@ def context(checkpoint: Checkpoint, dtype: Dtype) -> Context:
         NoGolden: if the model does not fit in memory, or cannot be evaluated in true float64.
     """
     length = longest(checkpoint.folder)
-    path = _path("context", checkpoint, dtype)
+    path = huggingface.result_path("context", checkpoint, dtype, __name__)
 
     def check() -> None:
         golden.require_memory(checkpoint, Precision.FLOAT64)
@@ -178,9 +159,9 @@ def context(checkpoint: Checkpoint, dtype: Dtype) -> Context:
     if reason := stored.provenance.get("reason"):
         raise NoGolden(reason)
     positions = stored.tensors["positions"].tolist()
-    every = [2**k for k in range(length.bit_length()) if 2**k <= positions[-1] + 1]
-    lengths = _lengths_at(checkpoint, every, dtype)
-    stopped = "" if lengths == every else f"{2 * lengths[-1]} tokens would take too long in 16 bits on a CPU"
+    doubling = [2**k for k in range(length.bit_length()) if 2**k <= positions[-1] + 1]
+    lengths = _lengths_at(checkpoint, doubling, dtype)
+    stopped = "" if lengths == doubling else f"{2 * lengths[-1]} tokens would take too long in 16 bits on a CPU"
     return Context(stored.tensors["logits"], positions, lengths, stopped)
 
 
@@ -195,27 +176,24 @@ def _lengths_at(checkpoint: Checkpoint, lengths: list[int], dtype: Dtype) -> lis
 def huggingface_lengths(checkpoint: Checkpoint, dtype: Dtype) -> Lengths:
     """HuggingFace's own errors by length, with eager attention, computed in a subprocess without TransformerLens.
 
-    Raises:
-        NoGolden: if there are no golden logits.
-        CellFailed: if HuggingFace itself cannot run this checkpoint.
+    Raises what :func:`context` raises, and CellFailed if HuggingFace itself cannot run this checkpoint.
     """
     context(checkpoint, dtype)
-    path = _path("context-errors", checkpoint, dtype, **_setting(checkpoint))
+    path = huggingface.result_path("context-errors", checkpoint, dtype, __name__, **huggingface.setting(checkpoint))
     request = (Path(sys.executable), compute_missing, "errors", dtype.value, zoo_with(checkpoint))
     what = f"HuggingFace errors by length of {checkpoint.model.name} in {dtype}"
     stored = read_or_compute(path, "context-errors.lock", *request, what=what)
-    by_kind: dict[str, dict[int, float]] = {"length": {}, "position": {}}
-    for name, value in stored.tensors.items():
-        kind, _, number = name.partition("/")
-        by_kind[kind][int(number)] = value.item()
-    return Lengths(by_kind["length"], by_kind["position"], stored.provenance["stopped"])
+    errors, positions = (
+        {int(n): error.item() for n, error in huggingface.under(kind, stored.tensors).items()}
+        for kind in ("length", "position")
+    )
+    return Lengths(errors, positions, stored.provenance["stopped"])
 
 
 def measure_lengths(golden_context: Context, ids: Tensor, logits: Callable[[Tensor], Tensor]) -> Lengths:
-    """Measure a model's errors at each length.
+    """Measure a model's errors at each of the golden's lengths.
 
     Args:
-        golden_context: the golden logits, with the lengths to measure.
         ids: token ids of the longest context, ``[1, pos]``.
         logits: the model, from token ids ``[1, pos]`` to logits ``[1, pos, d_vocab]``.
 
@@ -238,7 +216,7 @@ def measure_lengths(golden_context: Context, ids: Tensor, logits: Callable[[Tens
 
 def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
     """Compute and store the golden logits in this process. If that is impossible, store the reason instead."""
-    path = _path("context", checkpoint, dtype)
+    path = huggingface.result_path("context", checkpoint, dtype, __name__)
     if store.read(path) is not None:
         return
     arithmetic.establish()
@@ -263,40 +241,23 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
 
 def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
     """Compute and store HuggingFace's own errors in this process, if they are missing."""
-    path = _path("context-errors", checkpoint, dtype, **_setting(checkpoint))
+    path = huggingface.result_path("context-errors", checkpoint, dtype, __name__, **huggingface.setting(checkpoint))
     if store.read(path) is not None:
         return
     arithmetic.establish()
     torch.set_num_threads(checkpoint.model.threads)
     golden_context = context(checkpoint, dtype)
     model = huggingface.load_model(checkpoint.folder, dtype, Attention.EAGER)
-
-    def logits(ids: Tensor) -> Tensor:
-        with torch.inference_mode():
-            z: Tensor = model(ids, use_cache=False).logits
-        return z
-
-    lengths = measure_lengths(golden_context, long_ids(checkpoint, golden_context.lengths[-1]), logits)
-    tensors = {f"length/{n}": torch.tensor(error, dtype=torch.float64) for n, error in lengths.errors.items()}
-    tensors |= {f"position/{n}": torch.tensor(error, dtype=torch.float64) for n, error in lengths.positions.items()}
-    store.write(path, tensors, {**_setting(checkpoint), "stopped": lengths.stopped})
-
-
-def _path(folder: str, checkpoint: Checkpoint, dtype: Dtype, **more: Any) -> Path:
-    key = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, **arithmetic.key(), **more}
-    key["code"] = code_digest("tlbench.reference.lengths")
-    return store.path_of(folder, checkpoint.model.name, key)
-
-
-def _setting(checkpoint: Checkpoint) -> dict[str, str]:
-    return {**huggingface.versions(), "threads": str(checkpoint.model.threads)}
+    ids = long_ids(checkpoint, golden_context.lengths[-1])
+    with torch.inference_mode():
+        lengths = measure_lengths(golden_context, ids, lambda prefix: model(prefix, use_cache=False).logits)
+    errors = {f"length/{n}": error for n, error in lengths.errors.items()}
+    errors |= {f"position/{n}": error for n, error in lengths.positions.items()}
+    tensors = {name: torch.tensor(error, dtype=torch.float64) for name, error in errors.items()}
+    store.write(path, tensors, {**huggingface.setting(checkpoint), "stopped": lengths.stopped})
 
 
 def compute_missing(kind: str, dtype: str, names: Sequence[str]) -> None:
-    """Compute the missing golden logits (``exact``) or HuggingFace's ``errors`` of several models.
-
-    Raises:
-        CellFailed: if that fails for the first model.
-    """
+    """Compute the missing golden logits (``exact``) or HuggingFace's ``errors`` of several models."""
     compute = {"exact": compute_exact, "errors": compute_errors}[kind]
     compute_each(names, lambda checkpoint: compute(checkpoint, Dtype(dtype)))

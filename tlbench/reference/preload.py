@@ -30,7 +30,7 @@ def preload() -> None:
 
 
 def import_all(modules: Sequence[str]) -> None:
-    """Import the modules that exist. Ignore failures: whoever needs the module will fail again and report it."""
+    """Import the modules that exist. Ignore failures: code that needs the module will fail again and report it."""
     for name in modules:
         with suppress(Exception), span(Category.IMPORT):
             importlib.import_module(name)
@@ -44,8 +44,7 @@ def import_all(modules: Sequence[str]) -> None:
 def collected_once() -> Iterator[None]:
     """Within the block the garbage collector is off, and it never visits the objects that the block leaves behind.
 
-    Nearly everything that an import creates stays alive, so collecting takes time and frees little. The collector also
-    writes to the objects it visits, so leaving them out keeps forks from copying their pages.
+    Imports leave little to free. The collector writes to what it visits, so a fork would have to copy those pages.
     """
     gc.disable()
     try:

@@ -2,8 +2,8 @@
 
 A router sends a token to the experts with the k largest scores. If the k-th and the next score are close, any rounding swaps
 them. The error at that position, and at positions that attend to it, is then far above rounding size, in TransformerLens and
-HuggingFace alike. The golden's own scores show where that can happen. They are captured at every call of ``topk``, so the
-name that the architecture gives its router does not matter.
+HuggingFace alike. The golden's own scores show where that can happen: every call of ``topk`` is recorded, whatever the
+architecture calls its router.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from tlbench.metrics.figures import UNIT_ROUNDOFF
 STEP = 1e-7
 """Relative step of the embeddings: far below what swaps experts, far above float64's own noise."""
 REACH_ROUNDINGS = 16.0
-"""A token may go to other experts if its margin is below this many unit roundoffs, because a forward pass adds up many
-roundings of random sign. In 20 draws of the zoo's Mixtral in three dtypes, the tokens that HuggingFace rerouted had margins
-of up to 5.6."""
+"""A token may go to other experts if its margin is below this many unit roundoffs. A forward pass adds up many roundings.
+In 20 draws of the zoo's Mixtral in three dtypes, the tokens that HuggingFace rerouted had margins of up to 5.6."""
 
 
 class _Scores(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -33,27 +32,19 @@ class _Scores(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[tuple[Tensor, int]] = []
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.topk.default:
             self.seen.append((args[0].detach().double().clone(), int(args[1])))
         return func(*args, **(kwargs or {}))
 
 
 def margins(model: Any, ids: Tensor, run: Callable[[], Tensor]) -> Tensor:
-    """The relative change of a position's embedding that would send it to other experts, to first order.
+    """The relative change of a position's embedding that would send it to other experts, to first order, ``[batch, pos]``.
 
     This is the minimum over all routers of gap / slope. The gap is between the last chosen score and the first one left out;
     the slope is how much the scores move per relative change of the embeddings. Infinite if nothing is routed.
 
-    Args:
-        model: a HuggingFace causal language model in float64.
-        ids: token ids ``[batch, pos]``.
-        run: evaluates the model on these ids.
-
-    Returns:
-        ``[batch, pos]``.
+    ``model`` is HuggingFace's in float64. ``run`` evaluates it on the token ids ``[batch, pos]``.
     """
     with _Scores() as unmoved_pass:
         run()
@@ -63,12 +54,8 @@ def margins(model: Any, ids: Tensor, run: Callable[[], Tensor]) -> Tensor:
         noise = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
         return output * (1 + STEP * noise)
 
-    handle = model.get_input_embeddings().register_forward_hook(moved)
-    try:
-        with _Scores() as moved_pass:
-            run()
-    finally:
-        handle.remove()
+    with model.get_input_embeddings().register_forward_hook(moved), _Scores() as moved_pass:
+        run()
     least = torch.full((ids.numel(),), torch.inf, dtype=torch.float64)
     for (scores, k), (moved_scores, _) in zip(unmoved_pass.seen, moved_pass.seen, strict=True):
         rows = scores.reshape(-1, scores.shape[-1])
@@ -81,13 +68,5 @@ def margins(model: Any, ids: Tensor, run: Callable[[], Tensor]) -> Tensor:
 
 
 def settled(margin: Tensor, dtype: Dtype) -> Tensor:
-    """The positions whose experts no rounding can change, neither their own nor those of earlier positions they attend to.
-
-    Args:
-        margin: from :func:`margins`, ``[batch, pos]``.
-        dtype: the dtype of the arithmetic.
-
-    Returns:
-        A mask ``[batch, pos]``.
-    """
+    """A mask ``[batch, pos]``, from :func:`margins`: the positions up to which no rounding in ``dtype`` changes any experts."""
     return margin.cummin(dim=1).values > REACH_ROUNDINGS * UNIT_ROUNDOFF[dtype]

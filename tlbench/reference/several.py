@@ -12,6 +12,8 @@ from tlbench.exceptions import CellFailed, TlbenchError
 from tlbench.execution.client import beside
 from tlbench.reference.tensor_store import Kept, read_or_make
 
+Step = Callable[..., None]
+
 
 def zoo_with(checkpoint: Checkpoint) -> list[str]:
     """The model's name, followed by the rest of the zoo if it is a zoo model."""
@@ -22,22 +24,11 @@ def zoo_with(checkpoint: Checkpoint) -> list[str]:
 
 
 def read_or_compute(
-    path: Path,
-    lock: str,
-    python: Path,
-    compute: Callable[..., None],
-    *arguments: object,
-    what: str,
-    check: Callable[[], None] = lambda: None,
+    path: Path, lock: str, python: Path, compute: Step, *arguments: object, what: str, check: Step = lambda: None
 ) -> Kept:
     """Read a stored file. If it is missing or damaged, compute it first, in one process at a time.
 
-    Args:
-        path: the file.
-        lock: the name of the lock to hold meanwhile.
-        python, compute, arguments: as for :func:`compute_elsewhere`.
-        what: the content, in the plural, for error messages.
-        check: called before computing; what it raises is raised here.
+    Before that it calls ``check``, which may raise. ``what`` names the content in error messages, in the plural.
 
     Raises:
         CellFailed: if computing it fails, or does not write the file. That is no verdict on the model: the server may run
@@ -54,17 +45,11 @@ def read_or_compute(
     return stored
 
 
-def compute_elsewhere(python: Path, compute: Callable[..., None], *arguments: object, doing: str) -> None:
-    """Call a function of this package in a fork of the reference server.
-
-    Args:
-        python: the interpreter that the server runs in.
-        compute: the function.
-        arguments: its arguments, as JSON values.
-        doing: what the function does, for the error message.
+def compute_elsewhere(python: Path, compute: Step, *arguments: object, doing: str) -> None:
+    """Call a function of this package, with JSON values, in a fork of the reference server that runs in ``python``.
 
     Raises:
-        CellFailed: if it fails.
+        CellFailed: if it fails; the message begins with what it was ``doing``.
     """
     try:
         beside("references", python=python, preload="tlbench.reference.preload:preload").call(compute, *arguments)

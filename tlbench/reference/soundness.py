@@ -8,6 +8,7 @@ find its own field. How far HuggingFace's rounding alone can take it depends on 
 from __future__ import annotations
 
 from importlib.metadata import version
+from operator import attrgetter
 
 from tlbench.checkpoints import Checkpoint
 from tlbench.checkpoints.portable import misreading
@@ -26,8 +27,8 @@ times in float32; a misread field makes it thousands of times."""
 def reference_fault(checkpoint: Checkpoint) -> str:
     """Why HuggingFace's logits are wrong, in one sentence; "" if they are right or there is no golden to compare with.
 
-    The check runs in float32, where rounding hides least. Its result holds for every dtype, because the fault it looks for
-    is a misread configuration.
+    The check runs in float32, where rounding hides least. It holds for every dtype, because it looks for a misread
+    configuration.
 
     Raises:
         CellFailed: if HuggingFace cannot run this checkpoint in float32.
@@ -39,19 +40,14 @@ def reference_fault(checkpoint: Checkpoint) -> str:
     h = huggingface.reference_logits(checkpoint, Dtype.FLOAT32, Attention.EAGER)["natural"]
     if count_nonfinite(h):
         return ""
-    error = spread(*over_common_vocabulary(h, exact))
-    variants = huggingface.reference_variants(checkpoint, Dtype.FLOAT32).values()
-    rounding = max((variant.typical if checkpoint.has_experts else variant.rms) for variant in variants)
-    distance = error.typical if checkpoint.has_experts else error.rms
+    size = attrgetter("typical" if checkpoint.has_experts else "rms")
+    distance = size(spread(*over_common_vocabulary(h, exact)))
+    rounding = max(map(size, huggingface.reference_variants(checkpoint, Dtype.FLOAT32).values()))
     if distance <= ROUNDINGS * rounding:
         return ""
+    fault = misreading(checkpoint.folder)
     return (
         "HuggingFace itself is wrong for this model, not TransformerLens: in float32 transformers "
-        f"{version('transformers')} is {distance:.3g} nats from the golden, but its rounding explains only "
-        f"{rounding:.2g}{_misreading(checkpoint)}"
+        f"{version('transformers')} is {distance:.3g} nats from the golden, but its rounding explains only {rounding:.2g}"
+        + (f": {fault}" if fault else "")
     )
-
-
-def _misreading(checkpoint: Checkpoint) -> str:
-    fault = misreading(checkpoint.folder)
-    return f": {fault}" if fault else ""

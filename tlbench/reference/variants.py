@@ -3,7 +3,7 @@
 Their differences show how far HuggingFace's own rounding can go. There are four:
 
 - ``reversed sums``: every matrix product sums its terms in reverse order. In float32 this rounds nearly every operation
-  independently. On the zoo its distance from eager attention is 1.1 to 1.5 times that of eager attention from the golden;
+  independently: on the zoo it is 1.1 to 1.5 times as far from eager attention as eager attention is from the golden, and
   two independent roundings of one size would give sqrt(2).
 - ``default attention``: the implementation that HuggingFace picks by itself. In 16 bits, where a product is summed in
   float32 and rounded once, this is the variant that differs: 1.0 to 1.3 times, if the model has a second implementation.
@@ -29,9 +29,7 @@ PRODUCTS = (torch.matmul, torch.bmm, torch.mm, Tensor.matmul, Tensor.bmm, Tensor
 class ReversedSums(TorchFunctionMode):
     """Within the block, matrix products sum their terms in reverse order."""
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is functional.linear and len(args) >= 2:
             return func(args[0].flip(-1), args[1].flip(-1), *args[2:], **kwargs)
@@ -43,11 +41,9 @@ class ReversedSums(TorchFunctionMode):
 
 
 def variants(run: Callable[[Tensor], Tensor], ids: Tensor) -> dict[str, Spread]:
-    """The distance of each variant from the model. Excludes the default attention, which needs another load.
+    """The distance of each variant from the model, except of the default attention, which needs another load.
 
-    Args:
-        run: the model, from token ids ``[batch, pos]`` to logits ``[batch, pos, d_vocab]``.
-        ids: the token ids.
+    ``run`` is the model, from token ids ``[batch, pos]`` to logits ``[batch, pos, d_vocab]``.
     """
     h = run(ids)
     with ReversedSums():

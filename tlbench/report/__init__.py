@@ -1,1 +1,1 @@
-"""What people read: tables of what asv has stored. The only part of tlbench that knows asv's files."""
+"""Tables of what asv has stored, and of single checks. Only this part of tlbench knows asv's files."""

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tlbench.grid import Cell
 from tlbench.records.measurement import ErrorBudget
-from tlbench.records.outcome import Outcome
+from tlbench.records.outcome import Kind, Outcome
 from tlbench.report import render
 from tlbench.report.render import CELL, Column, Format, Value
 
@@ -17,16 +17,14 @@ PARTS = ("weight_rounding", "weight_processing", "forward_arithmetic", "final_ro
 FIGURES = ("total", *PARTS, "root_sum_of_squares", "rotary_tables")
 COLUMNS = (*CELL, *(Column(name.replace("_", " "), "{:.3g}".format, csv=name) for name in FIGURES))
 
-Rows = Sequence[tuple[Cell, Outcome[ErrorBudget]]]
 
-
-def show(console: Console, style: Format, title: str, rows: Rows) -> None:
-    """One line a cell that has a budget, in nats (rms); a failed cell says so, one that cannot exist is left out."""
-    lines = [_line(cell, outcome) for cell, outcome in rows if outcome.record or outcome.kind == "failed"]
-    render.show(console, style, f"{title}: error budget, rms of the centred logits' error, nats", COLUMNS, lines)
+def show(console: Console, style: Format, title: str, rows: Sequence[tuple[Cell, Outcome[ErrorBudget]]]) -> None:
+    """One row per measured or failed cell, in nats (rms)."""
+    lines = [_line(cell, outcome) for cell, outcome in rows if outcome.record or outcome.kind is Kind.FAILED]
+    render.show(console, style, f"{title}: error budget, rms error of the centred logits in nats", COLUMNS, lines)
 
 
 def _line(cell: Cell, outcome: Outcome[ErrorBudget]) -> list[Value]:
-    record = outcome.record
-    figures = [f"failed: {outcome.reason}", *[None] * (len(FIGURES) - 1)]
-    return [*astuple(cell), *(figures if record is None else (getattr(record, name) for name in FIGURES))]
+    if outcome.record is None:
+        return [*astuple(cell), f"failed: {outcome.reason}", *[None] * (len(FIGURES) - 1)]
+    return [*astuple(cell), *(getattr(outcome.record, name) for name in FIGURES)]

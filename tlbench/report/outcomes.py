@@ -1,23 +1,25 @@
-"""Why cells failed, could not exist or were judged without a golden: the endings that are kept beside asv's results."""
+"""The table of `tlbench outcomes`: why cells failed, are not applicable or were judged without a golden."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from rich.console import Console
 
+from tlbench.grid import Space
 from tlbench.questions.registry import ACCURACY
 from tlbench.records.outcome import Kind
 from tlbench.report import render
 from tlbench.report.render import Column, Format
 from tlbench.report.stored import BENCHMARKS, Commit, StoredResults
 
+COLUMNS = [Column(name) for name in ("", "question", "wrapper", "models", "TransformerLens", "reason")]
 
-@dataclass(frozen=True)
-class Reason:
-    """Cells that ended alike: one question, one wrapper, one reason."""
+
+class Reason(NamedTuple):
+    """How all cells of one question and wrapper ended that ended alike."""
 
     kind: Kind
     question: str
@@ -25,34 +27,30 @@ class Reason:
     reason: str
 
 
-def reasons(stored: StoredResults, commits: Sequence[Commit], kinds: Iterable[Kind]) -> dict[Reason, dict[str, set[str]]]:
-    """From each reason to the commits where it holds, and for each the models it holds for.
+Models = dict[Reason, dict[str, set[str]]]
+"""For each reason and commit, the models it holds for."""
 
-    Raises:
-        BadInput: if what was kept is damaged.
-    """
-    wanted = set(kinds)
-    found: dict[Reason, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+
+def reasons(stored: StoredResults, commits: Sequence[Commit], kinds: Collection[Kind]) -> Models:
+    """The reasons of these kinds. Raises what :meth:`StoredResults.endings` raises."""
+    models: Models = defaultdict(lambda: defaultdict(set))
     for commit in commits:
-        for (question, cell), ending in stored.endings(commit, next(iter(BENCHMARKS.values()))).items():
-            if ending.kind in wanted:
+        for (question, cell), ending in stored.endings(commit, BENCHMARKS[Space.ORIGIN]).items():
+            if ending.kind in kinds:
                 model, *words = cell.split(" ")
                 wrapper = words[2] if len(words) > 2 else "HuggingFace"
-                found[Reason(ending.kind, question, wrapper, ending.reason.split("\n")[0])][str(commit)].add(model)
-    return found
+                models[Reason(ending.kind, question, wrapper, ending.reason.split("\n")[0])][str(commit)].add(model)
+    return models
 
 
-def show(console: Console, style: Format, found: dict[Reason, dict[str, set[str]]], commits: Sequence[Commit]) -> None:
-    """One line a reason: which releases, which models."""
-    order = {str(commit): index for index, commit in enumerate(commits)}
+def show(console: Console, style: Format, models_by_reason: Models) -> None:
+    """One row per reason and set of models, with the commits."""
     lines = []
-    for reason, where in sorted(found.items(), key=lambda item: (item[0].kind, *vars(item[0]).values())):
-        by_models: dict[tuple[str, ...], list[str]] = defaultdict(list)
-        for commit in sorted(where, key=lambda name: order[name]):
-            by_models[tuple(sorted(where[commit]))].append(commit)
+    for reason, by_commit in sorted(models_by_reason.items()):
+        commits = defaultdict(list)
+        for commit, models in by_commit.items():
+            commits[", ".join(sorted(models))].append(commit)
         question = "" if reason.question == ACCURACY.name else reason.question
-        for models, names in by_models.items():
-            words = [reason.kind, question, reason.wrapper, ", ".join(models), ", ".join(names), reason.reason]
-            lines.append(words)
-    columns = [Column(name) for name in ("", "question", "wrapper", "models", "TransformerLens", "reason")]
-    render.show(console, style, "", columns, lines)
+        for names, where in commits.items():
+            lines.append([reason.kind, question, reason.wrapper, names, ", ".join(where), reason.reason])
+    render.show(console, style, "", COLUMNS, lines)

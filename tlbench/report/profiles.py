@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from rich.console import Console
@@ -16,12 +16,12 @@ from tlbench.records.outcome import Kind, Outcome
 from tlbench.report import render
 from tlbench.report.render import Column, Format, Value
 
-Found = Sequence[tuple[Cell, Outcome[DepthProfile]]]
+Profiles = Sequence[tuple[Cell, Outcome[DepthProfile]]]
 OWN = "HuggingFace's own"
 
 
 def print_profile(console: Console, title: str, profile: DepthProfile) -> None:
-    """One line a block: each component's local error, and beside it how many times HuggingFace's own it is."""
+    """One row per block: each component's local error, with its multiple of HuggingFace's own in brackets."""
     components = [c for c in BLOCK_COMPONENTS if any(profile.at(i, c) for i in range(profile.n_blocks))]
     names = ["embed" if component is Component.RESID_PRE else component.value for component in components]
     lines = []
@@ -32,81 +32,75 @@ def print_profile(console: Console, title: str, profile: DepthProfile) -> None:
         error = profile.sites.get(name)
         lines.append(_line(name, profile, [*[None] * (len(components) - 1), error], error))
     columns = [Column("block"), *(Column(name, str) for name in names), Column("propagated", "{:.2g}".format)]
-    title = f"{title}: {profile.cell}, error of a block fed its exact input (times {OWN})"
+    title = f"{title}: {profile.cell}, error of each block with golden input (times {OWN})"
     render.show(console, Format.RICH, title, columns, lines)
 
 
 def _line(name: str, profile: DepthProfile, errors: Sequence[SiteError | None], output: SiteError | None) -> list[Value]:
-    shown = [f"{error.local:.2g} ({profile.ratio(error):.3g})" if error else "" for error in errors]
-    return [name, *shown, output.propagated if output else None]
+    texts = [f"{error.local:.2g} ({profile.ratio(error):.3g})" if error else "" for error in errors]
+    return [name, *texts, output.propagated if output else None]
 
 
 def sentence(cell: Cell, outcome: Outcome[DepthProfile]) -> str:
-    """What was found in one cell."""
+    """The result for one cell."""
     if outcome.record is None:
         return f"{cell}: {outcome.kind}: {outcome.reason}"
-    wrong = outcome.record.first_wrong()
+    profile = outcome.record
+    if not profile.sites:
+        return f"{cell}: unjudged: no activation could be compared."
+    wrong = profile.first_wrong()
     if wrong is None:
-        return f"{cell}: no block and no component is wrong; the largest is {outcome.record.local_ratio:.2g} times {OWN}."
-    return (
-        f"{cell}: {_place(wrong)} is the first that is wrong: its error is {wrong.error:.2g}, {wrong.ratio:.3g} times {OWN}."
-    )
+        unseen = f" {len(profile.missing)} quantities have no hook point and were not compared." if profile.missing else ""
+        return f"{cell}: no component is wrong; the largest error is {profile.local_ratio:.2g} times {OWN}.{unseen}"
+    place = wrong.component if wrong.block is None else f"{wrong.component} of block {wrong.block}"
+    return f"{cell}: the first wrong component is {place}: its error is {wrong.error:.2g}, {wrong.ratio:.3g} times {OWN}."
 
 
 def to_json(cell: Cell, outcome: Outcome[DepthProfile]) -> dict[str, Any]:
-    """One entry of ``cells`` in the command's JSON; absent figures are null."""
-    wrong = outcome.record.first_wrong() if outcome.record else None
-    growth = outcome.record.growth if outcome.record else None
+    """One entry of ``cells`` in the command's JSON. Missing figures are null."""
+    profile = outcome.record
+    growth = profile.growth if profile else None
     return {
-        "model": cell.model,
-        "dtype": cell.dtype.value,
-        "option": cell.option.value,
-        "wrapper": cell.wrapper.value,
-        "outcome": outcome.kind.value,
+        **asdict(cell),
+        "outcome": outcome.kind,
         "reason": outcome.reason,
-        **place_json(wrong),
-        "propagated_last": _finite(outcome.record.propagated_last) if outcome.record else None,
+        **place_json(profile.first_wrong() if profile else None),
+        "propagated_last": _finite(profile.propagated_last) if profile else None,
         "growth_exponent": growth.exponent if growth else None,
         "growth_standard_error": growth.standard_error if growth else None,
-        "sites": {
-            name: {kind: _finite(value) for kind, value in asdict(error).items()}
-            for name, error in (outcome.record.sites.items() if outcome.record else ())
-        },
-        "silent_hooks": list(outcome.record.silent) if outcome.record else [],
-        "missing_hooks": list(outcome.record.missing) if outcome.record else [],
+        "sites": {name: _finite_fields(error) for name, error in profile.sites.items()} if profile else {},
+        "silent_hooks": profile.silent if profile else (),
+        "missing_hooks": profile.missing if profile else (),
     }
 
 
 def place_json(wrong: Wrong | None) -> dict[str, Any]:
-    """The first wrong quantity; nulls where all is well. Before and after the blocks only ``block`` is null.
-
-    An error that is not finite is null.
-    """
-    return {
-        "block": wrong.block if wrong else None,
-        "component": wrong.component if wrong else None,
-        "part": wrong.part if wrong else None,
-        "error": _finite(wrong.error) if wrong else None,
-        "reference_error": _finite(wrong.reference_error) if wrong else None,
-        "ratio": _finite(wrong.ratio) if wrong else None,
-    }
+    """The first wrong quantity; only nulls if nothing is wrong. Before and after the blocks, ``block`` is null."""
+    return _finite_fields(wrong) if wrong else dict.fromkeys(field.name for field in fields(Wrong))
 
 
-def _finite(value: float | None) -> float | None:
-    """A number that JSON has; it has no infinity."""
-    return value if value is not None and math.isfinite(value) else None
+def _finite_fields(record: Wrong | SiteError) -> dict[str, Any]:
+    return {name: _finite(value) for name, value in asdict(record).items()}
 
 
-def first_wrong(found: Found) -> Wrong | None:
-    """Of the first cell that has one."""
-    places = (outcome.record.first_wrong() for _, outcome in found if outcome.record)
+def _finite(value: Any) -> Any:
+    """None instead of a figure that JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def first_wrong(profiles: Profiles) -> Wrong | None:
+    """The first wrong quantity of the first cell that has one."""
+    places = (outcome.record.first_wrong() for _, outcome in profiles if outcome.record)
     return next((place for place in places if place), None)
 
 
-def is_alarm(found: Found) -> bool:
+def exit_status(profiles: Profiles) -> int:
+    """1 if something is wrong or failed, 3 if nothing is known to be wrong but a cell had nothing to compare, else 0."""
+    if is_alarm(profiles):
+        return 1
+    return 3 if any(outcome.record and not outcome.record.sites for _, outcome in profiles) else 0
+
+
+def is_alarm(profiles: Profiles) -> bool:
     """Whether something is wrong, or failed."""
-    return first_wrong(found) is not None or any(outcome.kind is Kind.FAILED for _, outcome in found)
-
-
-def _place(wrong: Wrong) -> str:
-    return wrong.component if wrong.block is None else f"{wrong.component} of block {wrong.block}"
+    return first_wrong(profiles) is not None or any(outcome.kind is Kind.FAILED for _, outcome in profiles)

@@ -1,4 +1,4 @@
-"""Every table of tlbench, in three formats: for a terminal, as Markdown and as CSV."""
+"""Print a table in three formats: for a terminal, as Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from rich.text import Text
 from tabulate import tabulate
 
 Value = str | float | None
-"""What stands in a table: words, a figure, or nothing."""
+"""The content of a table cell: words, a figure, or nothing."""
+Rows = Sequence[Sequence[Value]]
 
 
 class Format(StrEnum):
-    """How a table is written."""
+    """The format of a table."""
 
     RICH = "rich"
     MARKDOWN = "markdown"
@@ -27,12 +28,12 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table: words on the left, figures on the right.
+    """One column of a table.
 
     Attributes:
-        name: the heading that people read; None keeps the column to CSV.
-        spell: how people read a figure, such as ``"{:.3g}".format``; None makes it a column of words.
-        csv: the heading in CSV, by default the same name; None keeps the column out of CSV.
+        name: the heading in a terminal and in Markdown; None leaves the column out there.
+        spell: formats a figure there, such as ``"{:.3g}".format``. Such a column is right-aligned; None is for words.
+        csv: the heading in CSV, "" for the same as ``name``; None leaves the column out of CSV.
     """
 
     name: str | None
@@ -40,11 +41,11 @@ class Column:
     csv: str | None = ""
 
     def heading(self, style: Format) -> str | None:
-        """The heading in a format; None where the column is not in it."""
+        """The heading in a format; None if the format does not have the column."""
         return self.csv if style is Format.CSV and self.csv != "" else self.name
 
     def text(self, value: Value, style: Format) -> str:
-        """How a value reads in a format. CSV keeps every digit; words among figures, such as `failed`, stay as they are."""
+        """A value as text. CSV keeps every digit. Words in a column of figures, such as `failed`, are not formatted."""
         if value is None or isinstance(value, str):
             return value or ""
         return repr(value) if style is Format.CSV or self.spell is None else self.spell(value)
@@ -56,22 +57,14 @@ CELL = (Column("model"), Column("dtype"), Column("options"), Column("wrapper"))
 
 
 def show(
-    console: Console,
-    style: Format,
-    title: str,
-    columns: Sequence[Column],
-    rows: Sequence[Sequence[Value]],
-    row_styles: Sequence[str] = (),
+    console: Console, style: Format, title: str, columns: Sequence[Column], rows: Rows, row_styles: Sequence[str] = ()
 ) -> None:
-    """Print a table: for a terminal on the console, else on standard output.
+    """Print a table. For a terminal it goes to the console, otherwise to standard output.
 
     Args:
-        console: the terminal.
-        style: the format.
-        title: what stands above the table, "" for nothing; CSV has none.
-        columns: those of every format.
-        rows: for each column a value, figures as numbers.
-        row_styles: how a terminal colours each row, in rich's words.
+        title: the title above the table, "" for none. CSV has none.
+        rows: one value per column, with figures as numbers.
+        row_styles: the rich style of each row, for a terminal.
     """
     shown = {i: heading for i, column in enumerate(columns) if (heading := column.heading(style)) is not None}
     headings = [*shown.values()]
@@ -83,7 +76,7 @@ def show(
         table = tabulate(cells, headings, tablefmt="pipe", disable_numparse=True)
         print(f"**{title}**\n\n{table}\n" if title else f"{table}\n")
     else:
-        # Text is taken as it is: rich would read square brackets in a plain string as markup.
+        # Text is literal. In a plain string, rich would read square brackets as markup.
         grid = Table(title=Text(title, "table.title") if title else None, title_justify="left", row_styles=row_styles)
         for i, heading in shown.items():
             grid.add_column(Text(heading), justify="right" if columns[i].spell else "left")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -15,29 +15,40 @@ from tlbench.grid import Device, Import, Operation, Option, RuntimeCell
 from tlbench.metrics.paired import FALSE_ALARMS, Change, slower
 from tlbench.report import render
 from tlbench.report.render import COMMIT, Column, Format, Value
-from tlbench.report.stored import Commit, StoredResults, is_figure
+from tlbench.report.stored import COSTS, Commit, StoredResults, is_figure, is_nan
 
-RUNS = (Operation.FORWARD, Operation.HOOKS, Operation.CACHE, Operation.BACKWARD, Operation.GENERATION)
-COSTS = "runtime."
-"""How the names of all their benchmarks begin."""
 THRESHOLD = 0.05
-"""asv's own, for its regressions."""
+"""The smallest growth to report, as for asv's regressions."""
+RUNS = (Operation.FORWARD, Operation.HOOKS, Operation.CACHE, Operation.BACKWARD, Operation.GENERATION)
 OF_MEMORY = (Operation.FORWARD, Operation.CACHE, Operation.BACKWARD, Operation.GENERATION)
 EXPONENTS = ("time_by_length", "time_by_batch", "time_by_depth", "memory_by_length", "memory_by_batch")
-MEMORY_RATIO, LEAK = "memory, TL / HF", "kept a run, bytes"
+MEMORY_RATIO, LEAK = "memory, TL / HF", "leak per run, bytes"
 FAILED = "failed"
 CELL = tuple(Column(name) for name in ("operation", "model", "dtype", "options", "wrapper", "shape", "device"))
+HALF_WIDTH = Column("99 %", lambda half_width: f"± {100 * half_width:.1f} %", csv="half_width")
+FIGURES = {"slowdown": Column("TL / HF", "{:.3f}".format, csv="slowdown"), "half_width": HALF_WIDTH} | {
+    name: Column(name.replace("_", " "), "{:.2f}".format, csv=name) for name in (MEMORY_RATIO, LEAK, *EXPONENTS)
+}
+C = TypeVar("C", bound=RuntimeCell | Import)
 
 
 class What(StrEnum):
-    """What of the costs is asked for."""
+    """Which costs to show."""
 
     TIME = "time"
-    """How many times longer TransformerLens takes than HuggingFace."""
+    """TransformerLens's time over HuggingFace's."""
     MEMORY = "memory"
-    """How many times more memory a run holds beyond the model, and what it never gives back."""
+    """The memory that a run holds beyond the model, over HuggingFace's, and the memory that it never gives back."""
     GROWTH = "growth"
     """The exponents of time and memory over length, batch and depth."""
+
+
+TITLES = {
+    What.TIME: "time over HuggingFace's (eager)",
+    What.MEMORY: "memory of a run beyond the model, over HuggingFace's (eager)",
+    What.GROWTH: "growth exponents of time and memory",
+}
+BENCHMARKS = {What.TIME: "(Slowdown|Interval)", What.MEMORY: "Memory", What.GROWTH: "Growth"}
 
 
 @dataclass(frozen=True)
@@ -45,10 +56,9 @@ class CostRow:
     """One stored slowdown.
 
     Attributes:
-        cell: what was run.
         ratio: TransformerLens's time over HuggingFace's.
-        half_width: of the 99 % interval of a repeated run, relative to the ratio.
-        reference_seconds: HuggingFace's own time, where it is stored.
+        half_width: half-width of the 99 % interval for a repeated run, relative to the ratio.
+        reference_seconds: HuggingFace's own time; None if it is not stored.
     """
 
     cell: RuntimeCell | Import
@@ -56,15 +66,15 @@ class CostRow:
     half_width: float
     reference_seconds: float | None = None
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """The figures to show, by name."""
+        return {"slowdown": self.ratio, "half_width": self.half_width}
+
 
 @dataclass(frozen=True)
 class FigureRow:
-    """Stored figures of one cell that have no interval: of memory, which is exact on a CPU, or exponents.
-
-    Attributes:
-        cell: what was run.
-        figures: by name; None where it failed. What could not be, or was not run, has none.
-    """
+    """Stored figures of one cell without intervals: memory, which is exact on a CPU, and exponents. None is a failure."""
 
     cell: RuntimeCell
     figures: dict[str, float | None]
@@ -72,77 +82,67 @@ class FigureRow:
 
 @dataclass(frozen=True)
 class ChangedRow:
-    """A slowdown at two commits; ``later`` is None where it failed or could not be there any more."""
+    """A slowdown at two commits. ``later`` is None if the later commit has no such figure."""
 
     earlier: CostRow
     later: CostRow | None
 
     @property
     def change(self) -> Change | None:
-        """What changed."""
+        """The change of the ratio."""
         return Change.between(self.earlier, self.later) if self.later else None
 
     @property
     def reference_factor(self) -> float | None:
-        """HuggingFace's own time, later over earlier: what of the change is its. Seconds of two runs, so roughly."""
+        """HuggingFace's own time, later over earlier. It compares seconds of two runs, so it is rough."""
         if self.later is None or self.earlier.reference_seconds is None or self.later.reference_seconds is None:
             return None
         return self.later.reference_seconds / self.earlier.reference_seconds
 
 
 def rows(stored: StoredResults, commit: Commit) -> list[CostRow]:
-    """Every slowdown that is stored of a commit."""
+    """Every slowdown stored for a commit."""
     found: list[CostRow] = []
     for operation in RUNS:
-        names = (f"{kind}.track_{operation}" for kind in ("Slowdown", "Interval", "HuggingFace"))
-        found += _rows(stored, commit, *names, cell=_of(operation))
-    found += _rows(stored, commit, "Loading.track_slowdown", "Loading.track_interval", cell=_loading)
-    found += _rows(stored, commit, "Imports.track_slowdown", "Imports.track_interval", cell=Import)
+        tracks = [f"{kind}.track_{operation}" for kind in ("Slowdown", "Interval", "HuggingFace")]
+        found += _rows(stored, commit, _of(operation), *tracks)
+    found += _rows(stored, commit, _loading, "Loading.track_slowdown", "Loading.track_interval")
+    found += _rows(stored, commit, Import, "Imports.track_slowdown", "Imports.track_interval")
     return found
 
 
 def memory_rows(stored: StoredResults, commit: Commit) -> list[FigureRow]:
-    """What runs hold beyond the model that is stored of a commit, over HuggingFace's; and what is never given back."""
+    """The memory ratios and leaks stored for a commit."""
     found: list[FigureRow] = []
     for operation in OF_MEMORY:
         tracks = {MEMORY_RATIO: f"Memory.track_{operation}"}
-        if operation is Operation.CACHE:  # the run that a leak is looked for in
+        if operation is Operation.CACHE:  # the run whose leak is measured
             tracks[LEAK] = "Memory.track_leak"
-        found += _figure_rows(stored, commit, tracks, _of(operation))
+        found += [FigureRow(*item) for item in _figures(stored, commit, _of(operation), tracks).items()]
     return found
 
 
 def growth_rows(stored: StoredResults, commit: Commit) -> list[FigureRow]:
-    """The exponents that are stored of a commit."""
+    """The exponents stored for a commit."""
     tracks = {name: f"Growth.track_{name}" for name in EXPONENTS}
-    return _figure_rows(stored, commit, tracks, _of(Operation.FORWARD))
+    return [FigureRow(*item) for item in _figures(stored, commit, _of(Operation.FORWARD), tracks).items()]
 
 
-def _figure_rows(
-    stored: StoredResults, commit: Commit, tracks: dict[str, str], cell: Callable[..., RuntimeCell]
-) -> list[FigureRow]:
-    values = {name: stored.values(commit, f"runtime.{track}", cell) for name, track in tracks.items()}
-    cells = dict.fromkeys(key for of_track in values.values() for key in of_track)
-    rows = [
-        FigureRow(key, {n: found[key] for n, found in values.items() if key in found and not _is_absent(found[key])})
-        for key in cells
-    ]
-    return [row for row in rows if row.figures]
-
-
-def _is_absent(value: float | None) -> bool:
-    """Whether there could be no figure, or none was asked for; a failure is None."""
-    return value is not None and not is_figure(value)
+READERS: dict[What, Callable[[StoredResults, Commit], Sequence[CostRow | FigureRow]]] = {
+    What.TIME: rows,
+    What.MEMORY: memory_rows,
+    What.GROWTH: growth_rows,
+}
 
 
 def changes(earlier: Sequence[CostRow], later: Sequence[CostRow]) -> list[ChangedRow]:
-    """Each slowdown of the earlier commit beside the later one's."""
+    """Pair each slowdown of the earlier commit with the later commit's."""
     by_cell = {row.cell: row for row in later}
     return [ChangedRow(row, by_cell.get(row.cell)) for row in earlier]
 
 
 def slower_rows(compared: Sequence[ChangedRow], threshold: float) -> list[ChangedRow]:
-    """The rows that grew by at least ``threshold``, such as 0.05, and by more than chance moves any of them all."""
+    """The rows that grew by at least ``threshold``, such as 0.05, and by more than chance, given how many are compared."""
     both = [(row, change) for row in compared if (change := row.change)]
     flags = slower([change for _, change in both], threshold)
     return [row for (row, _), is_slower in zip(both, flags, strict=True) if is_slower]
@@ -150,8 +150,45 @@ def slower_rows(compared: Sequence[ChangedRow], threshold: float) -> list[Change
 
 def correction(n: int) -> str:
     """How :func:`slower_rows` allows for chance among ``n`` rows, for a title."""
-    once = f"at most {100 * FALSE_ALARMS:g} % of comparisons raise a false alarm"
-    return f"corrected for {n} cells by Holm's method: {once}; the 99 % column holds for one cell alone"
+    alarms = f"at most {100 * FALSE_ALARMS:g} % of comparisons raise a false alarm"
+    return f"corrected for {n} cells by Holm's method: {alarms}; the 99 % column holds for one cell alone"
+
+
+def machine_of(stored: StoredResults, *commits: Commit) -> str:
+    """The machine with costs of all these commits that measured the last commit's costs last.
+
+    Raises:
+        BadInput: if there is none.
+    """
+    ordered = stored.machines(commits[-1], COSTS)
+    common = [name for name in ordered if all(name in stored.machines(commit, COSTS) for commit in commits)]
+    if not common:
+        names = " and ".join(map(str, commits))
+        raise BadInput(f"no machine has costs of {names}: name one for each, e.g. {ordered[-1]}:{commits[-1]}")
+    return common[-1]
+
+
+def show(
+    console: Console, style: Format, commit: Commit, machine: str, what: What, rows: Sequence[CostRow | FigureRow]
+) -> None:
+    """One row per cell."""
+    names = [name for name in FIGURES if any(name in row.figures for row in rows)]
+    lines = [[commit.hash, commit.tag, *_words(row.cell), *(_figure(row.figures, name) for name in names)] for row in rows]
+    columns = [*COMMIT, *CELL, *(FIGURES[name] for name in names)]
+    render.show(console, style, f"TransformerLens {commit} on {machine}: {TITLES[what]}", columns, lines)
+
+
+def show_changes(console: Console, style: Format, title: str, changed: Sequence[ChangedRow]) -> None:
+    """One row per slowdown."""
+    columns = [
+        *CELL,
+        Column("earlier", "{:.3f}".format),
+        Column("later", "{:.3f}".format),
+        Column("change", lambda factor: f"{100 * (factor - 1):+.1f} %", csv="factor"),
+        HALF_WIDTH,
+        Column("HF itself", lambda factor: f"{100 * (factor - 1):+.0f} %", csv="reference_factor"),
+    ]
+    render.show(console, style, title, columns, [[*_words(row.earlier.cell), *_changed(row)] for row in changed])
 
 
 def _of(operation: Operation) -> Callable[..., RuntimeCell]:
@@ -163,74 +200,27 @@ def _loading(model: str, dtype: Any, option: Any, wrapper: Any) -> RuntimeCell:
     return RuntimeCell(model, dtype, option, wrapper, "1x64", Device.CPU, operation)
 
 
-def _rows(
-    stored: StoredResults,
-    commit: Commit,
-    ratio: str,
-    interval: str,
-    reference: str | None = None,
-    *,
-    cell: Callable[..., RuntimeCell | Import],
-) -> list[CostRow]:
-    ratios, half_widths = (stored.values(commit, f"runtime.{name}", cell) for name in (ratio, interval))
-    of_reference = stored.values(commit, f"runtime.{reference}", cell) if reference else {}
+def _rows(stored: StoredResults, commit: Commit, cell: Callable[..., C], *tracks: str) -> list[CostRow]:
+    """The tracks are of the ratio, its interval and, if stored, HuggingFace's time."""
+    figures = _figures(stored, commit, cell, dict(zip(("ratio", "half_width", "seconds"), tracks, strict=False)))
     return [
-        CostRow(key, value, half_width, seconds if is_figure(seconds := of_reference.get(key)) else None)
-        for key, value in ratios.items()
-        if is_figure(value) and is_figure(half_width := half_widths.get(key))
+        CostRow(key, ratio, half_width, own.get("seconds"))
+        for key, own in figures.items()
+        if is_figure(ratio := own.get("ratio")) and is_figure(half_width := own.get("half_width"))
     ]
 
 
-def machine_of(stored: StoredResults, *commits: Commit) -> str:
-    """The machine that has costs of all these commits, and measured those of the last one last.
-
-    Raises:
-        BadInput: if there is none.
-    """
-    ordered = stored.machines(commits[-1], COSTS)
-    common = [name for name in ordered if all(name in stored.machines(commit, COSTS) for commit in commits)]
-    if not common:
-        names = " and ".join(map(str, commits))
-        raise BadInput(f"no machine has costs of {names}: name two, such as {ordered[-1]}:{commits[-1]}")
-    return common[-1]
-
-
-def show(console: Console, style: Format, commit: Commit, machine: str, found: Sequence[CostRow]) -> None:
-    """One line a slowdown."""
-    ratio = Column("TL / HF", "{:.3f}".format, csv="slowdown")
-    columns = [*COMMIT, *CELL, ratio, Column("99 %", _plus_minus, csv="half_width")]
-    lines = [[commit.hash, commit.tag, *_words(row.cell), row.ratio, row.half_width] for row in found]
-    title = f"TransformerLens {commit} on {machine}: its time over HuggingFace's (eager)"
-    render.show(console, style, title, columns, lines)
-
-
-def show_figures(
-    console: Console, style: Format, commit: Commit, machine: str, what: What, found: Sequence[FigureRow]
-) -> None:
-    """One line a cell."""
-    names = list(dict.fromkeys(name for row in found for name in row.figures))
-    if what is What.GROWTH:
-        names = [name for name in EXPONENTS if name in names]
-    title = {
-        What.MEMORY: "what a run holds beyond the model, over HuggingFace's (eager)",
-        What.GROWTH: "exponents of its time and memory",
-    }[what]
-    columns = [*COMMIT, *CELL, *(Column(name.replace("_", " "), "{:.2f}".format, csv=name) for name in names)]
-    lines = [[commit.hash, commit.tag, *_words(row.cell), *(_figure(row, name) for name in names)] for row in found]
-    render.show(console, style, f"TransformerLens {commit} on {machine}: {title}", columns, lines)
-
-
-def show_changes(console: Console, style: Format, title: str, found: Sequence[ChangedRow]) -> None:
-    """One line a slowdown that changed."""
-    columns = [
-        *CELL,
-        Column("earlier", "{:.3f}".format),
-        Column("later", "{:.3f}".format),
-        Column("change", lambda factor: f"{100 * (factor - 1):+.1f} %", csv="factor"),
-        Column("99 %", _plus_minus, csv="half_width"),
-        Column("HF itself", lambda factor: f"{100 * (factor - 1):+.0f} %", csv="reference_factor"),
-    ]
-    render.show(console, style, title, columns, [[*_words(row.earlier.cell), *_changed(row)] for row in found])
+def _figures(
+    stored: StoredResults, commit: Commit, cell: Callable[..., C], tracks: dict[str, str]
+) -> dict[C, dict[str, float | None]]:
+    """The figures of each cell by name: None if failed. Not applicable and not measured figures are missing."""
+    values = {name: stored.values(commit, f"{COSTS}{track}", cell) for name, track in tracks.items()}
+    figures: dict[C, dict[str, float | None]] = {key: {} for by_cell in values.values() for key in by_cell}
+    for name, by_cell in values.items():
+        for key, value in by_cell.items():
+            if not is_nan(value):
+                figures[key][name] = value
+    return {key: own for key, own in figures.items() if own}
 
 
 def _changed(row: ChangedRow) -> list[Value]:
@@ -239,13 +229,9 @@ def _changed(row: ChangedRow) -> list[Value]:
     return [row.earlier.ratio, row.later.ratio, row.change.factor, row.change.half_width, row.reference_factor]
 
 
-def _figure(row: FigureRow, name: str) -> Value:
-    value = row.figures.get(name, "")
+def _figure(figures: Mapping[str, float | None], name: str) -> Value:
+    value = figures.get(name, "")
     return FAILED if value is None else value
-
-
-def _plus_minus(half_width: float) -> str:
-    return f"± {100 * half_width:.1f} %"
 
 
 def _words(cell: RuntimeCell | Import) -> list[Value]:

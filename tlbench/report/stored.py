@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import chdir
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -24,22 +23,18 @@ from tlbench.records import endings
 from tlbench.records.endings import Asked, Ending
 from tlbench.records.outcome import Kind
 
-BENCHMARKS: dict[Space, str] = {
-    Space.ORIGIN: "accuracy.Origin",
-    Space.PROBABILITY: "accuracy.Probability",
-    Space.LOGIT: "accuracy.Logit",
-}
+BENCHMARKS = {space: f"accuracy.{space.capitalize()}" for space in Space}
 CHANGED_WEIGHTS = "accuracy.Processing.track_changed_weights"
-
+TRUTH = "truth.TransformerLens"
+NOISE_FLOOR = "noise_floor.NoiseFloor"
+COSTS = "runtime."
+"""Prefix of all benchmarks of costs. All others measure errors."""
 
 K = TypeVar("K")
 
-TRUTH = "truth.TransformerLens"
-NOISE_FLOOR = "noise_floor.NoiseFloor"
-
 
 class Figure(StrEnum):
-    """What is stored of a cell against the golden, by the name of its track."""
+    """The stored figures against the golden, by the name of their track."""
 
     RATIO = "error_ratio"
     CORRELATION = "error_correlation"
@@ -55,12 +50,12 @@ class Figure(StrEnum):
 
 
 class State(StrEnum):
-    """How a cell stands in asv's results: null is a failure, and NaN what the kept ending says, else not measured."""
+    """Whether asv stores a figure. null is a failure; for NaN the kept ending says why, without one nobody has run it."""
 
     MEASURED = "measured"
     FAILED = "failed"
     UNJUDGED = "unjudged"
-    """HuggingFace's own logits are not finite, so that there is no error to state."""
+    """HuggingFace's own logits are not finite, so there is no error."""
     NOT_APPLICABLE = "n/a"
     NOT_MEASURED = "not measured"
 
@@ -72,11 +67,8 @@ class Row:
     Attributes:
         commit: the full hash.
         tag: the release's name, or "".
-        cell: which cell.
-        space: which space the errors are in.
-        state: whether there is a figure.
         values: the figure of each statistic; empty unless measured.
-        no_op: whether the option was found to change no weight; None where that was not measured.
+        no_op: whether the option changed no weight.
     """
 
     commit: str
@@ -85,7 +77,7 @@ class Row:
     space: Space
     state: State
     values: dict[Statistic, float] = field(default_factory=dict)
-    no_op: bool | None = None
+    no_op: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,12 +87,10 @@ class TruthRow:
     Attributes:
         commit: the full hash.
         tag: the release's name, or "".
-        cell: which cell.
-        figures: those that there are.
-        floor: the largest of the cell's own noise floors, in nats; None where it was not measured.
-        verdict: one word.
-        judged_by: what the verdict rests on.
-        reason: why it does not rest on a golden and a reference that is right, or why there is no figure; else "".
+        figures: the stored figures; failed, not applicable and not measured ones are missing.
+        floor: the largest of the cell's own noise floors, in nats; None if they were not measured.
+        judged_by: what the verdict is based on.
+        reason: why it is not based on a golden and a correct reference, or why there are no figures; else "".
     """
 
     commit: str
@@ -115,7 +105,7 @@ class TruthRow:
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit that has results: its hash, the time in ms since 1970, and its tag or ""."""
+    """A commit with results: its hash, its time in ms since 1970, and its tag or ""."""
 
     hash: str
     date_ms: int
@@ -126,15 +116,15 @@ class Commit:
 
 
 class StoredResults:
-    """The results that a configuration of asv points to.
+    """The results that an asv configuration points to.
 
     Args:
         config: the configuration file; by default asv's own choice in the current folder.
-        machine: whose results; by default, at each commit, the errors in the shared arithmetic if there are any, else those
-            of the machine that measured errors last, and the costs of the one that measured costs last.
+        machine: the machine whose results to read. By default, at each commit: errors in the shared arithmetic, or of the
+            machine that measured errors last; and the costs of the machine that measured costs last.
 
     Raises:
-        BadInput: if there is no configuration, or no results.
+        BadInput: if there is no configuration. Every method: if there are no results, or a file beside them is damaged.
     """
 
     def __init__(self, config: Path | None = None, machine: str = "") -> None:
@@ -144,9 +134,8 @@ class StoredResults:
         try:
             self._conf = Config.load(str(config) if config else None)
         except UserError as error:
-            raise BadInput(
-                f"{str(error).strip()} Run this in a folder with asv.conf.json, or name one with --config."
-            ) from error
+            advice = "Run this in a folder with asv.conf.json, or name one with --config."
+            raise BadInput(f"{str(error).strip()} {advice}") from error
         self._folder = (config.resolve().parent if config else Path.cwd()).resolve()
         self._machine = machine
 
@@ -155,137 +144,112 @@ class StoredResults:
         from asv.results import iter_results
 
         folder = self._folder / self._conf.results_dir
-        with _inside(self._folder):
-            found = list(iter_results(str(folder))) if folder.is_dir() else []
-        if not found:
-            raise BadInput(f"there are no results under {folder}: run `asv run` or `make bench` first")
-        if not self._machine:
-            return found
-        of_machine = [result for result in found if result.params["machine"] == self._machine]
+        with chdir(self._folder):  # asv reads its paths relative to the current folder
+            results = list(iter_results(str(folder))) if folder.is_dir() else []
+        if not results:
+            raise BadInput(f"no results under {folder}: run `asv run` or `make bench` first")
+        of_machine = [result for result in results if self._machine in ("", result.params["machine"])]
         if not of_machine:
-            known = ", ".join(sorted({result.params["machine"] for result in found}))
-            raise BadInput(f"there are no results of machine {self._machine!r}: choose one of {known}")
+            known = ", ".join(sorted({result.params["machine"] for result in results}))
+            raise BadInput(f"no results of machine {self._machine!r}: choose one of {known}")
         return of_machine
 
     @cached_property
     def commits(self) -> list[Commit]:
-        """The commits that have results, oldest first."""
+        """The commits with results, oldest first."""
         tags = self._tags()
         unique = {result.commit_hash: int(result.date) for result in self._results}
         commits = [Commit(hash_, date, tags.get(hash_, "")) for hash_, date in unique.items()]
         return sorted(commits, key=lambda commit: (commit.date_ms, commit.hash))
 
     def commit(self, name: str | None) -> Commit:
-        """The commit of that tag or hash prefix; without a name, the newest.
-
-        Raises:
-            BadInput: if there is none, or more than one.
-        """
-        if name is None:
+        """The commit with that tag or hash prefix, else BadInput; without a name, the newest."""
+        if not name:
             return self.commits[-1]
-        found = [c for c in self.commits if c.tag == name or (len(name) >= 4 and c.hash.startswith(name.lower()))]
-        if len(found) != 1:
+        matches = [c for c in self.commits if c.tag == name or (len(name) >= 4 and c.hash.startswith(name.lower()))]
+        if len(matches) != 1:
             known = ", ".join(map(str, self.commits))
-            many = "no results" if not found else "more than one commit with results"
-            raise BadInput(f"{name!r} names {many}: choose one of {known}")
-        return found[0]
+            raise BadInput(f"{name!r} matches {len(matches) or 'no'} commits with results: choose one of {known}")
+        return matches[0]
 
     def machine(self, commit: Commit, benchmark: str = "") -> str:
-        """The machine whose results are read at a commit; with a benchmark, of those that have any of its kind."""
+        """The machine whose results are read at a commit: the last of :meth:`machines`."""
         return self.machines(commit, benchmark)[-1]
 
     def machines(self, commit: Commit, benchmark: str = "") -> list[str]:
-        """The machines that have results of a commit, the one to read at the end: the shared arithmetic or the last.
+        """The machines with results of a commit, ordered so that the one to read is last.
 
-        Args:
-            commit: which.
-            benchmark: its name. Machines that have any of its kind, errors or costs; where none has, all of them.
+        With a benchmark, only those with results of its kind, errors or costs. If none has any, all of them.
         """
+        here = [result for result in self._results if result.commit_hash == commit.hash]
+        is_cost = benchmark.startswith(COSTS)
+        of_kind = [r for r in here if benchmark and any(is_cost is n.startswith(COSTS) for n in r.get_all_result_keys())]
 
         def order(machine: str) -> tuple[bool, bool, int, str]:
-            started = (
-                start for result in here if result.params["machine"] == machine for start in result.started_at.values()
-            )
-            ranks = (False, False) if _is_cost(benchmark) else (is_shared(machine), machine == SHARED_MACHINE)
-            return *ranks, max((int(start) for start in started if start), default=0), machine
+            own = [result for result in here if result.params["machine"] == machine]
+            last = max((int(start) for result in own for start in result.started_at.values() if start), default=0)
+            return not is_cost and is_shared(machine), not is_cost and machine == SHARED_MACHINE, last, machine
 
-        here = [result for result in self._results if result.commit_hash == commit.hash]
-        kind = _is_cost(benchmark)
-        of_kind = [r for r in here if benchmark and any(_is_cost(name) is kind for name in r.get_all_result_keys())]
         return sorted({result.params["machine"] for result in of_kind or here}, key=order)
 
     def environments(self, commit: Commit) -> list[Metadata]:
-        """What the results of a commit were measured in, the last at the end.
-
-        Raises:
-            BadInput: if that was not kept.
-        """
-        folder = self._folder / self._conf.results_dir / self.machine(commit)
-        found = [metadata for path in sorted(folder.glob(f"{commit.hash[:8]}-*{SUFFIX}")) for metadata in read(path)]
+        """The environments that the results of a commit were measured in, last run last; BadInput if none is stored."""
+        found = [metadata for path in self._beside(commit, SUFFIX) for metadata in read(path)]
         if not found:
-            raise BadInput(
-                f"the results of {commit} on {folder.name} were stored before environments were kept: `asv run` it again"
-            )
+            machine = self.machine(commit)
+            raise BadInput(f"no environment is stored for the results of {commit} on {machine}: `asv run` it again")
         return found
 
-    def rows(self, commit: Commit, space: Space) -> list[Row]:
-        """Every cell of a commit in one space, in the grid's order."""
-        names = {statistic: f"{BENCHMARKS[space]}.track_{statistic}" for statistic in Statistic}
-        values_of = names[Statistic.MAX]
-        values: dict[Statistic, dict[Cell, float | None]] = {
-            statistic: self._values(commit, name) for statistic, name in names.items()
-        }
-        changed = self._values(commit, CHANGED_WEIGHTS)
-        ended = self.endings(commit, values_of)
-        rows = []
-        for cell in values[Statistic.MAX]:
-            figures = {statistic: found.get(cell, math.nan) for statistic, found in values.items()}
-            count = changed.get(cell)
-            no_op = None if count is None or math.isnan(count) else count == 0 and any(cell.option.flags().values())
-            rows.append(_row(commit, cell, space, figures, no_op, ended.get((ACCURACY.name, str(cell)))))
-        return rows
-
-    def truth_rows(self, commit: Commit) -> list[TruthRow]:
-        """Every cell of a commit against the golden, in the grid's order."""
-        severities = self._values(commit, f"{TRUTH}.track_verdict")
-        figures = {figure: self._values(commit, f"{TRUTH}.track_{figure}") for figure in Figure}
-        floors = [self._values(commit, f"{NOISE_FLOOR}.track_{name}") for name in ("repeat", "threads", "batch")]
-        changed = self._values(commit, CHANGED_WEIGHTS)
-        ended = self.endings(commit, f"{TRUTH}.track_verdict")
-        rows = []
-        for cell, severity in severities.items():
-            own = {figure: float(value) for figure, of_all in figures.items() if is_figure(value := of_all.get(cell))}
-            floor = [float(value) for of_all in floors if is_figure(value := of_all.get(cell))]
-            no_op = changed.get(cell) == 0 and any(cell.option.flags().values())
-            ending = ended.get((ACCURACY.name, str(cell)))
-            verdict = _verdict(severity, no_op, ending)
-            judged_by = ending.judged_by if ending else JudgedBy.GOLDEN
-            reason = ending.reason if ending else ""
-            rows.append(TruthRow(commit.hash, commit.tag, cell, own, max(floor, default=None), verdict, judged_by, reason))
-        return rows
-
     def endings(self, commit: Commit, benchmark: str) -> Mapping[Asked, Ending]:
-        """How cells ended that have no figure or need a word, on the machine whose values of a benchmark are read.
-
-        Raises:
-            BadInput: if what was kept is damaged.
-        """
-        folder = self._folder / self._conf.results_dir / self.machine(commit, benchmark)
+        """How cells without a figure ended, and notes on verdicts, on the machine that is read for a benchmark."""
         found: dict[Asked, Ending] = {}
-        for path in sorted(folder.glob(f"{commit.hash[:8]}-*{endings.SUFFIX}")):
+        for path in self._beside(commit, endings.SUFFIX, benchmark):
             found |= endings.read(path)
         return found
 
-    def _values(self, commit: Commit, name: str) -> dict[Cell, float | None]:
-        return self.values(commit, name, Cell)
+    def _beside(self, commit: Commit, suffix: str, benchmark: str = "") -> list[Path]:
+        """The files with this suffix beside a commit's results."""
+        folder = self._folder / self._conf.results_dir / self.machine(commit, benchmark)
+        return sorted(folder.glob(f"{commit.hash[:8]}-*{suffix}"))
+
+    def rows(self, commit: Commit, space: Space) -> list[Row]:
+        """Every cell of a commit in one space, in grid order."""
+        tracks = {statistic: f"{BENCHMARKS[space]}.track_{statistic}" for statistic in Statistic}
+        by_statistic = {statistic: self.values(commit, track, Cell) for statistic, track in tracks.items()}
+        ended, no_ops = self.endings(commit, tracks[Statistic.MAX]), self._no_ops(commit)
+        rows = []
+        for cell in by_statistic[Statistic.MAX]:
+            figures = {statistic: values.get(cell, math.nan) for statistic, values in by_statistic.items()}
+            state = _state(figures.values(), ended.get((ACCURACY.name, str(cell))))
+            values = {s: float(value) for s, value in figures.items() if state is State.MEASURED and is_figure(value)}
+            rows.append(Row(commit.hash, commit.tag, cell, space, state, values, cell in no_ops))
+        return rows
+
+    def truth_rows(self, commit: Commit) -> list[TruthRow]:
+        """Every cell of a commit against the golden, in grid order."""
+        track = f"{TRUTH}.track_verdict"
+        by_figure = {figure: self.values(commit, f"{TRUTH}.track_{figure}", Cell) for figure in Figure}
+        floors = [self.values(commit, f"{NOISE_FLOOR}.track_{name}", Cell) for name in ("repeat", "threads", "batch")]
+        ended, no_ops = self.endings(commit, track), self._no_ops(commit)
+        rows = []
+        for cell, severity in self.values(commit, track, Cell).items():
+            figures = {figure: float(value) for figure, values in by_figure.items() if is_figure(value := values.get(cell))}
+            floor = max((float(value) for values in floors if is_figure(value := values.get(cell))), default=None)
+            ending = ended.get((ACCURACY.name, str(cell)))
+            basis = (ending.judged_by, ending.reason) if ending else (JudgedBy.GOLDEN, "")
+            verdict = _verdict(severity, cell in no_ops, ending)
+            rows.append(TruthRow(commit.hash, commit.tag, cell, figures, floor, verdict, *basis))
+        return rows
+
+    def _no_ops(self, commit: Commit) -> set[Cell]:
+        """The cells whose option should have changed weights and changed none."""
+        changed = self.values(commit, CHANGED_WEIGHTS, Cell)
+        return {cell for cell, count in changed.items() if count == 0 and any(cell.option.flags().values())}
 
     def values(self, commit: Commit, name: str, cell: Callable[..., K]) -> dict[K, float | None]:
-        """What a benchmark found at a commit: None where it failed, NaN where it was skipped or not run.
+        """The values of a benchmark at a commit: None if failed, NaN if skipped or not run.
 
-        Args:
-            commit: at which commit.
-            name: the benchmark's.
-            cell: what makes a cell of its parameters, which are all text.
+        ``cell`` makes a cell from the benchmark's parameters, which are all text.
         """
         found: dict[K, float | None] = {}
         machine = self.machine(commit, name)
@@ -293,73 +257,49 @@ class StoredResults:
             here = (result.commit_hash, result.params["machine"]) == (commit.hash, machine)
             if not here or name not in result.get_all_result_keys():
                 continue
-            # The parameters are those that the result was stored with: what a catalogue names today was not measured then.
+            # Parameters as stored with the result: today's catalogue may name others.
             params = result.get_result_params(name)
             points = itertools.product(*params)
             for point, value in zip(points, result.get_result_value(name, params), strict=True):
                 key = cell(*(text.strip("'\"") for text in point))
-                if key not in found or _is_nan(found[key]):
+                if key not in found or is_nan(found[key]):
                     found[key] = value
         return found
 
     def _tags(self) -> dict[str, str]:
-        """Commit hash to tag, from the clone that asv keeps or the repository itself if it is local."""
+        """The tag of each commit hash, from the repository itself if it is local, else from asv's clone."""
         for candidate in (self._folder / self._conf.repo, self._folder / self._conf.project):
             if candidate.is_dir():
                 command = ["git", "-C", str(candidate), "for-each-ref", "refs/tags"]
-                wanted = "--format=%(refname:strip=2) %(objectname) %(*objectname)"
-                done = subprocess.run([*command, wanted], capture_output=True, text=True, check=False)
-                pairs = [line.split() for line in done.stdout.splitlines()]
-                return {words[-1]: words[0] for words in pairs}
+                fields = "--format=%(refname:strip=2) %(objectname) %(*objectname)"
+                done = subprocess.run([*command, fields], capture_output=True, text=True, check=False)
+                return {words[-1]: words[0] for words in map(str.split, done.stdout.splitlines())}
         return {}
 
 
-def _is_cost(benchmark: str) -> bool:
-    return benchmark.startswith("runtime.")
+def is_figure(value: float | None) -> TypeGuard[float]:
+    """Whether a stored value is a number, not a failure or a skip."""
+    return value is not None and not is_nan(value)
 
 
-def _row(
-    commit: Commit,
-    cell: Cell,
-    space: Space,
-    figures: dict[Statistic, float | None],
-    no_op: bool | None,
-    ending: Ending | None,
-) -> Row:
-    state = State.MEASURED
-    if any(value is None for value in figures.values()):
-        state = State.FAILED
-    elif any(_is_nan(value) for value in figures.values()):
-        states = {Kind.NOT_APPLICABLE: State.NOT_APPLICABLE, Kind.MEASURED: State.UNJUDGED}
-        state = states.get(ending.kind, State.NOT_MEASURED) if ending else State.NOT_MEASURED
-    values = {s: float(v) for s, v in figures.items() if v is not None} if state is State.MEASURED else {}
-    return Row(commit.hash, commit.tag, cell, space, state, values, no_op)
+def is_nan(value: float | None) -> bool:
+    """Whether a stored value is a skip, or was not run."""
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _state(figures: Collection[float | None], ending: Ending | None) -> State:
+    if any(value is None for value in figures):
+        return State.FAILED
+    if not any(is_nan(value) for value in figures):
+        return State.MEASURED
+    states = {Kind.NOT_APPLICABLE: State.NOT_APPLICABLE, Kind.MEASURED: State.UNJUDGED}
+    return states.get(ending.kind, State.NOT_MEASURED) if ending else State.NOT_MEASURED
 
 
 def _verdict(severity: float | None, no_op: bool, ending: Ending | None) -> Verdict:
     if severity is None:
         return Verdict.FAILED
-    if _is_nan(severity):
+    if is_nan(severity):
         return Verdict.NOT_APPLICABLE if ending and ending.kind is Kind.NOT_APPLICABLE else Verdict.NOT_MEASURED
     word = word_of(severity)
     return Verdict.NO_OP if no_op and word.passes else word
-
-
-def is_figure(value: float | None) -> TypeGuard[float]:
-    """Whether a stored value is neither a failure nor a skip."""
-    return value is not None and not _is_nan(value)
-
-
-def _is_nan(value: float | None) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
-@contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    """asv reads its paths relative to the current folder, which its own commands change to."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)

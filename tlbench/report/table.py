@@ -12,41 +12,36 @@ from tlbench.report import render
 from tlbench.report.render import CELL, COMMIT, Column, Format, Value
 from tlbench.report.stored import Commit, Row, State
 
+Rows = Sequence[Sequence[Row]]
+"""The rows of each commit."""
 
-def show(console: Console, style: Format, commits: Sequence[Commit], found: Mapping[Space, Sequence[Sequence[Row]]]) -> None:
-    """People see a table for each space, a line for each cell, the commits side by side; CSV has a line for each row.
 
-    ``found`` holds, for each space, the rows of each commit.
-    """
+def show(console: Console, style: Format, commits: Sequence[Commit], rows_by_space: Mapping[Space, Rows]) -> None:
+    """One table per space with one line per cell and the commits side by side; in CSV, one line per row."""
     if style is Format.CSV:
-        rows = [row for of_space in found.values() for of_one in of_space for row in of_one]
+        rows = [row for rows in rows_by_space.values() for of_commit in rows for row in of_commit]
         lines = [[row.commit, row.tag, *astuple(row.cell), row.space, *(_figure(row, s) for s in Statistic)] for row in rows]
         render.show(console, style, "", [*COMMIT, *CELL, Column("space"), *map(Column, Statistic)], lines)
         return
     suffixes = [f" {commit}" if len(commits) > 1 else "" for commit in commits]
     figures = [Column(f"{statistic}{suffix}", "{:.6g}".format) for statistic in Statistic for suffix in suffixes]
-    for space, rows_of in found.items():
-        columns, lines = [*CELL, *figures, Column("note")], _side_by_side(rows_of)
+    names = " and ".join(f"TransformerLens {commit}" for commit in commits)
+    for space, rows_by_commit in rows_by_space.items():
+        columns, lines = [*CELL, *figures, Column("note")], _side_by_side(rows_by_commit)
         if style is Format.MARKDOWN:  # with row numbers, as in issue 496
             columns, lines = [Column(""), *columns], [[str(index), *line] for index, line in enumerate(lines)]
-        render.show(console, style, _title(space, commits), columns, lines)
+        unit = "logits, centred at each position, in nats" if space is Space.LOGIT else "probabilities"
+        title = f"{names} against HuggingFace: absolute error of the {unit} (space: {space})"
+        render.show(console, style, title, columns, lines)
 
 
-def _title(space: Space, commits: Sequence[Commit]) -> str:
-    unit = "logits, centred at each position, in nats" if space is Space.LOGIT else "probabilities"
-    names = " and ".join(f"TransformerLens {commit}" for commit in commits)
-    return f"{names} against HuggingFace: absolute error of the {unit} (space: {space})"
-
-
-def _side_by_side(rows: Sequence[Sequence[Row]]) -> list[list[Value]]:
-    """A line a cell, with each statistic at every commit."""
-    found = [{row.cell: row for row in of_one} for of_one in rows]
-    cells = dict.fromkeys(row.cell for of_one in rows for row in of_one)
-    lines = []
-    for cell in cells:
-        figures = [_figure(of_one.get(cell), statistic) for statistic in Statistic for of_one in found]
-        is_no_op = any(of_one[cell].no_op for of_one in found if cell in of_one)
-        lines.append([*astuple(cell), *figures, "no-op" if is_no_op else ""])
+def _side_by_side(rows_by_commit: Rows) -> list[list[Value]]:
+    by_cell = [{row.cell: row for row in rows} for rows in rows_by_commit]
+    lines: list[list[Value]] = []
+    for cell in dict.fromkeys(row.cell for rows in rows_by_commit for row in rows):
+        rows = [by_commit.get(cell) for by_commit in by_cell]
+        figures = [_figure(row, statistic) for statistic in Statistic for row in rows]
+        lines.append([*astuple(cell), *figures, "no-op" if any(row and row.no_op for row in rows) else ""])
     return lines
 
 

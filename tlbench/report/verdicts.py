@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import astuple
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from tlbench.report.render import CELL, COMMIT, Column, Format
 from tlbench.report.stored import Commit, Figure, TruthRow
 
 BY_HUGGINGFACE = "*"
-"""Behind a verdict that rests on HuggingFace's own rounding, for want of a golden that can be trusted."""
+"""Marks a verdict that is based on HuggingFace's own rounding, for lack of a trustworthy golden."""
 SHOWN = {
     Figure.RATIO: "ratio",
     Figure.CORRELATION: "corr.",
@@ -35,7 +36,7 @@ COLUMNS = (
 
 
 def show(console: Console, style: Format, commit: Commit, rows: Sequence[TruthRow]) -> None:
-    """One line a cell."""
+    """One line per cell."""
     lines = []
     for row in rows:
         words = [word(row.verdict, row.judged_by), row.verdict, row.judged_by]
@@ -48,23 +49,28 @@ def word(verdict: Verdict, judged_by: JudgedBy) -> str:
     return f"{verdict.value}{BY_HUGGINGFACE}" if judged_by is JudgedBy.HUGGINGFACE else verdict.value
 
 
+def counted(verdicts: Iterable[Verdict]) -> str:
+    """The number of cells with each verdict, such as ``2 worse, 1 broken``."""
+    counts = Counter(verdicts)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+
+
 def conclusion(commit: Commit, rows: Sequence[TruthRow]) -> str:
-    """One line that counts every cell by its verdict."""
-    counts = {verdict: sum(row.verdict is verdict for row in rows) for verdict in Verdict}
-    words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    alarms = sum(row.verdict.is_alarm for row in rows)
-    unjudged = counts[Verdict.UNJUDGED]
-    if alarms:
-        finding = f"{alarms} cells are wrong"
+    """One line that counts all cells by verdict."""
+    verdicts = [row.verdict for row in rows]
+    if alarms := sum(verdict.is_alarm for verdict in verdicts):
+        finding = "1 cell is wrong" if alarms == 1 else f"{alarms} cells are wrong"
+    elif unjudged := verdicts.count(Verdict.UNJUDGED):
+        finding = f"no cell is known to be wrong, but {unjudged} could not be judged"
     else:
-        finding = f"no cell is known to be wrong, and {unjudged} are unjudged" if unjudged else "no cell is wrong"
+        finding = "no cell is wrong"
     by_huggingface = any(row.judged_by is JudgedBy.HUGGINGFACE for row in rows)
     note = f" {BY_HUGGINGFACE}: judged by HuggingFace's own rounding, see `tlbench outcomes`." if by_huggingface else ""
-    return f"TransformerLens {commit}: {finding} ({words}).{note}"
+    return f"TransformerLens {commit}: {finding} ({counted(verdicts)}).{note}"
 
 
-def exit_status(rows: Sequence[TruthRow]) -> int:
-    """0 where all are right, 1 where one is wrong, 3 where none is known to be and some are unjudged."""
-    if any(row.verdict.is_alarm for row in rows):
+def exit_status(verdicts: Collection[Verdict]) -> int:
+    """0 if all are right, 1 if one is wrong, 3 if none is known to be wrong but some are unjudged."""
+    if any(verdict.is_alarm for verdict in verdicts):
         return 1
-    return 3 if any(row.verdict is Verdict.UNJUDGED for row in rows) else 0
+    return 3 if Verdict.UNJUDGED in verdicts else 0

@@ -1,19 +1,22 @@
-"""Is this implementation right? Every cell of one model on one TransformerLens, with a verdict and a conclusion."""
+"""`tlbench verify`: the verdicts, the table and the conclusion on every cell of one model on one TransformerLens."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from tlbench.checkpoints import Checkpoint
 from tlbench.environments import LensEnvironment, lens_environment
 from tlbench.exceptions import BadInput, NoGolden
-from tlbench.grid import Cell, Dtype, Option, Space
+from tlbench.grid import Cell, Dtype, Option, Space, Statistic
 from tlbench.metrics.figures import RATIO_GATE, ErrorStatistics, Truth
 from tlbench.metrics.verdict import JudgedBy, Verdict
 from tlbench.questions.answers import Answers
@@ -22,18 +25,34 @@ from tlbench.records.measurement import Measurement, NoiseFloor
 from tlbench.records.outcome import Kind
 from tlbench.reference import golden
 from tlbench.reference.golden import Weights
+from tlbench.report import render
+from tlbench.report.render import CELL, Column, Format, Value
+from tlbench.report.verdicts import BY_HUGGINGFACE, counted, word
+
+COLUMNS = (
+    *CELL[1:],
+    *(Column(statistic, "{:.3g}".format) for statistic in Statistic),
+    Column("ratio", str),
+    Column("corr.", "{:.3f}".format),
+    Column("bits lost", "{:.2f}".format),
+    Column("KL, nats", "{:.2e}".format),
+    Column("flips", str),
+    Column("floor", "{:.2g}".format),
+    Column("verdict"),
+)
+STYLES = {Verdict.UNJUDGED: "magenta", Verdict.WORSE: "yellow", Verdict.BROKEN: "red", Verdict.FAILED: "red"}
+FLOAT32_GOLDEN = "+"
+"""Marks a ratio that is based on a float32 golden."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """One cell with what is known of it.
+    """One cell and its verdict.
 
     Attributes:
-        cell: which cell.
-        verdict: one word.
-        measurement: its figures, if it could be measured.
-        floor: the noise floor, if it could be measured.
-        reason: why there are no figures, or no verdict.
+        measurement: its figures; None if it could not be measured.
+        floor: its noise floor; None if that was not measured.
+        reason: why it has no figures or no verdict, or what else to know about them; "" if nothing.
     """
 
     cell: Cell
@@ -49,12 +68,12 @@ class Judgement:
 
     @property
     def judged_by(self) -> JudgedBy:
-        """What the verdict rests on."""
+        """What the verdict is based on."""
         return self.measurement.judged_by if self.measurement else JudgedBy.NOTHING
 
     @property
     def ratio(self) -> float | None:
-        """How many times HuggingFace's own error or spread this cell's is, by what it was judged by."""
+        """The error over HuggingFace's own error, or over the spread of its variants if those judged the cell."""
         if self.judged_by is JudgedBy.HUGGINGFACE:
             return self.measurement.closeness.ratio if self.measurement and self.measurement.closeness else None
         return self.truth.error_ratio if self.truth else None
@@ -65,146 +84,160 @@ class Judgement:
         return accuracy.space(space) if accuracy else None
 
     def to_json(self, space: Space) -> dict[str, Any]:
-        """One entry of ``cells`` in the command's JSON; absent figures are null."""
-        truth, error = self.truth, self.error(space)
+        """One entry of ``cells`` in the command's JSON. Missing figures are null."""
+        truth, error, measurement = self.truth, self.error(space), self.measurement
         return {
-            "model": self.cell.model,
-            "dtype": self.cell.dtype.value,
-            "option": self.cell.option.value,
-            "wrapper": self.cell.wrapper.value,
-            "verdict": self.verdict.value,
-            "judged_by": self.judged_by.value,
-            "ratio": truth.error_ratio if truth else None,
-            "correlation": truth.error_correlation if truth else None,
-            "bits_lost": truth.bits_lost if truth else None,
-            "kl_nats": truth.kl_nats if truth else None,
-            "top1_flips": truth.top1_flips if truth else None,
-            "nonfinite": self.measurement.nonfinite if self.measurement else None,
-            "max": error.max if error else None,
-            "mean": error.mean if error else None,
-            "median": error.median if error else None,
-            "std": error.std if error else None,
-            "floor": self.floor.largest if self.floor else None,
-            "golden": truth.golden_precision if truth else None,
-            "closeness": asdict(closeness) if (closeness := self.measurement and self.measurement.closeness) else None,
+            **asdict(self.cell),
+            "verdict": self.verdict,
+            "judged_by": self.judged_by,
+            "ratio": truth and truth.error_ratio,
+            "correlation": truth and truth.error_correlation,
+            "bits_lost": truth and truth.bits_lost,
+            "kl_nats": truth and truth.kl_nats,
+            "top1_flips": truth and truth.top1_flips,
+            "nonfinite": measurement and measurement.nonfinite,
+            **{statistic.value: error and error.get(statistic) for statistic in Statistic},
+            "floor": self.floor and self.floor.largest,
+            "golden": truth and truth.golden_precision,
+            "closeness": asdict(measurement.closeness) if measurement and measurement.closeness else None,
             "reason": self.reason,
         }
 
 
 def environment_for(tl: str, say: Callable[[str], None] = lambda _: None) -> LensEnvironment:
-    """The environment of the TransformerLens that was asked for; without a wish, the one that tlbench runs in.
+    """The environment of the requested TransformerLens; if ``tl`` is "", the one that tlbench runs in.
 
     Raises:
-        BadInput: if it cannot be had.
+        BadInput: if there is no such TransformerLens.
     """
     if tl:
         return lens_environment(tl, say)
     if importlib.util.find_spec("transformer_lens") is None:
-        raise BadInput(
-            "no TransformerLens is installed beside tlbench: name one with --tl, a release such as 4.3.0, a commit, or the "
-            "folder of a source tree"
-        )
+        raise BadInput("no TransformerLens is installed here: name a release (4.3.0), a commit or a source tree with --tl")
     return LensEnvironment(Path(sys.executable), "installed")
 
 
 def prepare_golden(checkpoint: Checkpoint) -> None:
-    """Compute the golden before anything else is loaded. Where there is none, each cell says why."""
+    """Compute the golden while no model takes memory. If there is none, each cell says why."""
     with suppress(NoGolden):
         golden.golden(checkpoint, Weights.ORIGINAL)
 
 
 def judgement(answers: Answers) -> Judgement:
-    """The verdict of a cell from its answers."""
+    """A cell's verdict from its answers."""
     accuracy, floor = answers.outcomes[ACCURACY.name], answers.outcomes.get(NOISE_FLOOR.name)
     if accuracy.record is None:
-        words = {Kind.NOT_APPLICABLE: Verdict.NOT_APPLICABLE, Kind.NOT_MEASURED: Verdict.NOT_MEASURED}
-        verdict = words.get(accuracy.kind, Verdict.FAILED)
-        return Judgement(answers.cell, verdict, None, None, accuracy.reason)
+        verdicts = {Kind.NOT_APPLICABLE: Verdict.NOT_APPLICABLE, Kind.NOT_MEASURED: Verdict.NOT_MEASURED}
+        return Judgement(answers.cell, verdicts.get(accuracy.kind, Verdict.FAILED), None, None, accuracy.reason)
     measured = accuracy.record
     reason = measured.no_accuracy or measured.note
     t, h = measured.vocabulary
     if t != h:
-        reason = (
-            f"TransformerLens has {t} logits a position and HuggingFace {h}: the first {min(t, h)} are compared. {reason}"
-        )
+        sizes = f"TransformerLens has {t} logits per position, HuggingFace {h}; the first {min(t, h)} are compared."
+        reason = f"{sizes} {reason}"
     return Judgement(answers.cell, measured.verdict, measured, floor.record if floor else None, reason.strip())
 
 
+def print_rich(console: Console, title: str, space: Space, judgements: Sequence[Judgement]) -> None:
+    """One row per cell, and below the table why cells have no figures and what its marks mean."""
+    unit = "nats" if space is Space.LOGIT else "probability"
+    title = f"{title}: error against HuggingFace ({space}, {unit}) and against the golden"
+    lines = [_line(one, space) for one in judgements]
+    render.show(console, Format.RICH, title, COLUMNS, lines, [STYLES.get(one.verdict, "") for one in judgements])
+    for note in _notes(judgements):
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
+
+
+def _line(one: Judgement, space: Space) -> list[Value]:
+    error, truth = one.error(space), one.truth
+    errors = [error.get(statistic) if error else None for statistic in Statistic]
+    if truth:
+        ratio = f"{one.ratio:.3f}" + (FLOAT32_GOLDEN if truth.golden_precision != "float64" else "")
+        flips = f"{truth.top1_flips} + {truth.top1_ties} ties" if truth.top1_ties else truth.top1_flips
+        figures = [ratio, truth.error_correlation, truth.bits_lost, truth.kl_nats, flips]
+    else:
+        figures = ["" if one.ratio is None else f"{one.ratio:.3f}{BY_HUGGINGFACE}", *[None] * 4]
+    floor = one.floor.largest if one.floor else None
+    return [*astuple(one.cell)[1:], *errors, *figures, floor, word(one.verdict, one.judged_by)]
+
+
+def _notes(judgements: Sequence[Judgement]) -> Iterator[str]:
+    by_reason = defaultdict(list)
+    for one in judgements:
+        if one.reason:
+            by_reason[one.reason].append(one)
+    for reason, group in by_reason.items():
+        count = f"{len(group)} of {len(judgements)} configurations"
+        yield f"{group[0].cell.wrapper} {group[0].verdict} ({count}): {reason}"
+    if any(one.truth and one.truth.golden_precision != "float64" for one in judgements):
+        yield f"{FLOAT32_GOLDEN}: against a float32 golden"
+    if any(one.judged_by is JudgedBy.HUGGINGFACE for one in judgements):
+        yield (
+            f"{BY_HUGGINGFACE}: judged by HuggingFace's own rounding. The ratio is the distance from HuggingFace over the "
+            "largest distance between HuggingFace and a variant of it (reversed sums, other attention, threads, batch split)"
+        )
+
+
 def conclusion(judgements: Sequence[Judgement]) -> str:
-    """One line: what was found, and what to do about it."""
+    """One line: the result and what to do about it."""
     measured = [one for one in judgements if one.measurement or one.verdict.is_alarm]
     if not measured:
         return "Nothing could be measured."
     alarms = [one for one in measured if one.verdict.is_alarm]
-    unjudged = [one for one in measured if one.verdict is Verdict.UNJUDGED]
+    unjudged = _unjudged(measured)
+    if unjudged and not alarms:
+        return f"Nothing is known to be wrong, but {unjudged}"
+    worst = f"Worst: {_description(max(alarms or measured, key=_severity))}."
     if alarms:
-        words = ", ".join(f"{sum(one.verdict is word for one in alarms)} {word}" for word in Verdict if _has(alarms, word))
-        worst = max(alarms, key=_severity)
-        return (
-            f"{len(alarms)} of {len(measured)} configurations failed the check ({words}). Worst: {_told(worst)}. "
-            f"{_advice(alarms)}{_unjudged(unjudged, measured)}"
-        )
-    if unjudged:
-        return f"Nothing is known to be wrong, but not everything could be judged.{_unjudged(unjudged, measured)}"
-    worst = max(measured, key=_severity)
-    return (
-        f"No configuration of {len(measured)} is worse than benign. Worst: {_told(worst)}. "
-        f"Errors are of the size that rounding at these dtypes has; nothing needs to be done.{_by_huggingface(measured)}"
-    )
+        words = counted(one.verdict for one in alarms)
+        text = f"{len(alarms)} of {len(measured)} configurations failed the check ({words}). {worst}"
+        return " ".join(filter(None, (text, _advice(alarms, measured), unjudged)))
+    text = f"0 of {len(measured)} configurations failed the check. {worst} Errors of this size are rounding at these dtypes."
+    by_huggingface = sum(one.judged_by is JudgedBy.HUGGINGFACE for one in measured)
+    note = f" {by_huggingface} were judged by HuggingFace's own rounding, for lack of a golden." if by_huggingface else ""
+    return text + note
 
 
-def exit_status(judgements: Sequence[Judgement]) -> int:
-    """0 where all that was measured is right, 1 where something is wrong, 3 where something is only unjudged."""
-    if any(one.verdict.is_alarm for one in judgements):
-        return 1
-    return 3 if any(one.verdict is Verdict.UNJUDGED for one in judgements) else 0
-
-
-def _unjudged(unjudged: Sequence[Judgement], measured: Sequence[Judgement]) -> str:
+def _unjudged(measured: Sequence[Judgement]) -> str:
+    unjudged = [one for one in measured if one.verdict is Verdict.UNJUDGED]
     if not unjudged:
         return ""
     errors = [error.max for one in unjudged if (error := one.error(Space.LOGIT))]
-    largest = f" They are up to {max(errors):.4g} nats from HuggingFace's logits." if errors else ""
-    return f" {len(unjudged)} of {len(measured)} are unjudged: {unjudged[0].reason}.{largest}"
-
-
-def _by_huggingface(measured: Sequence[Judgement]) -> str:
-    count = sum(one.judged_by is JudgedBy.HUGGINGFACE for one in measured)
-    return f" {count} were judged by HuggingFace's own rounding, for want of a golden." if count else ""
-
-
-def _has(judgements: Sequence[Judgement], word: Verdict) -> bool:
-    return any(one.verdict is word for one in judgements)
+    largest = f" Their largest error against HuggingFace's logits is {max(errors):.4g} nats." if errors else ""
+    return f"{len(unjudged)} of {len(measured)} could not be judged: {unjudged[0].reason}.{largest}"
 
 
 def _severity(one: Judgement) -> tuple[bool, bool, float]:
     return one.verdict is Verdict.FAILED, one.verdict is Verdict.BROKEN, one.ratio or 0.0
 
 
-def _told(one: Judgement) -> str:
+def _description(one: Judgement) -> str:
     if one.ratio is None:
         return f"{one.cell} ({one.reason})"
     of = "the spread of HuggingFace's own rounding" if one.judged_by is JudgedBy.HUGGINGFACE else "HuggingFace's own error"
     return f"{one.cell}, {one.ratio:.4g} times {of}"
 
 
-def _advice(alarms: Sequence[Judgement]) -> str:
-    """Where to look first, from which cells are wrong."""
-    cells = [one.cell for one in alarms]
+def _advice(alarms: Sequence[Judgement], measured: Sequence[Judgement]) -> str:
+    """Where to look first, given which cells are wrong and which are right."""
     if all(one.verdict is Verdict.FAILED for one in alarms):
-        return "They raised: the reason above says where."
-    if any(cell.option is Option.UNPROCESSED and cell.dtype is Dtype.FLOAT32 for cell in cells):
+        return "They raised an exception: see the reason."
+    wrong = {(one.cell.option, one.cell.dtype) for one in alarms}
+    right = {(one.cell.option, one.cell.dtype) for one in measured if one.verdict.passes}
+    options = ", ".join(sorted({option.value for option, _ in wrong if option is not Option.UNPROCESSED}))
+    if (Option.UNPROCESSED, Dtype.FLOAT32) in wrong:
         return (
-            "float32 without any processing is wrong already: look at the translation of the configuration and of the "
-            "weights, and at the forward pass (scale, epsilon, rotary base, masks, soft caps)."
+            "float32 is wrong even without weight processing: check the translation of the configuration and the weights, "
+            "and the forward pass (scale, epsilon, rotary base, masks, soft caps)."
         )
-    options = sorted({cell.option.value for cell in cells if cell.option is not Option.UNPROCESSED})
-    if any(cell.dtype is Dtype.FLOAT32 for cell in cells):
-        return f"Unprocessed is right in float32, so look at what {', '.join(options)} does to the weights."
-    if any(cell.option is Option.UNPROCESSED for cell in cells):
+    if (Option.UNPROCESSED, Dtype.FLOAT32) not in right:
+        return "Check float32 without weight processing first: add --dtype float32 --option unprocessed."
+    if any(dtype is Dtype.FLOAT32 for _, dtype in wrong):
+        return f"float32 is right without weight processing: check what {options} does to the weights."
+    if any(option is Option.UNPROCESSED for option, _ in wrong):
         return (
-            "float32 is right, so the function is: look for what HuggingFace computes in float32 and TransformerLens in "
-            "16 bits (norms, softmax, rotary tables). An error within "
-            f"{RATIO_GATE[Dtype.FLOAT16]:g} times HuggingFace's is benign."
+            "float32 is right, so the function is right: look for what HuggingFace computes in float32 and TransformerLens "
+            "in 16 bits (norms, softmax, rotary tables). "
+            f"An error of up to {RATIO_GATE[Dtype.FLOAT16]:g} times HuggingFace's is benign."
         )
-    return f"Only 16 bits under {', '.join(options)} are wrong: process the weights in float32 and round once, at the end."
+    return f"Only 16 bits with {options} is wrong: process the weights in float32, and round once, at the end."

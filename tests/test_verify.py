@@ -1,0 +1,45 @@
+"""What `verify` concludes and `where` says, from made-up judgements."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from tlbench.grid import Cell
+from tlbench.metrics.verdict import JudgedBy, Verdict
+from tlbench.records.depth_profile import DepthProfile
+from tlbench.records.outcome import Kind, Outcome
+from tlbench.report import profiles
+from tlbench.report.verify import Judgement, conclusion
+
+CELL = Cell("zoo-gpt2", "float32", "unprocessed", "HookedTransformer")
+
+
+def judged(dtype, option, verdict):
+    measurement = SimpleNamespace(judged_by=JudgedBy.GOLDEN, truth=SimpleNamespace(error_ratio=20.0))
+    return Judgement(Cell("zoo-gpt2", dtype, option, "HookedTransformer"), Verdict(verdict), measurement, None, "")
+
+
+@pytest.mark.parametrize(
+    ("cells", "advice"),
+    [
+        ({("float32", "unprocessed"): "worse"}, "float32 is wrong even without weight processing"),
+        ({("float32", "unprocessed"): "benign", ("float32", "fold_ln"): "worse"}, "check what fold_ln does to the weights"),
+        ({("float32", "fold_ln"): "worse"}, "add --dtype float32 --option unprocessed"),
+        ({("float32", "unprocessed"): "benign", ("bfloat16", "unprocessed"): "worse"}, "the function is right"),
+        ({("bfloat16", "unprocessed"): "worse"}, "add --dtype float32 --option unprocessed"),
+        ({("float32", "unprocessed"): "benign", ("bfloat16", "fold_ln"): "worse"}, "Only 16 bits with fold_ln is wrong"),
+        ({("bfloat16", "fold_ln"): "worse"}, "add --dtype float32 --option unprocessed"),
+    ],
+)
+def test_nothing_is_called_right_that_was_not_measured(cells, advice):
+    said = conclusion([judged(*cell, verdict) for cell, verdict in cells.items()])
+    assert advice in said
+    assert ("float32 is right" in said) is (cells.get(("float32", "unprocessed")) == "benign" and "Only" not in advice)
+
+
+def test_a_profile_without_activations_is_unjudged_and_hooks_that_are_missing_are_counted():
+    nothing = [(CELL, Outcome(Kind.MEASURED, DepthProfile(CELL, 1, {}, (), (), ("ln1",))))]
+    assert profiles.sentence(*nothing[0]).endswith("unjudged: no activation could be compared.")
+    assert profiles.exit_status(nothing) == 3
+    failed = [(CELL, Outcome(Kind.FAILED, reason="it raised"))]
+    assert profiles.exit_status(failed) == 1

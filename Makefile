@@ -51,10 +51,10 @@ bench: $(BIN)/tlbench
 	@echo "More tables: cd releases && ../$(BIN)/tlbench table --help"
 
 check: lint
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not e2e"
+	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder -m "not slow and not e2e"
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder
 
 lint: $(BIN)/tlbench
 	$(BIN)/ruff check .

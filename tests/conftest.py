@@ -18,6 +18,20 @@ roots.install_square_root()  # else the first test that measures would change wh
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_xdist_make_scheduler(config, log):
+    """Run a module's tests in one process, where they share fixtures, and so those that look at one measured history.
+
+    The marks of ``--dist loadgroup`` would say so too, but pytest 9.2 does not show them to xdist 3.8.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModule(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid.split("::")[0].replace("e2e/test_site.py", "e2e/test_asv.py")
+
+    return ByModule(config, log)
+
+
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """An empty cache folder, for this test alone."""

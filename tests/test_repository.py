@@ -144,7 +144,7 @@ def test_only_tests_of_the_folder_are_end_to_end_and_they_come_first():
     for one in items:
         one.add_marker = lambda mark, one=one: one.marks.append(mark.name)
     end_to_end.pytest_collection_modifyitems(items)
-    assert [one.marks for one in items] == [["e2e", "xdist_group"], []]
+    assert [one.marks for one in items] == [["e2e"], []]
 
 
 # CONTRIBUTING.md -----------------------------------------------------------------------------------------------------

@@ -31,17 +31,11 @@ MODELS = ("zoo-gpt2", "zoo-llama")
 MACHINE = "shared-x86-64-e2e"
 
 
-SHARED_WITH = {"test_site.py": "test_asv.py"}
-"""Both look at one measured history."""
-
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark every test of this folder, group them by module, and run them first. pytest passes the tests of all folders."""
+    """Mark every test of this folder and run them first, as they take longest. pytest passes the tests of all folders."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.e2e)
-            item.add_marker(pytest.mark.xdist_group(SHARED_WITH.get(item.path.name, item.path.name)))
     items.sort(key=lambda item: not item.path.is_relative_to(HERE))
 
 

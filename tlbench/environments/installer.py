@@ -66,9 +66,7 @@ def build(source: Path, wheels: Path) -> None:
 
 
 def install(wheel: Path, commit: str, python: str = sys.executable) -> None:
-    """Install a wheel with its era's dependencies and nothing else into the environment of ``python``.
-
-    Then record what was installed, and the ``commit`` that the wheel was built from.
+    """Install a wheel of ``commit`` and its era's dependencies, nothing else, for ``python``, and record what was installed.
 
     Raises:
         InstallError: if it cannot be installed.
@@ -155,7 +153,7 @@ def _record(wheel: Path, commit: str, era: str, python: str) -> None:
 
 
 def run_uv(*arguments: str, doing: str) -> str:
-    """Run uv and return its output. If uv is missing, install it into the environment first. Raises :class:`InstallError`."""
+    """Run uv and return its output. If uv is missing, install it first. Raises :class:`InstallError`, naming ``doing``."""
     if importlib.util.find_spec("uv") is None:
         pin = next(line for line in (ERAS / "common.txt").read_text().splitlines() if line.startswith("uv=="))
         _run([sys.executable, "-m", "pip", "install", "--quiet", pin], doing="installing uv")

@@ -155,7 +155,7 @@ def assert_true_float64(model: Any, ids: Tensor) -> SelfCheck:
     - The logits are a smooth function of the embeddings up to float64's own rounding (:func:`_measure`). This finds
       roundings inside operations, which torch cannot see.
 
-    ``model`` is HuggingFace's in float64, with an embedding module as its ``get_input_embeddings``; ``ids`` is ``[batch, pos]``.
+    ``model`` is HuggingFace's in float64, and its ``get_input_embeddings`` a module. ``ids`` are token ids ``[batch, pos]``.
 
     Raises:
         NotGolden: if a check fails, with what it found.
@@ -300,8 +300,7 @@ class _HeldChoices(TorchFunctionMode):
         self._next += 1
         if isinstance(result, Tensor):
             return held
-        place = DIM_OF[name]
-        dim = (kwargs or {}).get("dim", args[place] if len(args) > place else -1)
+        dim = (kwargs or {}).get("dim", args[DIM_OF[name]] if len(args) > DIM_OF[name] else -1)
         return type(result)((args[0].gather(dim, held), held))
 
 

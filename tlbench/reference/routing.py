@@ -68,5 +68,5 @@ def margins(model: Any, ids: Tensor, run: Callable[[], Tensor]) -> Tensor:
 
 
 def settled(margin: Tensor, dtype: Dtype) -> Tensor:
-    """A mask ``[batch, pos]``, from :func:`margins`: the positions up to which no rounding in ``dtype`` changes any experts."""
+    """A mask ``[batch, pos]``, from :func:`margins`, of positions up to which rounding in ``dtype`` changes no experts."""
     return margin.cummin(dim=1).values > REACH_ROUNDINGS * UNIT_ROUNDOFF[dtype]

@@ -49,8 +49,7 @@ def write(path: Path, tensors: dict[str, Tensor], provenance: Mapping[str, str])
 def write_again(path: Path, written: Path, provenance: Mapping[str, str]) -> None:
     """Store the file that :func:`write` just wrote under a second name, with its own provenance.
 
-    It is a hard link if the file system allows it, so neither disk nor page cache holds the data twice. Raises what
-    :func:`write` raises.
+    A hard link, where possible, keeps disk and page cache from holding it twice. Raises what :func:`write` raises.
     """
     with written_whole(path) as temporary:
         temporary.unlink()

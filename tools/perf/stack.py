@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from tlbench.grid import RuntimeCell
 from tlbench.questions.preload import preload
-from tlbench.metrics import paired
+from tlbench.costs import turns
 from tlbench.costs.slowdown import located, settle
 cell = RuntimeCell({model!r}, "float32", "all_options", "HookedTransformer", "1x64", "cpu", "forward")
 checkpoint = located(cell)
@@ -36,7 +36,7 @@ def apart(function, *arguments):
     with ProcessPoolExecutor(1, get_context("fork")) as processes:
         return processes.submit(function, *arguments).result()
 preload()
-kinds = {{"plain": paired._take_turns, "roomy": paired.take_turns}}
+kinds = {{"plain": turns._take_turns, "roomy": turns.take_turns}}
 print(json.dumps({{name: [apart(medians, kind, depth) for depth in {depths!r}] for name, kind in kinds.items()}}))
 """
 

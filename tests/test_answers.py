@@ -135,6 +135,17 @@ def test_a_figure_outlives_an_interrupted_run_and_a_failure_does_not(measured, t
     assert measurer.calls == 2
 
 
+@pytest.mark.parametrize("content", ["", '{"cell"', "[]", '{"cell": {"model": "zoo-gpt2"}}', "\x00" * 64])
+def test_a_damaged_figure_is_measured_again_and_replaced(measured, tmp_path, content):
+    measurer = measured(FIGURES)
+    path = tmp_path / "kept" / answers.file_name(ACCURACY, CELL)
+    path.parent.mkdir()
+    path.write_text(content)
+    for _ in range(2):
+        assert attempted(CELL) == Outcome(Kind.MEASURED, FIGURES)
+    assert measurer.calls == 1
+
+
 def test_remeasure_measures_again(measured, monkeypatch):
     measurer = measured(FIGURES)
     attempted(CELL)
@@ -269,7 +280,8 @@ def test_the_kept_files_of_a_cell_are_hashed_before_the_fork(monkeypatch, tmp_pa
     kept["golden"].unlink()
     answers.answer_without_fork(*REQUEST, str(tmp_path), "")
     assert hashed == [kept["reference"]]
-    monkeypatch.setattr(answers, "kept_path", lambda *_: tmp_path)
+    (tmp_path / "record").write_text(json.dumps(plain(FIGURES)))
+    monkeypatch.setattr(answers, "kept_path", lambda *_: tmp_path / "record")
     answers.answer_without_fork(*REQUEST, str(tmp_path), "")
     assert hashed == [kept["reference"]], "a record that is kept needs neither"
 

@@ -68,6 +68,8 @@ def written_whole(target: Path) -> Iterator[Path]:
         os.close(handle)
         try:
             yield Path(name)
+            with open(name, "rb") as file:
+                os.fsync(file)  # else a crash of the machine may leave the new name without the content
             os.replace(name, target)
         finally:
             Path(name).unlink(missing_ok=True)

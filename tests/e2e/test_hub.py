@@ -1,4 +1,4 @@
-"""Hub models go through TransformerLens's and HuggingFace's own loading, from a prepared HuggingFace cache."""
+"""Hub models are measured from HuggingFace's cache, each with its own weights: a fine-tune or a revision is not gpt2."""
 
 import os
 import shutil
@@ -15,33 +15,73 @@ from tlbench.metrics.verdict import Verdict
 from tlbench.questions.answers import interview
 from tlbench.questions.registry import ACCURACY
 
-REVISION = "0123456789abcdef0123456789abcdef01234567"
-CATALOGUE = '[[model]]\nname = "from-hub"\nsource = "hub"\nrepo = "gpt2"\n'
+PLAIN, TUNED, EARLIER = ("0" * 40, "1" * 40, "2" * 40)
+"""Commits on the Hub: gpt2 itself, a fine-tune, and the fine-tune before it was finished."""
+CATALOGUE = """
+[[model]]
+name = "finetune"
+source = "hub"
+repo = "someone/gpt2-finetune"
+hooked_name = "gpt2"
+
+[[model]]
+name = "earlier"
+source = "hub"
+repo = "someone/gpt2-finetune"
+revision = "first"
+hooked_name = "gpt2"
+"""
+RELEASES = [("2.18.0", "HookedTransformer"), ("4.3.0", "TransformerBridge")]
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """The zoo's GPT-2 under the name that GPT-2 has on the hub, in a HuggingFace cache of this test's own."""
+    """Three GPT-2s of different weights, under the names that they would have on the Hub, in a HuggingFace cache."""
     folder = tmp_path_factory.mktemp("hub")
-    repository = folder / "hf" / "hub" / "models--gpt2"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(REVISION)
     models = catalogue.load()
-    shutil.copytree(ensure(models.get("zoo-gpt2"), models).folder, repository / "snapshots" / REVISION)
+    weights = ensure(models.get("zoo-gpt2"), models).folder
+
+    def snapshot(repo, commit, name, scale):
+        repository = folder / "hf" / "hub" / f"models--{repo.replace('/', '--')}"
+        (repository / "refs").mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / name).write_text(commit)
+        shutil.copytree(weights, repository / "snapshots" / commit)
+        scaled(repository / "snapshots" / commit / "model.safetensors", scale)
+
+    snapshot("gpt2", PLAIN, "main", 1.0)
+    snapshot("someone/gpt2-finetune", TUNED, "main", 1.1)
+    snapshot("someone/gpt2-finetune", EARLIER, "first", 0.9)
     (folder / "models.toml").write_text(CATALOGUE)
-    found = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "TLBENCH_CATALOGUE": str(folder / "models.toml")}
-    command = [sys.executable, "-m", "tlbench.cli", "checkpoints", "from-hub"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **found}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return found
+    return {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "TLBENCH_CATALOGUE": str(folder / "models.toml")}
 
 
-@pytest.mark.parametrize(("release", "wrapper"), [("2.18.0", "HookedTransformer"), ("4.3.0", "TransformerBridge")])
-def test_a_hub_model_is_measured_from_huggingface_s_cache(settings, release, wrapper, monkeypatch):
+def scaled(path, factor):
+    """Scale the MLP's input weights of all blocks in a safetensors file."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(path)
+    save_file({name: w * factor if "mlp.c_fc.weight" in name else w for name, w in weights.items()}, path, {"format": "pt"})
+
+
+def run(settings, *words):
+    command = [sys.executable, "-m", "tlbench.cli", *words]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("release", "wrapper"), RELEASES)
+def test_a_fine_tune_and_a_revision_are_measured_with_their_own_weights(settings, release, wrapper, monkeypatch):
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    cell = Cell("from-hub", "float32", "all_options", wrapper)
-    (answers,) = interview(lens_environment(release).python, (ACCURACY,), [cell], settings)
-    measured = answers.outcomes[ACCURACY.name].require()
-    assert measured.verdict is Verdict.BENIGN
-    assert measured.changed_weights > 0
+    done = run(settings, "checkpoints", "finetune", "earlier")
+    assert done.returncode == 0, done.stderr
+    cells = [Cell(name, "float32", "all_options", wrapper) for name in ("finetune", "earlier")]
+    for answers in interview(lens_environment(release).python, (ACCURACY,), cells, settings):
+        measured = answers.outcomes[ACCURACY.name].require()
+        assert measured.verdict is Verdict.BENIGN
+        assert measured.changed_weights > 0
+
+
+def test_a_fine_tune_without_an_entry_is_verified_under_an_official_name(settings):
+    words = ("--tl", "2.18.0", "--hooked-name", "gpt2", "--dtype", "float32", "--option", "unprocessed", "--no-floor")
+    done = run(settings, "verify", "someone/gpt2-finetune", *words)
+    assert done.returncode == 0, done.stdout + done.stderr

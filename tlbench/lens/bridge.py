@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from tlbench import device
-from tlbench.catalogue import Source
 from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Dtype, Option
@@ -36,7 +35,6 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
     """
     wrapper = bridge_class()
     torch_dtype = getattr(torch, dtype)
-    name = checkpoint.model.repo if checkpoint.model.source is Source.HUB else str(checkpoint.folder)
     weights_read = _WeightReadback(torch_dtype)
 
     def process(requested: Option) -> None:
@@ -44,7 +42,7 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
             bridge.enable_compatibility_mode(disable_warnings=True, **requested.flags())
 
     with _loading_errors(), redirect_stdout(StringIO()), span(Category.LOAD):
-        bridge: Any = wrapper.boot_transformers(name, device=device.current(), dtype=torch_dtype)
+        bridge: Any = wrapper.boot_transformers(str(checkpoint.folder), device=device.current(), dtype=torch_dtype)
     if option is not Option.UNPROCESSED:
         with weights_read.watching(bridge) if readback else nullcontext(), span(Category.PROCESS):
             process(option)

@@ -1,7 +1,8 @@
 """HookedTransformer, in TransformerLens 1.x to 3.x.
 
 It accepts only official model names, never a folder. So tlbench requests the catalogue's ``hooked_name``, patches
-``AutoConfig`` to return the checkpoint's own configuration, and passes in its HuggingFace model for the weights.
+``AutoConfig`` to return the checkpoint's own configuration, and passes in its HuggingFace model for the weights: for a model
+of the Hub too, else a fine-tune or another revision would be compared with the weights of the official name.
 TransformerLens's conversion of both is under test and runs unchanged. tlbench replaces two things in the converted
 configuration: sizes, which TransformerLens hard-codes for some architectures, and the constants listed in the catalogue.
 """
@@ -21,7 +22,6 @@ import torch
 from torch import Tensor
 
 from tlbench import device
-from tlbench.catalogue import Source
 from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Dtype, Option
@@ -41,6 +41,8 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
         NotApplicable: if this TransformerLens has no HookedTransformer, or that lacks the architecture or the dtype.
         CellFailed: if loading raised, or weights or configuration bypassed the functions that tlbench patches.
     """
+    from tlbench.reference.huggingface import load_model
+
     wrapper = hooked_transformer_class()
     _require_known_name(checkpoint)
     torch_dtype = getattr(torch, dtype)
@@ -53,15 +55,10 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
     }
     weights_read = _WeightReadback(wrapper, torch_dtype, option, readback)
     with _loading_errors(), redirect_stdout(StringIO()), weights_read.watching(), span(Category.LOAD):
-        if checkpoint.model.source is Source.HUB:
-            model = wrapper.from_pretrained(checkpoint.model.hooked_name, **arguments)
-        else:
-            from tlbench.reference.huggingface import load_model
-
-            hf_model = load_model(checkpoint.folder, dtype)
-            with _local_config(checkpoint, hf_model.config):
-                model = wrapper.from_pretrained(checkpoint.model.hooked_name, hf_model=hf_model, tokenizer=None, **arguments)
-            del hf_model
+        hf_model = load_model(checkpoint.folder, dtype)
+        with _local_config(checkpoint, hf_model.config):
+            model = wrapper.from_pretrained(checkpoint.model.hooked_name, hf_model=hf_model, tokenizer=None, **arguments)
+        del hf_model
     model.eval()
     parameter_dtypes = {parameter.dtype for parameter in model.parameters()}
     # TransformerLens keeps the router of a mixture of experts in float32 at any dtype.

@@ -174,8 +174,8 @@ def attempt(question: Question[S, R], cell: S, measure: Callable[[Question[S, R]
     try:
         with span(Category.KEEP):
             path = kept_path(question, cell)
-            if path and _is_usable(path):
-                return Outcome(Kind.MEASURED, restored(question.record, json.loads(path.read_text())))
+            if (kept := _kept(question, path)) is not None:
+                return Outcome(Kind.MEASURED, kept)
             with span(Category.ARITHMETIC):  # anything else inside has its own span
                 record = measure(question)
             if path and getattr(record, "is_final", True):  # another run would find the same
@@ -191,9 +191,13 @@ def attempt(question: Question[S, R], cell: S, measure: Callable[[Question[S, R]
         return Outcome(Kind.FAILED, reason=f"{type(error).__name__}: {error}")
 
 
-def _is_usable(path: Path | None) -> bool:
-    """Whether an earlier run cached a record there, and this run may use it."""
-    return path is not None and path.exists() and not os.environ.get(REMEASURE_VARIABLE)
+def _kept(question: Question[S, R], path: Path | None) -> R | None:
+    """The record that an earlier run cached, if this run may use it. A damaged file counts as absent and is replaced."""
+    if path is None or os.environ.get(REMEASURE_VARIABLE):
+        return None
+    with suppress(FileNotFoundError, ValueError):
+        return restored(question.record, json.loads(path.read_text()))
+    return None
 
 
 def kept_path(question: Question[S, R], cell: S) -> Path | None:
@@ -264,7 +268,7 @@ def _hash_what_is_read(questions: Sequence[Question[Any, Any]], cell: Any) -> No
 
     checkpoint_of(cell.model)
     for question in questions:
-        if isinstance(cell, Cell) and question.references and not _is_usable(kept_path(question, cell)):
+        if isinstance(cell, Cell) and question.references and _kept(question, kept_path(question, cell)) is None:
             hash_kept(cell, question.references)
 
 

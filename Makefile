@@ -71,7 +71,7 @@ perf: $(BIN)/tlbench
 # Resolve pyproject.toml anew; what stands in the lock stays as it is where it can. A build of torch brings packages of its
 # own along, which are the machine's choice and in no lock.
 lock: $(BIN)/tlbench
-	$(BIN)/uv pip compile --quiet --no-header --no-annotate --python $(BIN)/python --group dev \
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 --group dev \
 		--output-file requirements.lock pyproject.toml
 	sed -i -E '/^(nvidia-|cuda-|triton==)/d' requirements.lock
 
@@ -79,7 +79,9 @@ clean:
 	rm -rf $(VENV) .asv releases/.asv html releases/html releases/TransformerLens.git transformer-lens
 
 $(BIN)/tlbench: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed")'
+	@# asv and the locks of TransformerLens's eras are for this one: find out now, not after everything is prepared.
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v[:2] == (3, 11) else \
+		f"Python 3.11 is needed and {sys.executable} is {v[0]}.{v[1]}: install it, or name it: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^uv==' requirements.lock)"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirements requirements.lock \

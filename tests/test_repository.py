@@ -7,12 +7,14 @@ import sys
 import textwrap
 import tomllib
 from dataclasses import dataclass
+from importlib.metadata import metadata, version
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -145,6 +147,17 @@ def test_only_tests_of_the_folder_are_end_to_end_and_they_come_first():
         one.add_marker = lambda mark, one=one: one.marks.append(mark.name)
     end_to_end.pytest_collection_modifyitems(items)
     assert [one.marks for one in items] == [["e2e"], []]
+
+
+# Installing ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_locked_package_runs_on_the_first_python_3_11():
+    """Debian's is 3.11.2, while a lock resolved on a newer one may ask for more."""
+    pins = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines())
+    needed = {name: metadata(name)["Requires-Python"] or "" for name in pins}
+    assert [name for name, spec in needed.items() if not SpecifierSet(spec).contains("3.11.0")] == []
+    assert {name for name in pins if version(name).split("+")[0] != pins[name].split("+")[0]} == set()
 
 
 # CONTRIBUTING.md -----------------------------------------------------------------------------------------------------

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from tlbench.cli import judge, prepare, read
+from tlbench.cli import cache, judge, prepare, read
 from tlbench.cli.common import app
 from tlbench.exceptions import TlbenchError
 
-__all__ = ["app", "judge", "main", "prepare", "read"]
+__all__ = ["app", "cache", "judge", "main", "prepare", "read"]
 
 
 def main() -> None:

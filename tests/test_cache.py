@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from tests.command import run
 from tests.conftest import ROOT
-from tests.test_table import run
 from tlbench.cli.cache import DAY_S, SINGLE_FILES, WHOLE_FOLDERS
 from tlbench.paths import cache_dir
 
@@ -40,7 +40,7 @@ def kept(own_cache):
 
 
 def test_everything_that_is_kept_is_listed_with_its_size(kept):
-    done = run("--format", "csv", command="cache")
+    done = run("cache", "--format", "csv")
     lines = {line["folder"]: line for line in csv.DictReader(io.StringIO(done.stdout))}
     assert {name: int(line["entries"]) for name, line in lines.items()} == {"cells": 2, "envs": 2, "golden": 1}
     assert float(lines["cells"]["MiB"]) == 2 * 8192 / 2**20  # two blocks of the disk each
@@ -50,15 +50,13 @@ def test_everything_that_is_kept_is_listed_with_its_size(kept):
 def test_what_the_installer_shares_with_its_own_cache_is_not_counted_since_deleting_it_frees_nothing(kept, own_cache):
     os.link(kept["cells/ab/abc.json"], own_cache / "another-name")
     (line,) = [
-        line
-        for line in csv.DictReader(io.StringIO(run("--format", "csv", command="cache").stdout))
-        if line["folder"] == "cells"
+        line for line in csv.DictReader(io.StringIO(run("cache", "--format", "csv").stdout)) if line["folder"] == "cells"
     ]
     assert float(line["MiB"]) == 8192 / 2**20
 
 
 def test_what_was_used_lately_stays_and_so_do_locks_and_all_of_an_environment_in_use(kept):
-    done = run("--unused-days", "30", command="cache")
+    done = run("cache", "--unused-days", 30)
     assert done.stdout.startswith("deleted 3 of 5 entries")
     gone = {name for name, path in kept.items() if not path.exists()}
     assert gone == {"cells/ab/abc.json", "golden/zoo-gpt2.safetensors", "envs/tl-1.19.0/pyvenv.cfg"}
@@ -66,14 +64,14 @@ def test_what_was_used_lately_stays_and_so_do_locks_and_all_of_an_environment_in
 
 @pytest.mark.parametrize("days", ["0", "0.5", "-3", "nan"])
 def test_what_a_run_may_be_using_is_never_deleted(kept, days):
-    done = run("--unused-days", days, command="cache")
+    done = run("cache", "--unused-days", days)
     assert (done.returncode, done.stdout) == (2, "")
     assert "1 is the least" in done.stderr
     assert all(path.exists() for path in kept.values())
 
 
 def test_an_empty_cache_is_no_error(own_cache):
-    assert run(command="cache").returncode == 0
+    assert run("cache").returncode == 0
 
 
 def test_every_folder_that_is_made_in_the_cache_is_known():

@@ -6,16 +6,13 @@ import json
 import math
 import os
 import shutil
-import sys
-from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
-from types import SimpleNamespace
-from unittest.mock import patch
 
 import pytest
 from rich.console import Console
 
-from tlbench import BadInput, Space, Statistic, cli
+from tests import command as command_line
+from tlbench import BadInput, Space, Statistic
 from tlbench.arithmetic import SHARED_MACHINE
 from tlbench.history import SourceCommit, SourceFile, build_from_trees
 from tlbench.metrics.verdict import SEVERITIES, Verdict, word_of
@@ -224,16 +221,7 @@ def test_advice_is_printed_for_an_effect(project):
 
 
 def run(*words, command="table"):
-    """A command, in this process: a new one would spend most of its time on imports."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        patch.object(sys, "argv", ["tlbench", command, *words]),
-        redirect_stdout(out),
-        redirect_stderr(err),
-        pytest.raises(SystemExit) as ended,
-    ):
-        cli.main()
-    return SimpleNamespace(returncode=ended.value.code or 0, stdout=out.getvalue(), stderr=err.getvalue())
+    return command_line.run(command, *words)
 
 
 def test_csv_has_the_agreed_columns_and_every_digit(project):

@@ -65,12 +65,3 @@ def measure(project, model, *commits):
     environment = {"TLBENCH_CACHE": str(cache_dir()), "PATH": f"{BIN}:{os.environ['PATH']}"}
     subprocess.run([sys.executable, "-m", "asv_plugins.machine", "slow"], check=True, cwd=ROOT)
     project.asv("run", "--machine", "slow", "--bench", PATTERN.format(model=model), "HASHFILE:commits", **environment)
-
-
-def slower(project, earlier, later):
-    """The exit status and the output of `tlbench slower`."""
-    words = [sys.executable, "-m", "tlbench.cli", "slower", earlier, later, "--all", "--format", "markdown"]
-    done = subprocess.run(
-        [*words, "--config", project.folder / "asv.conf.json"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.returncode, done.stdout + done.stderr

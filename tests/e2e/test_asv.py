@@ -162,7 +162,7 @@ def test_two_results_environments_are_compared(project):
     assert "measured in 2 environments" in other.stderr
     nothing = environment(project, project.commits["no build"])
     assert nothing.returncode == 2
-    assert "were stored before environments were kept" in nothing.stderr
+    assert "no environment is stored" in nothing.stderr
 
 
 def test_the_root_configuration_is_the_releases_one_but_for_where_things_lie():

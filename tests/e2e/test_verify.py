@@ -1,14 +1,11 @@
 """`tlbench verify` finds every planted fault, in float32, and none where there is none."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
-from tests.e2e.conftest import ROOT
+from tests.command import run
 from tests.e2e.planting import RELEASE
 from tlbench import Cell, catalogue
 from tlbench.checkpoints import ensure
@@ -39,8 +36,7 @@ def local_folder(tmp_path_factory):
 
 
 def verify(*words, **environment):
-    command = [sys.executable, "-m", "tlbench.cli", "verify", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    return run("verify", *words, **environment)
 
 
 def test_each_fault_is_found_on_each_architecture_and_the_healthy_model_is_not_accused(tree):

@@ -1,13 +1,10 @@
 """`tlbench where` names the block and the component of every fault that is planted in one block, and nothing else."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
-from tests.e2e.conftest import ROOT
+from tests.command import run
 from tests.e2e.planting import RELEASE
 from tlbench import Cell
 from tlbench.metrics.figures import RATIO_GATE, UNIT_ROUNDOFF
@@ -45,8 +42,7 @@ def profiles(tree):
 
 
 def where(*words, **environment):
-    command = [sys.executable, "-m", "tlbench.cli", "where", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    return run("where", *words, **environment)
 
 
 def block_of(name):

@@ -1,10 +1,13 @@
 """Hub models are measured from HuggingFace's cache, each with its own weights: a fine-tune or a revision is not gpt2."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
-from tests.command import run
+from tests.e2e.conftest import ROOT
 from tlbench import Cell, catalogue
 from tlbench.checkpoints import ensure
 from tlbench.environments import lens_environment
@@ -60,11 +63,17 @@ def scaled(path, factor):
     save_file({name: w * factor if "mlp.c_fc.weight" in name else w for name, w in weights.items()}, path, {"format": "pt"})
 
 
+def run(settings, *words):
+    """A command in its own process, since huggingface_hub reads ``HF_HOME`` when it is imported."""
+    command = [sys.executable, "-m", "tlbench.cli", *words]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize(("release", "wrapper"), RELEASES)
 def test_a_fine_tune_and_a_revision_are_measured_with_their_own_weights(settings, release, wrapper, monkeypatch):
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    done = run("checkpoints", "finetune", "earlier", **settings)
+    done = run(settings, "checkpoints", "finetune", "earlier")
     assert done.returncode == 0, done.stderr
     cells = [Cell(name, "float32", "all_options", wrapper) for name in ("finetune", "earlier")]
     for answers in interview(lens_environment(release).python, (ACCURACY,), cells, settings):
@@ -75,5 +84,5 @@ def test_a_fine_tune_and_a_revision_are_measured_with_their_own_weights(settings
 
 def test_a_fine_tune_without_an_entry_is_verified_under_an_official_name(settings):
     words = ("--tl", "2.18.0", "--hooked-name", "gpt2", "--dtype", "float32", "--option", "unprocessed", "--no-floor")
-    done = run("verify", "someone/gpt2-finetune", *words, **settings)
+    done = run(settings, "verify", "someone/gpt2-finetune", *words)
     assert done.returncode == 0, done.stdout + done.stderr

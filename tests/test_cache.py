@@ -44,7 +44,7 @@ def test_everything_that_is_kept_is_listed_with_its_size(kept):
     lines = {line["folder"]: line for line in csv.DictReader(io.StringIO(done.stdout))}
     assert {name: int(line["entries"]) for name, line in lines.items()} == {"cells": 2, "envs": 2, "golden": 1}
     assert float(lines["cells"]["MiB"]) == 2 * 8192 / 2**20  # two blocks of the disk each
-    assert float(lines["golden"]["unused for, days"]) == pytest.approx(40, abs=0.01)
+    assert float(lines["golden"]["days unused"]) == pytest.approx(40, abs=0.01)
 
 
 def test_what_the_installer_shares_with_its_own_cache_is_not_counted_since_deleting_it_frees_nothing(kept, own_cache):
@@ -68,6 +68,20 @@ def test_what_a_run_may_be_using_is_never_deleted(kept, days):
     assert (done.returncode, done.stdout) == (2, "")
     assert "1 is the least" in done.stderr
     assert all(path.exists() for path in kept.values())
+
+
+def test_an_interrupted_deletion_leaves_no_half_environment_and_the_next_one_finishes_it(kept, own_cache, monkeypatch):
+    environment = kept["envs/tl-1.19.0/pyvenv.cfg"].parent
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "tlbench.cli.cache.shutil.rmtree", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error"))
+        )
+        done = run("cache", "--unused-days", 30)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Input/output error" in done.stderr
+    assert not environment.exists()
+    assert run("cache", "--unused-days", 30).returncode == 0
+    assert {path.name for path in (own_cache / "envs").iterdir()} == {"tl-2.18.0", "tl-1.19.0.lock"}
 
 
 def test_an_empty_cache_is_no_error(own_cache):

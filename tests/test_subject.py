@@ -59,3 +59,8 @@ def test_what_is_no_model_is_told_with_what_there_is():
         prepared("no such model!"),
     ):
         pass
+
+
+def test_an_official_name_for_a_model_of_the_catalogue_is_refused_not_ignored():
+    with pytest.raises(BadInput, match=r"zoo-gpt2 is in .*: leave it out"), prepared("zoo-gpt2", "gpt2"):
+        pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,6 @@ import typer
 
 from tlbench.cli.common import FormatName, app, wide_console
 from tlbench.exceptions import BadInput
-from tlbench.files import locked
 from tlbench.grid import parse
 from tlbench.paths import cache_dir
 from tlbench.report import render
@@ -45,7 +45,7 @@ COLUMNS = (
     Column("what it holds"),
     Column("entries", "{:.0f}".format),
     Column("MiB", "{:.1f}".format),
-    Column("unused for, days", "{:.0f}".format),
+    Column("days unused", "{:.0f}".format),
 )
 
 
@@ -66,12 +66,17 @@ class Entry:
     used: float
 
     def delete(self) -> None:
-        """Delete it. An environment that is being installed is waited for."""
-        if self.path.is_dir():
-            with locked(self.path.with_suffix(".lock")):
-                shutil.rmtree(self.path)
-        else:
-            self.path.unlink(missing_ok=True)
+        """Delete it. BadInput if the disk refuses.
+
+        A folder loses its name first: whatever interrupts the deletion, half an environment never counts as one.
+        """
+        try:
+            if self.path.is_dir():
+                shutil.rmtree(self.path.rename(self.path.with_name(f".deleted-{self.path.name}")))
+            else:
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise BadInput(f"cannot delete {self.path} ({error.strerror}): delete it by hand") from error
 
 
 def entries(cache: Path) -> Iterator[Entry]:
@@ -80,7 +85,8 @@ def entries(cache: Path) -> Iterator[Entry]:
         of_kind = (cache / kind).iterdir() if kind in WHOLE_FOLDERS else (cache / kind).rglob("*")
         for path in sorted(of_kind) if (cache / kind).is_dir() else ():
             if path.is_dir() == (kind in WHOLE_FOLDERS) and path.suffix != ".lock":
-                yield _entry(kind, path)
+                with suppress(FileNotFoundError):  # another process has deleted it meanwhile
+                    yield _entry(kind, path)
 
 
 def _entry(kind: str, path: Path) -> Entry:
@@ -92,11 +98,14 @@ def _entry(kind: str, path: Path) -> Entry:
 @app.command()
 def cache(
     unused_days: Annotated[
-        float | None, typer.Option(help="Delete what was neither read nor written for this many days, at least 1.")
+        float | None, typer.Option(help="Delete what nothing has read or written for this many days (at least 1).")
     ] = None,
     format: FormatName = "rich",
 ) -> None:
-    """Show what tlbench keeps outside the repository, or delete what is no longer used. It is made again when needed."""
+    """Show what tlbench keeps outside the repository, or delete what is no longer used.
+
+    Whatever is deleted is made again when it is needed.
+    """
     style = parse(Format, format)
     if unused_days is not None and not unused_days >= 1:
         raise BadInput(f"invalid --unused-days {unused_days:g}: 1 is the least, since a run may be using what is newer")

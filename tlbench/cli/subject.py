@@ -41,6 +41,11 @@ def prepared(
     """
     catalogue = catalogues.load()
     if name in catalogue.names():
+        if hooked_name:
+            raise BadInput(
+                f"--hooked-name {hooked_name} is for a folder or a Hub repo id, and {name} is in {catalogue.path}: leave it "
+                "out, or change the entry's hooked_name"
+            )
         yield ensure(catalogue.get(name), catalogue, say), catalogue
         return
     entry = _entry(name, catalogue) | ({"hooked_name": hooked_name} if hooked_name else {})

@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """Run a module's tests in one process, where they share fixtures, and so those that look at one measured history.
+    """Run a module's tests in one process, where they share fixtures; and test_site's with test_asv's, whose history they show.
 
-    The marks of ``--dist loadgroup`` would say so too, but pytest 9.2 does not show them to xdist 3.8.
+    ``--dist loadgroup`` is made for this, but xdist 3.8 does not see its marks under pytest 9.2.
     """
     from xdist.scheduler import LoadScopeScheduling
 

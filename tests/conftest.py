@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """Run a module's tests in one process, where they share fixtures; and test_site's with test_asv's, whose history they show.
+    """Run a module's tests in one process, where they share fixtures, and test_site with test_asv, whose history it shows.
 
     ``--dist loadgroup`` is made for this, but xdist 3.8 does not see its marks under pytest 9.2.
     """

@@ -20,6 +20,7 @@ from tlbench.exceptions import (
     NotMeasured,
     WrongTransformerLens,
 )
+from tlbench.grid import Option
 from tlbench.metrics.figures import ErrorStatistics, Shift, Truth
 from tlbench.questions import answers, registry
 from tlbench.questions.answers import attempt, shared
@@ -298,3 +299,57 @@ def test_what_a_record_has_in_order_is_read_back_in_order(measured, tmp_path):
     answers._write(DEPTH, CELL, Outcome(Kind.MEASURED, DepthProfile(CELL, 1, sites, (), (), ())), tmp_path, None)
     record = answers.read(tmp_path / answers.file_name(DEPTH, CELL), DEPTH).require()
     assert list(record.sites) == list(sites)
+
+
+# What is computed ahead ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Noting:
+    """A server that notes what it is asked, and fails if told."""
+
+    name: str
+    noted: list
+    failing: bool = False
+
+    def start(self):
+        self.noted.append((self.name, "start"))
+
+    def call(self, address, dtypes, model, before):
+        self.noted.append((self.name, address.rpartition(".")[2], dtypes, model))
+        if self.failing:
+            raise CellFailed("too large")
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_small_model_s_references_and_goldens_are_computed_while_transformer_lens_is_imported(monkeypatch, failing):
+    noted = ahead(monkeypatch, failing, small=True)
+    assert sorted(noted) == [
+        ("goldens", "golden:compute_ahead", ["float32", "float16"], "zoo-gpt2"),
+        ("measuring", "start"),
+        ("references", "huggingface:compute_ahead", ["float32", "float16"], "zoo-gpt2"),
+    ]
+
+
+def test_a_large_model_s_golden_comes_first_and_its_references_wait(monkeypatch):
+    noted = ahead(monkeypatch, failing=False, small=False)
+    assert noted == [("goldens", "golden:compute_ahead", ["float32", "float16"], "zoo-gpt2"), ("measuring", "start")]
+
+
+def ahead(monkeypatch, failing, small):
+    monkeypatch.setattr(answers, "is_small", lambda _: small)
+    noted = []
+    cells = [replace(CELL, dtype=dtype) for dtype in ("float32", "float16", "float32")]
+    servers = [Noting("measuring", noted), *(Noting(name, noted, failing) for name in ("references", "goldens"))]
+    answers._start(*servers, (ACCURACY, NOISE_FLOOR), cells)
+    return noted
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_cells_that_are_measured_together_are_answered_in_order(measured, tmp_path, at_once):
+    measured(FIGURES)
+    cells = [replace(CELL, option=option) for option in Option]
+    started = []
+    found = [one.cell for one in answers.ask_each(Here(tmp_path), (ACCURACY,), cells, started.append, at_once)]
+    assert found == cells
+    assert sorted(started) == sorted(cells)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LINT = Path(sys.executable).with_name("lint-imports")
 BACK = {
-    "reference/several.py": "from tlbench.questions import answers",
+    "reference/elsewhere.py": "from tlbench.questions import answers",
     "metrics/figures.py": "from tlbench.records import measurement",
     "records/outcome.py": "import torch",
     "questions/depth.py": "import transformer_lens",
@@ -36,3 +36,10 @@ def test_an_import_that_runs_back_is_found(tmp_path, module):
     assert done.returncode == 1
     name = f"tlbench.{module.removesuffix('.py').replace('/', '.')}"
     assert f"{name} is not allowed to import" in done.stdout or f"{name} -> " in done.stdout, done.stdout
+
+
+def test_a_command_leaves_torch_to_the_servers_that_measure():
+    """Importing it takes seconds, and they import it meanwhile."""
+    code = "import sys, tlbench.cli; print({'torch', 'transformers', 'safetensors'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

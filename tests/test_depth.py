@@ -26,7 +26,7 @@ from tlbench.metrics.relative_error import relative_error
 from tlbench.records.depth_profile import DepthProfile, RoutingAgreement, SiteError
 from tlbench.records.serial import plain, restored
 from tlbench.reference import activations as inside
-from tlbench.reference import golden, huggingface, several
+from tlbench.reference import elsewhere, golden, huggingface
 from tlbench.reference import sites as places
 from tlbench.reference.activations import Errors, Exact
 from tlbench.reference.float64 import true_float64
@@ -468,11 +468,11 @@ def kept(own_cache, monkeypatch):
     point = checkpoint("zoo-gpt2")
     calls = []
 
-    def compute_elsewhere(python, function, kind, dtype, names, doing):
+    def compute_elsewhere(python, function, kind, dtype, name, doing):
         calls.append([kind, dtype])
         inside.compute_exact(point, Dtype(dtype))
 
-    monkeypatch.setattr(several, "compute_elsewhere", compute_elsewhere)
+    monkeypatch.setattr(elsewhere, "compute_elsewhere", compute_elsewhere)
     return point, calls
 
 

@@ -20,7 +20,7 @@ from tlbench.checkpoints import ensure
 from tlbench.checkpoints.prompts import Prompts
 from tlbench.exceptions import BadInput, CellFailed, NoGolden, NotGolden
 from tlbench.grid import Dtype
-from tlbench.reference import blocked, float64, golden, huggingface, several
+from tlbench.reference import blocked, elsewhere, float64, golden, huggingface
 from tlbench.reference import tensor_store as store
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
@@ -160,11 +160,11 @@ def kept(own_cache, monkeypatch):
     point = checkpoint("zoo-gpt2")
     calls = []
 
-    def compute_elsewhere(python, function, precision, names, doing):
-        calls.append((names[0], precision))
+    def compute_elsewhere(python, function, precision, name, doing):
+        calls.append((name, precision))
         golden.compute(point, Precision(precision))
 
-    monkeypatch.setattr(several, "compute_elsewhere", compute_elsewhere)
+    monkeypatch.setattr(elsewhere, "compute_elsewhere", compute_elsewhere)
     return point, calls
 
 

@@ -5,11 +5,14 @@ import os
 import re
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
-from tlbench.environments import installer, provenance
+from tlbench.environments import installer, provenance, reference_python
 from tlbench.exceptions import WrongTransformerLens
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def wheel(folder, requirements=(), files=()):
@@ -166,3 +169,17 @@ def test_a_commit_asked_for_without_a_record_is_refused(installed, monkeypatch):
     monkeypatch.setenv("ASV_COMMIT", "d" * 40)
     with pytest.raises(WrongTransformerLens, match="cannot verify that commit dddddddd is installed"):
         provenance.prove()
+
+
+@pytest.mark.parametrize(
+    ("versions", "is_used"), [({}, True), ({"torch": "2.12.0"}, False), ({"transformers": None}, False)]
+)
+def test_goldens_are_computed_where_measuring_is_if_the_versions_are_the_pinned_ones(tmp_path, versions, is_used):
+    python = tmp_path / "bin" / "python"
+    pins = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines())
+    for name in ("torch", "transformers"):
+        if version := versions.get(name, f"{pins[name]}+cpu"):
+            folder = tmp_path / "lib" / "python3.11" / "site-packages" / f"{name}-{version}.dist-info"
+            folder.mkdir(parents=True)
+            (folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+    assert (reference_python(python) == python) is is_used

@@ -44,7 +44,7 @@ def events(monkeypatch):
 
     def of(source):
         checkpoint = SimpleNamespace(model=Model("large", source), folder=Path("nowhere"))
-        monkeypatch.setattr(loading, "checkpoint_of", lambda name: checkpoint)
+        monkeypatch.setattr(loading.checkpoints, "named", lambda name: checkpoint)
         monkeypatch.setattr(huggingface, "reference_logits", lambda checkpoint, dtype, kind: happened.append(kind))
         monkeypatch.setattr(lens, "load", lambda cell, checkpoint: happened.append("model"))
         monkeypatch.setattr(soundness, "reference_fault", lambda checkpoint: happened.append("is it right?") or "")

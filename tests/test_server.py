@@ -2,11 +2,11 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -117,37 +117,60 @@ def test_what_can_be_answered_before_the_fork_needs_none(one):
     assert list(one.stream(lack_a_golden, before=answer_at_once)) == ["no fork"]
 
 
-def handled(request, hang_up_after_s=None, owner=None):
-    """One request to a server in this process; how long it took, and what came back."""
-    ours, its = socket.socketpair()
-    ours.sendall(request + b"\n")
-    if hang_up_after_s is not None:
-        threading.Timer(hang_up_after_s, lambda: (ours.shutdown(socket.SHUT_RDWR), ours.close())).start()
-    started = time.monotonic()
-    with its:
-        try:
-            server.handle(its, "test", owner or os.getpid())
-        except OSError:
-            assert hang_up_after_s is not None
-    taken = time.monotonic() - started
-    return taken, "" if hang_up_after_s is not None else ours.makefile().read()
+def test_requests_that_come_together_run_together(one, tmp_path):
+    """Each waits for the other's file."""
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda me, other: one.call(meet, str(tmp_path / me), str(tmp_path / other)), "ab", "ba"))
+    assert found == ["met", "met"]
 
 
-SLEEP = f'{{"function": "{HERE}:sleep", "arguments": [60], "before": "", "variables": {{}}}}'.encode()
+def meet(mine, other):
+    Path(mine).touch()
+    wait_until(Path(other).exists)
+    return "met"
 
 
-def test_a_fork_whose_client_has_gone_is_killed():
-    taken, _ = handled(SLEEP, hang_up_after_s=0.2)
-    assert taken < 10
+def test_a_fork_whose_client_has_gone_is_killed_and_the_others_go_on(one, tmp_path):
+    with ThreadPoolExecutor() as pool:
+        staying = pool.submit(one.call, meet, str(tmp_path / "a"), str(tmp_path / "b"))
+        wait_until((tmp_path / "a").exists)
+        with one._connected() as connection:
+            connection.sendall(f'{{"function": "{HERE}:sleep", "arguments": [60], "variables": {{}}}}\n'.encode())
+            wait_until(lambda: len(servers(one.folder)) == 3)
+        wait_until(lambda: len(servers(one.folder)) == 2)
+        (tmp_path / "b").touch()
+        assert staying.result() == "met"
 
 
-def test_a_fork_whose_owner_has_gone_is_killed():
+def test_a_fork_whose_owner_has_gone_is_killed(one):
     """asv was killed, and what reads for it still waits."""
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    taken, answer = handled(SLEEP, owner=gone.pid)
-    assert taken < 10
-    assert "SIGKILL" in answer
+    owner = subprocess.Popen(["sleep", "1"])
+    threading.Thread(target=owner.wait).start()  # else it would stay as a zombie
+    with pytest.raises(CellFailed, match="ended without an answer"):
+        Server("test", one.folder, owner=owner.pid).call(sleep, 60)
+    wait_until(lambda: not servers(one.folder))
+
+
+def test_a_server_can_be_forked_from_another_and_has_what_that_has_imported(one):
+    list(one.stream(describe, before=note))
+    other = Server("other", one.folder, preload=f"{HERE}:note", forked_from=one)
+    found = other.call(describe)
+    assert found["before"] == [[], []], "the first server's, and its own"
+    assert one.call(describe)["before"] == [[]]
+    assert other.call(describe)["parent"] == found["parent"] != one.call(describe)["parent"]
+    (other.folder / other._file("socket")).unlink()
+    wait_until(lambda: len(servers(one.folder)) == 1)
+    assert one.call(add, 1, 2) == 3, "the server goes on"
+
+
+def test_a_forked_server_that_cannot_start_is_reported_with_its_own_last_line(one):
+    with pytest.raises(CellFailed, match=r"the other server of .* did not start: ZeroDivisionError: division by zero"):
+        Server("other", one.folder, preload=f"{HERE}:divide_by_zero", forked_from=one).start()
+    assert one.call(add, 1, 2) == 3, "the server goes on"
+
+
+def divide_by_zero():
+    divide(1, 0)
 
 
 def test_one_server_serves_many_clients_and_ends_with_its_socket(one):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -87,13 +88,14 @@ class Recorder:
 def span(category: Category) -> AbstractContextManager[None]:
     """Count the time of the block if profiling is on."""
     folder = os.environ.get(PROFILE_VARIABLE)
-    return _recorder(folder, os.getpid()).span(category) if folder else nullcontext()
+    return _recorder(folder, os.getpid(), threading.get_ident()).span(category) if folder else nullcontext()
 
 
-@lru_cache(maxsize=1)
-def _recorder(folder: str, pid: int) -> Recorder:
-    """This process's recorder. A fork has another pid, so it starts without the open spans of its parent."""
+@lru_cache
+def _recorder(folder: str, pid: int, thread: int) -> Recorder:
+    """This thread's recorder. A fork has another pid, so it starts without the open spans of its parent."""
     path = Path(folder) / FILE_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(totals: Totals) -> None:
         # A single write to a file opened for appending cannot interleave with another process's write.

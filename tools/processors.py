@@ -50,8 +50,13 @@ def main():
     processors = [NATIVE, *(asked.cpu or ["Haswell", "EPYC"])]
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="tlbench-processors-"))
     folder.mkdir(parents=True, exist_ok=True)
-    unset = {cpu: computed(folder, cpu, "probe", reference_python(), Lane.NATIVE, asked)["probe"] for cpu in processors}
-    pythons = {REFERENCE: reference_python()} | {release: lens_environment(release).python for release in WRAPPERS}
+    unset = {
+        cpu: computed(folder, cpu, "probe", reference_python(Path(sys.executable)), Lane.NATIVE, asked)["probe"]
+        for cpu in processors
+    }
+    pythons = {REFERENCE: reference_python(Path(sys.executable))} | {
+        release: lens_environment(release).python for release in WRAPPERS
+    }
     found = {
         cpu: {name: computed(folder, cpu, name, python, Lane.SHARED, asked) for name, python in pythons.items()}
         for cpu in processors

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
 
+from tlbench import catalogue as catalogues
 from tlbench.catalogue import Catalogue, Model, Source
 from tlbench.checkpoints import prompts as prompt_sets
 from tlbench.checkpoints.derived import CONFIG, TOKENIZER_NAMES, Derived, derived
@@ -92,6 +93,12 @@ def locate(model: Model, catalogue: Catalogue) -> Checkpoint:
                     raise BadInput(f"{model.name}: missing or altered file {portable.folder / name}: {advice} to restore it")
         prompts = prompt_sets.load(_prompts_file(model, folder))
         return Checkpoint(model, portable.folder if portable else folder, tree_digest(pins), prompts)
+
+
+def named(name: str) -> Checkpoint:
+    """The verified checkpoint of a model of the catalogue in use. Raises as :func:`locate` does, and for unknown names."""
+    catalogue = catalogues.load()
+    return locate(catalogue.get(name), catalogue)
 
 
 def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lambda _: None) -> Checkpoint:

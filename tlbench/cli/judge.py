@@ -14,11 +14,14 @@ from rich.console import Console
 from tlbench import device as devices
 from tlbench.arithmetic import LANE_VARIABLE, Lane
 from tlbench.cli.common import AsJson, FormatName, app, progress_bar, wide_console
+from tlbench.cli.subject import prepared
+from tlbench.environments import lens_environment
 from tlbench.exceptions import TlbenchError
 from tlbench.grid import Cell, Dtype, Option, Space, Wrapper, parse
-from tlbench.questions.answers import Answers, Questions, ask, measuring, versions
+from tlbench.questions.answers import Answers, Questions, ask_each, is_small, measuring, versions
 from tlbench.questions.registry import ACCURACY, DEPTH, ERROR_BUDGET, NOISE_FLOOR
 from tlbench.report import budgets, profiles, verdicts
+from tlbench.report import verify as verifying
 from tlbench.report.render import Format
 
 ModelName = Annotated[str, typer.Argument(help="A catalogue name, a local checkpoint folder, or a Hub repo id.")]
@@ -27,6 +30,8 @@ Dtypes = Annotated[list[str] | None, typer.Option(help="float32, float16 or bflo
 Options = Annotated[list[str] | None, typer.Option(help="A processing option; default: all.")]
 Wrappers = Annotated[list[str] | None, typer.Option(help="A TransformerLens class; default: both.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+SHARE_CORES = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""torch's threads give their cores away while they wait. Otherwise two cells at once take four times as long."""
 HookedName = Annotated[str, typer.Option(help="Official model name to use for HookedTransformer's architecture.")]
 
 
@@ -48,8 +53,6 @@ def verify(
     Exit status 0: every configuration is right; 1: one is wrong; 2: bad usage; 3: none is known to be wrong, but some are
     unjudged.
     """
-    from tlbench.report import verify as verifying  # imports torch
-
     one_space = parse(Space, space)
     questions: Questions = (ACCURACY, NOISE_FLOOR) if floor else (ACCURACY,)
     run = _ask(model, _grid(model, dtype, option, wrapper), tl, device, hooked_name, questions)
@@ -146,9 +149,6 @@ def _grid(model: str, dtypes: list[Any] | None, options: list[Any] | None, wrapp
 
 
 def _ask(model: str, cells: list[Cell], tl: str, device: str, hooked_name: str, questions: Questions) -> _Run:
-    from tlbench.cli.subject import prepared  # imports torch, as does the next line
-    from tlbench.report import verify as verifying
-
     devices.require(device)
     if device != "cpu":  # its arithmetic is its own, so figures stay with this machine
         os.environ[LANE_VARIABLE] = Lane.NATIVE
@@ -160,15 +160,18 @@ def _ask(model: str, cells: list[Cell], tl: str, device: str, hooked_name: str, 
             progress.update(task, description=what)
 
         with prepared(model, hooked_name, say) as (checkpoint, _):
-            environment = verifying.environment_for(tl, say)
-            say("computing the golden")
-            verifying.prepare_golden(checkpoint)
-            progress.update(task, total=len(cells))
-            with measuring(environment.python, {devices.DEVICE_VARIABLE: device}) as server:
+            environment = lens_environment(tl, say)
+            cells = [replace(cell, model=checkpoint.model.name) for cell in cells]
+            say(f"importing TransformerLens {environment.name}, computing references and goldens")
+            at_once = (os.cpu_count() or 1) if is_small(checkpoint.model.name) else 1
+            settings = {devices.DEVICE_VARIABLE: device} | (SHARE_CORES if at_once > 1 else {})
+            with measuring(environment.python, questions, cells, settings) as server:
                 found_versions = server.call(versions)
-                for cell in (replace(cell, model=checkpoint.model.name) for cell in cells):
-                    say(f"{cell.dtype} {cell.option} {cell.wrapper}")
-                    answers.append(Answers(cell, ask(server, questions, cell)))
+                progress.update(task, total=len(cells))
+                for one in ask_each(
+                    server, questions, cells, lambda cell: say(f"{cell.dtype} {cell.option} {cell.wrapper}"), at_once
+                ):
+                    answers.append(one)
                     progress.advance(task)
             say("done")
     return _Run(model, environment.name, found_versions, answers)

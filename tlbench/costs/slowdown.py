@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from tlbench import catalogue as catalogues
-from tlbench.checkpoints import Checkpoint, locate
+from tlbench.checkpoints import Checkpoint, named
 from tlbench.costs.operations import prepare
 from tlbench.costs.turns import Candidate, Rounds, take_turns
 from tlbench.device import DEVICE_VARIABLE, require, synchronized_clock
@@ -72,7 +71,7 @@ def time_rounds(fields: dict[str, str]) -> Rounds:
 
 def hash_checkpoint(fields: dict[str, str]) -> None:
     """Hash the checkpoint in a server, so that no fork has to. The device is not touched."""
-    _checkpoint(restored(RuntimeCell, fields))
+    named(restored(RuntimeCell, fields).model)
 
 
 def measure_import(cell: Import) -> Slowdown:
@@ -85,12 +84,7 @@ def measure_import(cell: Import) -> Slowdown:
 def located(cell: RuntimeCell) -> Checkpoint:
     """A cell's verified checkpoint. Raises as :func:`locate` does, and NotApplicable if this machine lacks the device."""
     require(cell.device.value)
-    return _checkpoint(cell)
-
-
-def _checkpoint(cell: RuntimeCell) -> Checkpoint:
-    catalogue = catalogues.load()
-    return locate(catalogue.get(cell.model), catalogue)
+    return named(cell.model)
 
 
 def settle(cell: RuntimeCell, checkpoint: Checkpoint) -> None:

@@ -12,7 +12,9 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distributions, version
+from functools import lru_cache
+from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 
 from tlbench.environments import installer
@@ -45,21 +47,21 @@ def _as_bad_input() -> Iterator[None]:
 
 
 @_as_bad_input()
-def reference_python() -> Path:
-    """The interpreter of this project's own pinned environment, which has no TransformerLens.
+def reference_python(measuring: Path) -> Path:
+    """An interpreter with the pinned torch and transformers, which compute goldens.
 
-    This is the environment that ``make`` created in the repository. Without one it is the running interpreter, if that has
-    the pinned versions, and otherwise an environment created in the cache.
+    The first of: the one that is ``measuring``, so that one import serves both; the environment that ``make`` created in the
+    repository; one created in the cache.
 
     Raises:
         BadInput: if the environment must be created and that fails.
     """
     of_make = package_dir().parent / ".venv" / "bin" / "python"
+    lock = package_dir().parent / "requirements.lock"
+    if _is_pinned(measuring, lock):
+        return measuring
     if of_make.exists():
         return of_make
-    lock = package_dir().parent / "requirements.lock"
-    if _is_pinned(lock):
-        return Path(sys.executable)
     folder = cache_dir() / "envs" / f"reference-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
     python, done = folder / "bin" / "python", folder / "complete"
     with locked(folder.with_suffix(".lock")):
@@ -76,12 +78,19 @@ def lens_environment(wanted: str, say: Say = lambda _: None) -> LensEnvironment:
     """A separate environment with one TransformerLens installed. It is kept and reused.
 
     Args:
-        wanted: the folder of a source tree, a release (``4.3.0``), or a commit of upstream's repository.
+        wanted: the folder of a source tree, a release (``4.3.0``), or a commit of upstream's repository; "" for the
+            TransformerLens in the running interpreter.
         say: receives a short progress message at each step.
 
     Raises:
         BadInput: if ``wanted`` is none of these, cannot be downloaded, or does not build or install.
     """
+    if not wanted:
+        if find_spec("transformer_lens") is None:
+            raise BadInput(
+                "no TransformerLens is installed here: name a release (4.3.0), a commit or a source tree with --tl"
+            )
+        return LensEnvironment(Path(sys.executable), "installed")
     source = Path(wanted).expanduser()
     if source.is_dir():
         if not (source / "pyproject.toml").is_file():
@@ -178,11 +187,13 @@ def _content_digest(wheel: Path) -> str:
     return hashlib.sha256(repr(members).encode()).hexdigest()[:12]
 
 
-def _is_pinned(lock: Path) -> bool:
-    """Whether the running interpreter has the pinned torch and transformers, and no TransformerLens."""
+@lru_cache
+def _is_pinned(python: Path, lock: Path) -> bool:
+    """Whether an interpreter's environment has the pinned torch and transformers."""
     pins = dict(line.split("==") for line in lock.read_text().splitlines() if "==" in line)
-    try:
-        has_pins = all(version(name).split("+")[0] == pins[name] for name in ("torch", "transformers"))
-    except PackageNotFoundError:
-        return False
-    return has_pins and not any(distributions(name=PROJECT))
+    packages = [str(folder) for folder in python.parent.parent.glob("lib/python3*/site-packages")]
+    installed = {
+        name: {found.version.split("+")[0] for found in distributions(name=name, path=packages)}
+        for name in ("torch", "transformers")
+    }
+    return all(versions == {pins[name]} for name, versions in installed.items())

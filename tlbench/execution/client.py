@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +50,7 @@ class Server:
         owner: the process that it ends with; by default this one.
         preload: ``module:name`` of a function that it calls before it listens.
         variables: environment variables that it starts with.
+        forked_from: the server that it is forked from, with all that this has imported; by default it is a new interpreter.
     """
 
     name: str
@@ -57,9 +59,10 @@ class Server:
     owner: int = field(default_factory=os.getpid)
     preload: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
+    forked_from: Server | None = None
 
-    def call(self, function: Function, *arguments: Any, before: Function | None = None) -> Any:
-        """Call a module's function in a fork of the server. Arguments and result travel as JSON.
+    def call(self, function: Function | str, *arguments: Any, before: Function | str | None = None) -> Any:
+        """Call a module's function, or the one at ``module:name``, in a fork of the server. Arguments and result are JSON.
 
         The server itself calls ``before`` first, with the same arguments; see :mod:`tlbench.execution.server`.
 
@@ -70,13 +73,13 @@ class Server:
         (value,) = self.stream(function, *arguments, before=before)
         return value
 
-    def stream(self, function: Function, *arguments: Any, before: Function | None = None) -> Iterator[Any]:
+    def stream(self, function: Function | str, *arguments: Any, before: Function | str | None = None) -> Iterator[Any]:
         """Yield what a generator yields in a fork of the server, as it comes. Otherwise like :meth:`call`."""
         request = {
             "function": _address(function),
             "arguments": arguments,
             "before": _address(before) if before else "",
-            "variables": server.settings({**os.environ, **self.variables}),
+            "variables": self._settings(),
         }
         with span(Category.WAIT), self._connected() as connection:
             connection.sendall(json.dumps(request).encode() + b"\n")
@@ -93,6 +96,9 @@ class Server:
     def start(self) -> None:
         """Start the server if it is not running, and wait until it has imported everything, or raise :class:`CellFailed`."""
         self._connected().close()
+
+    def _settings(self) -> dict[str, str]:
+        return server.settings({**os.environ, **self.variables})
 
     @property
     def _full_name(self) -> str:
@@ -121,6 +127,22 @@ class Server:
 
     def _start(self) -> socket.socket:
         self._file("socket").unlink(missing_ok=True)
+        if connection := self._fork(self.forked_from) if self.forked_from else self._interpret():
+            return connection
+        raise CellFailed(f"the {self.name} server of {self.python} did not start: {server.last_line(self._file('log'))}")
+
+    def _fork(self, other: Server) -> socket.socket | None:
+        """Start as a fork of another server. None if that failed."""
+        request = {"serve": self._full_name, "preload": self.preload, "variables": self._settings()}
+        with other._connected() as connection:
+            connection.settimeout(START_TIMEOUT_S)
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            with suppress(TimeoutError):
+                connection.makefile().readline()
+        return self._try_to_connect()
+
+    def _interpret(self) -> socket.socket | None:
+        """Start in a new interpreter. None if that failed."""
         environment = arithmetic.environment(arithmetic.wanted(), {**os.environ, **self.variables, **QUIET})
         environment |= {"PYTHONPATH": str(package_dir().parent)}
         command = [str(self.python), "-m", "tlbench.execution.server", self._full_name, str(self.owner), self.preload]
@@ -134,16 +156,21 @@ class Server:
                 return connection
             time.sleep(POLL_S)
         process.kill()
-        raise CellFailed(f"the {self.name} server of {self.python} did not start: {server.last_line(self._file('log'))}")
+        return None
+
+
+def named(name: str, interpreter: Path) -> str:
+    """A server's name with its interpreter, so that two interpreters never share a server."""
+    return f"{name}-{hashlib.sha256(str(interpreter).encode()).hexdigest()[:8]}"
 
 
 def beside(name: str, *, python: Path | None = None, preload: str = "") -> Server:
     """A server that lives as long as this process or, in a fork of a server, as long as that server.
 
-    Two interpreters never share a server, even under one name. ``python`` is by default this interpreter.
+    ``python`` is by default this interpreter.
     """
     interpreter = python or Path(sys.executable)
-    full_name = f"{name}-{hashlib.sha256(str(interpreter).encode()).hexdigest()[:8]}"
+    full_name = named(name, interpreter)
     folder, owner = os.environ.get(server.FOLDER_VARIABLE), os.environ.get(server.PID_VARIABLE)
     if folder and owner and Path(folder).is_dir():
         return Server(full_name, Path(folder), interpreter, int(owner), preload)
@@ -162,5 +189,5 @@ def _own_folder(pid: int) -> Path:
     return folder
 
 
-def _address(function: Function) -> str:
-    return f"{function.__module__}:{function.__qualname__}"
+def _address(function: Function | str) -> str:
+    return function if isinstance(function, str) else f"{function.__module__}:{function.__qualname__}"

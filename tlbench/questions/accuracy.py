@@ -6,14 +6,14 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from tlbench.checkpoints import Checkpoint
+from tlbench.checkpoints import Checkpoint, named
 from tlbench.exceptions import CellFailed, NoGolden, NonFiniteLogits
 from tlbench.grid import Attention, Cell, Dtype, ReferenceCell
 from tlbench.metrics import hf_error as errors
 from tlbench.metrics.closeness import closeness
 from tlbench.metrics.figures import Closeness, Truth
 from tlbench.metrics.golden_error import against_truth
-from tlbench.questions.loading import Loaded, checkpoint_of, forward, load_cell
+from tlbench.questions.loading import Loaded, forward, load_cell
 from tlbench.records.measurement import Accuracy, Measurement, ReferenceMeasurement
 from tlbench.reference import golden, huggingface, routing, soundness
 from tlbench.reference.golden import Weights
@@ -60,9 +60,9 @@ def measure(cell: Cell, loaded: Loaded | None = None) -> Measurement:
 def measure_reference(cell: ReferenceCell) -> ReferenceMeasurement:
     """Measure HuggingFace's own distance from the golden, with one of its attention implementations.
 
-    Raises what :func:`checkpoint_of` raises, and CellFailed if HuggingFace cannot run the model.
+    Raises what :func:`named` raises, and CellFailed if HuggingFace cannot run the model.
     """
-    checkpoint = checkpoint_of(cell.model)
+    checkpoint = named(cell.model)
     h = huggingface.reference_logits(checkpoint, cell.dtype, cell.attention)["natural"]
     eager = huggingface.reference_logits(checkpoint, cell.dtype, Attention.EAGER)["natural"]
     nonfinite, eager_nonfinite = errors.count_nonfinite(h), errors.count_nonfinite(eager)

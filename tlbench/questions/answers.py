@@ -15,23 +15,28 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from tlbench import arithmetic, device
+from tlbench import arithmetic, checkpoints, device
+from tlbench.environments import reference_python
 from tlbench.environments.metadata import version_of
 from tlbench.environments.sources import code_digest, libraries
 from tlbench.exceptions import BadInput, CellFailed, NotApplicable, NotMeasured, TlbenchError
-from tlbench.execution.client import Server
+from tlbench.execution.client import Server, named
 from tlbench.files import canonical_json, locked, write_json
 from tlbench.grid import Cell, Import, RuntimeCell
 from tlbench.paths import cache_dir, outcomes_dir
 from tlbench.questions.question import Question, R, S, find
 from tlbench.records.outcome import Kind, Outcome
 from tlbench.records.serial import plain, restored
+from tlbench.reference import preload as reference
+from tlbench.reference.preload import before_computing, import_architecture, reference_server
 from tlbench.spans import Category, span
 
 MEASURING = "measuring"
@@ -40,6 +45,8 @@ PRELOAD, PRELOAD_AND_RECORD = "tlbench.questions.preload:preload", "tlbench.ques
 REMEASURE_VARIABLE = "TLBENCH_REMEASURE"
 TRANSFORMER_LENS = "transformer-lens"
 VERSIONS = (TRANSFORMER_LENS, "torch", "transformers", "numpy", "tokenizers")
+
+SMALL_BYTES = 64 * 2**20
 
 Questions = Sequence[Question[Cell, Any]]
 
@@ -63,11 +70,81 @@ def shared(question: Question[S, R], cell: S, server: Server) -> R:
         return read(path, question).require()
 
 
+def measuring_server(
+    folder: Path,
+    python: Path,
+    *,
+    owner: int | None = None,
+    preload: str = PRELOAD,
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> Server:
+    """The server that measures in an environment. It is forked from the one that computes references there.
+
+    Args:
+        folder: where it runs, and leaves the outcomes.
+        python: the environment's interpreter.
+        owner: the process that it ends with; by default this one.
+        preload: what it does first.
+        settings: environment variables for it.
+    """
+    references = _reference_server(folder, python, owner, settings)
+    return Server(MEASURING, folder, python, references.owner, preload, settings, forked_from=references)
+
+
+def _reference_server(folder: Path, python: Path, owner: int | None, settings: Mapping[str, str]) -> Server:
+    return Server(named(reference.NAME, python), folder, python, owner or os.getpid(), reference.PRELOAD, settings)
+
+
+@contextmanager
+def measuring(
+    python: Path, questions: Questions, cells: Sequence[Cell], settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Server]:
+    """An environment's measuring server, which runs for the duration of the block and is ready to measure these cells.
+
+    Raises:
+        BadInput: if the environment cannot run tlbench.
+    """
+    with tempfile.TemporaryDirectory(prefix="tlbench-", ignore_cleanup_errors=True) as folder:
+        references = _reference_server(Path(folder), python, None, settings)
+        server = measuring_server(Path(folder), python, settings=settings)
+        of_goldens = reference_python(python)
+        goldens = references if of_goldens == python else reference_server(of_goldens)
+        try:
+            _start(server, references, goldens, questions, cells)
+        except CellFailed as error:
+            raise BadInput(f"{python} cannot run tlbench: {error}") from error
+        yield server
+
+
+def _start(server: Server, references: Server, goldens: Server, questions: Questions, cells: Sequence[Cell]) -> None:
+    """Start a measuring server. While it imports TransformerLens, the two others compute what the questions will read.
+
+    A large model's golden comes first, and its references wait for their cells, so that two are never in memory at once.
+    """
+    models = list(dict.fromkeys(cell.model for cell in cells))
+    dtypes = list(dict.fromkeys(cell.dtype.value for cell in cells))
+    small = all(map(is_small, models))
+
+    def compute(elsewhere: Server, address: str, model: str) -> None:
+        with suppress(TlbenchError):  # the cell will fail in the same way, and report it
+            elsewhere.call(address, dtypes, model, before=before_computing)
+
+    with ThreadPoolExecutor() as pool:
+        computing = [pool.submit(compute, goldens, q.golden, model) for q in questions if q.golden for model in models]
+        if not small:
+            wait(computing)
+        starting = pool.submit(server.start)
+        if small:
+            computing += [pool.submit(compute, references, q.reference, m) for q in questions if q.reference for m in models]
+        for started in (*computing, starting):
+            started.result()
+
+
 def interview(
     python: Path,
     questions: Questions,
     cells: Sequence[Cell],
-    settings: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] = MappingProxyType({}),
     starting: Callable[[Cell], None] = lambda _: None,
 ) -> Iterator[Answers]:
     """Yield each cell's answers, in order. A cell's model is loaded once for all questions.
@@ -80,22 +157,36 @@ def interview(
     Raises:
         BadInput: if the environment cannot run tlbench.
     """
-    with measuring(python, settings or {}) as server:
-        for cell in cells:
-            starting(cell)
-            yield Answers(cell, ask(server, questions, cell))
+    with measuring(python, questions, cells, settings) as server:
+        yield from ask_each(server, questions, cells, starting)
 
 
-@contextmanager
-def measuring(python: Path, settings: Mapping[str, str]) -> Iterator[Server]:
-    """An environment's measuring server, which runs for the duration of the block. Raises as :func:`interview`."""
-    with tempfile.TemporaryDirectory(prefix="tlbench-", ignore_cleanup_errors=True) as folder:
-        server = Server(MEASURING, Path(folder), python, preload=PRELOAD, variables=settings)
-        try:
-            server.start()
-        except CellFailed as error:
-            raise BadInput(f"{python} cannot run tlbench: {error}") from error
-        yield server
+def ask_each(
+    server: Server,
+    questions: Questions,
+    cells: Sequence[Cell],
+    starting: Callable[[Cell], None] = lambda _: None,
+    at_once: int = 1,
+) -> Iterator[Answers]:
+    """Yield each cell's answers, in order, while ``at_once`` cells are measured. ``starting`` is called before each cell."""
+
+    def answers_of(cell: Cell) -> Answers:
+        starting(cell)
+        return Answers(cell, ask(server, questions, cell))
+
+    if at_once == 1:
+        yield from map(answers_of, cells)
+        return
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        yield from pool.map(answers_of, cells)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def is_small(model: str) -> bool:
+    """Whether several processes may load a model of the catalogue at once, because it takes little memory and few cores."""
+    return sum(file.stat().st_size for file in checkpoints.named(model).folder.glob("*.safetensors")) <= SMALL_BYTES
 
 
 def ask(server: Server, questions: Sequence[Question[S, Any]], cell: S) -> dict[str, Outcome[Any]]:
@@ -264,9 +355,9 @@ def _absent_wrapper(cell: Any) -> Outcome[Any] | None:
 
 
 def _hash_what_is_read(questions: Sequence[Question[Any, Any]], cell: Any) -> None:
-    from tlbench.questions.loading import checkpoint_of, hash_kept
+    from tlbench.questions.loading import hash_kept
 
-    checkpoint_of(cell.model)
+    import_architecture(checkpoints.named(cell.model).folder)
     for question in questions:
         if isinstance(cell, Cell) and question.references and _kept(question, kept_path(question, cell)) is None:
             hash_kept(cell, question.references)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from tlbench import arithmetic, checkpoints, device, lens
-from tlbench import catalogue as catalogues
 from tlbench.catalogue import Source
 from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NoGolden
@@ -35,7 +34,7 @@ def load_cell(cell: Cell, references: Iterable[Attention] = ()) -> Loaded:
         NotApplicable: if this TransformerLens has no such wrapper, option or architecture.
         CellFailed: if loading raised.
     """
-    checkpoint = checkpoint_of(cell.model)
+    checkpoint = checkpoints.named(cell.model)
     device.require(device.current())
     make_deterministic(checkpoint.model.threads)
     _prepare(checkpoint, cell.dtype, list(references))
@@ -44,7 +43,7 @@ def load_cell(cell: Cell, references: Iterable[Attention] = ()) -> Loaded:
 
 def hash_kept(cell: Cell, references: Iterable[Attention]) -> None:
     """Hash the files that measuring the cell will read, if they exist, so that forks of this process need not."""
-    checkpoint = checkpoint_of(cell.model)
+    checkpoint = checkpoints.named(cell.model)
     paths = [huggingface.store_path(checkpoint, cell.dtype, attention) for attention in references]
     paths += [golden.store_path(checkpoint, weights) for weights in (Weights(cell.dtype), Weights.ORIGINAL)]
     with span(Category.READ):
@@ -67,12 +66,6 @@ def make_deterministic(threads: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-
-
-def checkpoint_of(name: str) -> Checkpoint:
-    """The verified checkpoint of a catalogue model. Raises BadInput and CheckpointUnavailable as :func:`load_cell` does."""
-    catalogue = catalogues.load()
-    return checkpoints.locate(catalogue.get(name), catalogue)
 
 
 def _prepare(checkpoint: Checkpoint, dtype: Dtype, references: Sequence[Attention]) -> None:

@@ -24,6 +24,9 @@ class Question(Generic[S, R]):
             :class:`Cell` also the result of :func:`tlbench.questions.loading.load_cell`.
         record: the type of record it returns.
         references: the HuggingFace logits it reads, computed before the cell's model is loaded: two would not fit.
+        golden: the ``module:function`` that computes the goldens it reads, given dtypes and a model's name. It runs in
+            this project's own environment.
+        reference: the one that computes HuggingFace's logits that it reads, in the environment under test.
         is_kept: whether its records are cached between runs. Only deterministic ones may be.
     """
 
@@ -32,6 +35,8 @@ class Question(Generic[S, R]):
     measurer: str
     record: type[R]
     references: tuple[Attention, ...] = ()
+    golden: str = ""
+    reference: str = ""
     is_kept: bool = True
 
     @property

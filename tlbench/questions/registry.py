@@ -13,20 +13,27 @@ from tlbench.records.measurement import ErrorBudget, Measurement, NoiseFloor, Re
 
 _HERE = "tlbench.questions"
 _EAGER = (Attention.EAGER,)
+_GOLDEN = "tlbench.reference.golden:compute_ahead"
+_REFERENCE = "tlbench.reference.huggingface:compute_ahead"
+_INSIDE = "tlbench.reference.activations:compute_ahead"
 
-ACCURACY = Question[Cell, Measurement](measurement.ACCURACY, Cell, f"{_HERE}.accuracy:measure", Measurement, _EAGER)
+ACCURACY = Question[Cell, Measurement](
+    measurement.ACCURACY, Cell, f"{_HERE}.accuracy:measure", Measurement, _EAGER, _GOLDEN, _REFERENCE
+)
 REFERENCE = Question[ReferenceCell, ReferenceMeasurement](
     "reference", ReferenceCell, f"{_HERE}.accuracy:measure_reference", ReferenceMeasurement
 )
 NOISE_FLOOR = Question[Cell, NoiseFloor](
     "noise-floor", Cell, f"{_HERE}.noise_floor:measure_floor", NoiseFloor, tuple(Attention)
 )
-ERROR_BUDGET = Question[Cell, ErrorBudget]("error-budget", Cell, f"{_HERE}.error_budget:measure_budget", ErrorBudget)
-DEPTH = Question[Cell, DepthProfile]("depth", Cell, f"{_HERE}.depth:measure_depth", DepthProfile)
-HOOKS = Question[Cell, HookTruth]("hooks", Cell, f"{_HERE}.hooks:measure_hooks", HookTruth)
+ERROR_BUDGET = Question[Cell, ErrorBudget](
+    "error-budget", Cell, f"{_HERE}.error_budget:measure_budget", ErrorBudget, golden=_GOLDEN
+)
+DEPTH = Question[Cell, DepthProfile]("depth", Cell, f"{_HERE}.depth:measure_depth", DepthProfile, golden=_INSIDE)
+HOOKS = Question[Cell, HookTruth]("hooks", Cell, f"{_HERE}.hooks:measure_hooks", HookTruth, golden=_INSIDE)
 READING = Question[Cell, Reading]("reading", Cell, f"{_HERE}.reading:measure_reading", Reading, _EAGER)
 GENERATION = Question[Cell, Generation]("generation", Cell, f"{_HERE}.generation:measure_generation", Generation)
-GRADIENTS = Question[Cell, Gradients]("gradients", Cell, f"{_HERE}.gradients:measure_gradients", Gradients)
+GRADIENTS = Question[Cell, Gradients]("gradients", Cell, f"{_HERE}.gradients:measure_gradients", Gradients, golden=_INSIDE)
 CONTEXT_LENGTH = Question[Cell, ContextLength](
     "context-length", Cell, f"{_HERE}.context_length:measure_context", ContextLength
 )

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlbench import arithmetic
+from tlbench import arithmetic, checkpoints
 from tlbench.checkpoints import Checkpoint
 from tlbench.components import END, LOGITS, ROUTING, Component, site
 from tlbench.environments import reference_python
@@ -29,10 +29,10 @@ from tlbench.metrics.relative_error import logit_difference, relative_error
 from tlbench.reference import golden, huggingface
 from tlbench.reference import tensor_store as store
 from tlbench.reference.attribution import FOLDED_VALUE_BIASES, HEADS, VALUE_BIASES, head_attribution
+from tlbench.reference.elsewhere import read_or_compute
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
 from tlbench.reference.interventions import CHANGES, Edit
-from tlbench.reference.several import compute_each, read_or_compute, zoo_with
 from tlbench.reference.sites import editing, feeding, sites, watching
 
 PROPAGATED, LOCAL, EDITED, GRADIENT = "propagated", "local", "edited", "gradient"
@@ -165,7 +165,7 @@ def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
         NotApplicable: if tlbench cannot read this architecture's activations.
     """
     path = huggingface.result_path("inside", checkpoint, dtype, __name__)
-    request = (reference_python(), compute_missing, "exact", dtype.value, zoo_with(checkpoint))
+    request = (reference_python(Path(sys.executable)), compute_missing, "exact", dtype.value, checkpoint.model.name)
     what = f"golden activations of {checkpoint.model.name}"
     check = partial(golden.require_memory, checkpoint, Precision.FLOAT64)
     stored = read_or_compute(path, "inside.lock", *request, what=what, check=check)
@@ -204,7 +204,7 @@ def huggingface_inside(checkpoint: Checkpoint, dtype: Dtype) -> HuggingFaceInsid
     """
     exact(checkpoint, dtype)
     path = huggingface.result_path("inside-errors", checkpoint, dtype, __name__, **huggingface.setting(checkpoint))
-    request = (Path(sys.executable), compute_missing, "errors", dtype.value, zoo_with(checkpoint))
+    request = (Path(sys.executable), compute_missing, "errors", dtype.value, checkpoint.model.name)
     what = f"errors of HuggingFace's activations of {checkpoint.model.name} in {dtype}"
     stored = read_or_compute(path, "inside-errors.lock", *request, what=what)
     gradients = huggingface.under(GRADIENT, stored.tensors)
@@ -338,7 +338,13 @@ def _run(model: Any, ids: Tensor, seen: Callable[[str, Tensor], None], inputs: S
         seen(LOGITS, model(ids, use_cache=False, output_attentions=True).logits)
 
 
-def compute_missing(kind: str, dtype: str, names: Sequence[str]) -> None:
-    """Compute the missing golden activations (``exact``) or HuggingFace's ``errors`` of several models."""
+def compute_missing(kind: str, dtype: str, name: str) -> None:
+    """Compute the missing golden activations (``exact``) or HuggingFace's ``errors`` of the model of this name."""
     compute = {"exact": compute_exact, "errors": compute_errors}[kind]
-    compute_each(names, lambda checkpoint: compute(checkpoint, Dtype(dtype)))
+    compute(checkpoints.named(name), Dtype(dtype))
+
+
+def compute_ahead(dtypes: Sequence[str], name: str) -> None:
+    """Compute the golden activations that cells of these dtypes will read."""
+    for dtype in dtypes:
+        compute_missing("exact", dtype, name)

@@ -24,7 +24,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from tlbench import arithmetic
+from tlbench import arithmetic, checkpoints
 from tlbench.checkpoints import Checkpoint
 from tlbench.environments import reference_python
 from tlbench.environments.sources import code_digest
@@ -35,8 +35,8 @@ from tlbench.metrics.streaming import Chunked
 from tlbench.reference import huggingface, routing
 from tlbench.reference import tensor_store as store
 from tlbench.reference.blocked import in_blocks
+from tlbench.reference.elsewhere import read_or_compute
 from tlbench.reference.float64 import assert_true_float64, true_float64
-from tlbench.reference.several import compute_each, read_or_compute, zoo_with
 
 MEMORY_VARIABLE = "TLBENCH_GOLDEN_MEMORY"
 """The most memory that a golden's model may take, in bytes. Default: all that is free."""
@@ -113,7 +113,7 @@ def golden(checkpoint: Checkpoint, weights: Weights, *, makeshift: bool = True) 
 
 def _golden(checkpoint: Checkpoint, weights: Weights, precision: Precision) -> Golden:
     path, what = store_path(checkpoint, weights, precision), f"golden logits of {checkpoint.model.name}"
-    request = (reference_python(), compute_missing, precision.value, zoo_with(checkpoint))
+    request = (reference_python(Path(sys.executable)), compute_missing, precision.value, checkpoint.model.name)
     stored = read_or_compute(path, "golden.lock", *request, what=what, check=partial(require_memory, checkpoint, precision))
     if reason := stored.provenance.get("reason"):
         raise NoGolden(reason)
@@ -281,6 +281,11 @@ def _provenance(checkpoint: Checkpoint, weights: Weights, **further: str) -> dic
     return {**names, "torch": torch.__version__, "transformers": version("transformers"), **arithmetic.key(), **further}
 
 
-def compute_missing(precision: str, names: Sequence[str]) -> None:
-    """Compute the missing goldens of several models. Raises what :func:`compute_each` raises."""
-    compute_each(names, lambda checkpoint: compute(checkpoint, Precision(precision)))
+def compute_missing(precision: str, name: str) -> None:
+    """Compute the missing goldens of the model of this name."""
+    compute(checkpoints.named(name), Precision(precision))
+
+
+def compute_ahead(_: Sequence[str], name: str) -> None:
+    """Compute what cells of any dtype will read."""
+    compute_missing(Precision.FLOAT64, name)

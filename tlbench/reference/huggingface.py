@@ -15,15 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlbench import arithmetic, device
-from tlbench.catalogue import Source
+from tlbench import arithmetic, checkpoints, device
 from tlbench.checkpoints import Checkpoint
 from tlbench.environments.sources import code_digest, libraries
 from tlbench.exceptions import CellFailed
 from tlbench.grid import Attention, Dtype
 from tlbench.metrics.closeness import Spread, spread
 from tlbench.reference import tensor_store as store
-from tlbench.reference.several import compute_each, read_or_compute, zoo_with
+from tlbench.reference.elsewhere import read_or_compute
 from tlbench.reference.variants import DEFAULT_ATTENTION, variants
 
 PROMPT_SETS = ("natural", "origin")
@@ -141,19 +140,18 @@ def _run(model: Any, ids: Tensor) -> Tensor:
 
 
 def _read_or_compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: str) -> dict[str, Tensor]:
-    # One subprocess computes the whole zoo, because importing transformers takes longer than all its forward passes.
-    dtypes = list(Dtype) if checkpoint.model.source is Source.ZOO else [dtype]
-    request = (Path(sys.executable), compute_missing, what, attention.value, dtypes, zoo_with(checkpoint))
+    request = (Path(sys.executable), compute_missing, what, attention.value, dtype.value, checkpoint.model.name)
     path = store_path(checkpoint, dtype, attention, what)
     content = f"HuggingFace {what} of {checkpoint.model.name} in {dtype}"
     return read_or_compute(path, f"references-{attention}.lock", *request, what=content).tensors
 
 
-def compute_missing(what: str, attention: str, dtypes: Sequence[str], names: Sequence[str]) -> None:
-    """Compute the missing ``logits`` or ``variants`` of several models in several dtypes."""
+def compute_missing(what: str, attention: str, dtype: str, name: str) -> None:
+    """Compute the missing ``logits`` or ``variants`` of the model of this name."""
+    compute(checkpoints.named(name), Dtype(dtype), Attention(attention), what)
 
-    def compute_every(checkpoint: Checkpoint) -> None:
-        for dtype in dtypes:
-            compute(checkpoint, Dtype(dtype), Attention(attention), what)
 
-    compute_each(names, compute_every)
+def compute_ahead(dtypes: Sequence[str], name: str) -> None:
+    """Compute what cells of these dtypes will read; float32 too, in which HuggingFace itself is checked."""
+    for dtype in dict.fromkeys([*dtypes, Dtype.FLOAT32.value]):
+        compute_missing(LOGITS, Attention.EAGER.value, dtype, name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tlbench import arithmetic
+from tlbench import arithmetic, checkpoints
 from tlbench.checkpoints import Checkpoint
 from tlbench.environments import reference_python
 from tlbench.exceptions import CellFailed, NoGolden, NotGolden
@@ -25,9 +25,9 @@ from tlbench.metrics.hf_error import centred
 from tlbench.reference import golden, huggingface
 from tlbench.reference import tensor_store as store
 from tlbench.reference.blocked import can_be_blocked, in_blocks
+from tlbench.reference.elsewhere import read_or_compute
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
-from tlbench.reference.several import compute_each, read_or_compute, zoo_with
 
 LONGEST_WITHOUT_LIMIT = 256
 """The longest context measured for an architecture that does not set one (ALiBi)."""
@@ -153,7 +153,7 @@ def context(checkpoint: Checkpoint, dtype: Dtype) -> Context:
         golden.require_memory(checkpoint, Precision.FLOAT64)
         require_memory(checkpoint.folder, length, blocked=True)
 
-    request = (reference_python(), compute_missing, "exact", dtype.value, zoo_with(checkpoint))
+    request = (reference_python(Path(sys.executable)), compute_missing, "exact", dtype.value, checkpoint.model.name)
     what = f"golden logits of {checkpoint.model.name} over {length} tokens"
     stored = read_or_compute(path, "context.lock", *request, what=what, check=check)
     if reason := stored.provenance.get("reason"):
@@ -180,7 +180,7 @@ def huggingface_lengths(checkpoint: Checkpoint, dtype: Dtype) -> Lengths:
     """
     context(checkpoint, dtype)
     path = huggingface.result_path("context-errors", checkpoint, dtype, __name__, **huggingface.setting(checkpoint))
-    request = (Path(sys.executable), compute_missing, "errors", dtype.value, zoo_with(checkpoint))
+    request = (Path(sys.executable), compute_missing, "errors", dtype.value, checkpoint.model.name)
     what = f"HuggingFace errors by length of {checkpoint.model.name} in {dtype}"
     stored = read_or_compute(path, "context-errors.lock", *request, what=what)
     errors, positions = (
@@ -257,7 +257,7 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
     store.write(path, tensors, {**huggingface.setting(checkpoint), "stopped": lengths.stopped})
 
 
-def compute_missing(kind: str, dtype: str, names: Sequence[str]) -> None:
-    """Compute the missing golden logits (``exact``) or HuggingFace's ``errors`` of several models."""
+def compute_missing(kind: str, dtype: str, name: str) -> None:
+    """Compute the missing golden logits (``exact``) or HuggingFace's ``errors`` of the model of this name."""
     compute = {"exact": compute_exact, "errors": compute_errors}[kind]
-    compute_each(names, lambda checkpoint: compute(checkpoint, Dtype(dtype)))
+    compute(checkpoints.named(name), Dtype(dtype))

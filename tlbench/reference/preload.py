@@ -1,26 +1,35 @@
-"""The imports that the reference server makes once for all its forks. It computes nothing itself."""
+"""The reference server, and the imports that it makes once for all its forks. It computes nothing itself.
+
+The server of the environment under test imports everything but TransformerLens. The measuring server is forked from it, so
+torch and transformers are imported once, and references are still computed in processes without TransformerLens.
+"""
 
 from __future__ import annotations
 
 import gc
 import importlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
+from tlbench import checkpoints
+from tlbench.execution.client import Server, beside
 from tlbench.spans import Category, span
 
-MODEL_TYPES = (
-    *("bloom", "gemma", "gemma2", "gemma3", "gpt2", "gpt_neo", "gpt_neox", "gptj", "llama", "mistral", "mixtral"),
-    *("olmo2", "opt", "phi", "phi3", "qwen2", "qwen3", "stablelm"),
-)
 MODULES = (
     "torch",
     "safetensors.torch",
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
     "transformers.generation.utils",
-    *(f"transformers.models.{name}.modeling_{name}" for name in MODEL_TYPES),
 )
+NAME, PRELOAD = "references", f"{__name__}:preload"
+
+
+def reference_server(python: Path) -> Server:
+    """The server that computes references with this interpreter; see :func:`tlbench.execution.client.beside`."""
+    return beside(NAME, python=python, preload=PRELOAD)
 
 
 def preload() -> None:
@@ -38,6 +47,23 @@ def import_all(modules: Sequence[str]) -> None:
         # transformers 5 compiles and caches a thousand regular expressions when it first loads a model.
         mapping = importlib.import_module("transformers.conversion_mapping")
         mapping.get_checkpoint_conversion_mapping("llama")
+
+
+def before_computing(*arguments: str) -> None:
+    """In a server, before the fork that computes a reference: what every later fork would import and hash again.
+
+    The last argument is the model's name.
+    """
+    import_architecture(checkpoints.named(arguments[-1]).folder)
+
+
+def import_architecture(folder: Path) -> None:
+    """Import the transformers module of a checkpoint's architecture, if there is one."""
+    with suppress(Exception), span(Category.IMPORT):
+        model_type = json.loads((folder / "config.json").read_text())["model_type"]
+        auto = importlib.import_module("transformers.models.auto.configuration_auto")
+        module = auto.model_type_to_module_name(model_type)
+        importlib.import_module(f"transformers.models.{module}.modeling_{module}")
 
 
 @contextmanager

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from tlbench.checkpoints import Checkpoint
-from tlbench.environments import LensEnvironment, lens_environment
-from tlbench.exceptions import BadInput, NoGolden
 from tlbench.grid import Cell, Dtype, Option, Space, Statistic
 from tlbench.metrics.figures import RATIO_GATE, ErrorStatistics, Truth
 from tlbench.metrics.verdict import JudgedBy, Verdict
@@ -23,8 +16,6 @@ from tlbench.questions.answers import Answers
 from tlbench.questions.registry import ACCURACY, NOISE_FLOOR
 from tlbench.records.measurement import Measurement, NoiseFloor
 from tlbench.records.outcome import Kind
-from tlbench.reference import golden
-from tlbench.reference.golden import Weights
 from tlbench.report import render
 from tlbench.report.render import CELL, Column, Format, Value
 from tlbench.report.verdicts import BY_HUGGINGFACE, counted, word
@@ -102,25 +93,6 @@ class Judgement:
             "closeness": asdict(measurement.closeness) if measurement and measurement.closeness else None,
             "reason": self.reason,
         }
-
-
-def environment_for(tl: str, say: Callable[[str], None] = lambda _: None) -> LensEnvironment:
-    """The environment of the requested TransformerLens; if ``tl`` is "", the one that tlbench runs in.
-
-    Raises:
-        BadInput: if there is no such TransformerLens.
-    """
-    if tl:
-        return lens_environment(tl, say)
-    if importlib.util.find_spec("transformer_lens") is None:
-        raise BadInput("no TransformerLens is installed here: name a release (4.3.0), a commit or a source tree with --tl")
-    return LensEnvironment(Path(sys.executable), "installed")
-
-
-def prepare_golden(checkpoint: Checkpoint) -> None:
-    """Compute the golden while no model takes memory. If there is none, each cell says why."""
-    with suppress(NoGolden):
-        golden.golden(checkpoint, Weights.ORIGINAL)
 
 
 def judgement(answers: Answers) -> Judgement:

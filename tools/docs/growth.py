@@ -19,6 +19,7 @@ from tabulate import tabulate
 
 from tlbench import Cell, Dtype, Option, Wrapper, catalogue
 from tlbench.checkpoints import ensure
+from tlbench.environments import lens_environment
 from tlbench.metrics.figures import UNIT_ROUNDOFF
 from tlbench.metrics.growth import Growth, fit
 from tlbench.questions.answers import interview
@@ -27,7 +28,6 @@ from tlbench.records.depth_profile import DepthProfile
 from tlbench.records.inside import ContextLength
 from tlbench.records.measurement import Measurement
 from tlbench.reference.golden import parameter_count
-from tlbench.report.verify import environment_for, prepare_golden
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "images" / "growth.png"
 DTYPES = tuple(Dtype)
@@ -76,11 +76,10 @@ def measured(release: str, names: Sequence[str]) -> Iterator[Found]:
     def say(what: str) -> None:
         print(what, file=sys.stderr, flush=True)
 
-    environment = environment_for(release, say)
+    environment = lens_environment(release, say)
     models = catalogue.load()
     for name in names:
         checkpoint = ensure(models.get(name), models)
-        prepare_golden(checkpoint)
         cells = [Cell(name, dtype, Option.UNPROCESSED, Wrapper.TRANSFORMER_BRIDGE) for dtype in DTYPES]
         questions = (DEPTH, CONTEXT_LENGTH, ACCURACY)
         for answers in interview(environment.python, questions, cells, starting=lambda cell: say(str(cell))):

@@ -17,9 +17,9 @@ from tlbench.environments import lens_environment, reference_python
 from tlbench.files import locked
 from tlbench.paths import cache_dir
 from tlbench.reference import golden, huggingface
+from tlbench.reference.elsewhere import compute_elsewhere
 from tlbench.reference.golden import Weights
 from tlbench.reference.lengths import long_ids
-from tlbench.reference.several import compute_elsewhere
 from tools.perf.bench import at_most
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,8 +116,8 @@ def make_references(tokens, python):
     """HuggingFace's logits and the exact ones of a float32 cell, where they are missing: minutes, and gigabytes on disk."""
     name = name_of(tokens)
     doing = f"computing the golden logits of {name}"
-    compute_elsewhere(reference_python(), compute_golden, name, doing=doing)
-    request = ("logits", "eager", ["float32"], [name])
+    compute_elsewhere(reference_python(Path(sys.executable)), compute_golden, name, doing=doing)
+    request = ("logits", "eager", "float32", name)
     doing = f"computing HuggingFace's logits of {name}"
     compute_elsewhere(python, huggingface.compute_missing, *request, doing=doing)
 

@@ -307,7 +307,7 @@ RUN_REFERENCE = """
 import sys
 from tlbench.reference.huggingface import compute_missing
 dtype, name = sys.argv[1:]
-compute_missing("logits", "eager", [dtype], [name])
+compute_missing("logits", "eager", dtype, name)
 """
 LOAD_AND_RUN = """
 import sys, torch

@@ -51,7 +51,7 @@ bench: $(BIN)/tlbench
 	@echo "More tables: cd releases && ../$(BIN)/tlbench table --help"
 
 check: lint
-	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder -m "not slow and not e2e"
+	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder -m "not slow and not e2e" --ignore=tests/canaries
 
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder

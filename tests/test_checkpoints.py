@@ -133,6 +133,55 @@ def test_a_local_folder_without_prompts_is_tokenized_with_its_own_tokenizer(own_
     assert not (folder / "prompts.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda folder: [path.unlink() for path in folder.glob("tokenizer*")], "it has no tokenizer"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "its tokenizer cannot be loaded"),
+        (lambda folder: rewrite(folder, vocab_size=100), "its tokenizer has id 121, and its model 100 embeddings"),
+        (merge_everything, "its tokenizer splits 'When on board H.M.S. Bea'... into 1 tokens"),
+    ],
+)
+def test_without_a_tokenizer_that_fits_the_prompts_are_drawn_and_say_why(
+    own_cache, write_catalogue, tmp_path, one, change, reason
+):
+    folder = shutil.copytree(one[1].folder, tmp_path / "mine")
+    (folder / "prompts.json").unlink()
+    change(folder)
+    d_vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
+    models, model = local(write_catalogue, folder)
+    found = making.make_prompts(model, folder)
+    assert found.drawn.startswith(reason)
+    ids = [i for row in found.natural for i in row]
+    assert [len(row) for row in found.natural] == [64, 64]
+    assert [len(row) for row in found.origin] == [4] * 4
+    assert set(ids) <= set(range(d_vocab))
+    assert len(set(ids)) > 40, "no two of many"
+    assert found == making.make_prompts(model, folder) == ensure(model, models).prompts
+
+
+def rewrite(folder, **fields):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+
+
+def merge_everything(folder):
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
+
+
+def test_without_a_tokenizer_and_a_vocabulary_s_size_the_prompts_are_asked_for(own_cache, write_catalogue, tmp_path, one):
+    folder = shutil.copytree(one[1].folder, tmp_path / "mine")
+    for path in (folder / "prompts.json", *folder.glob("tokenizer*")):
+        path.unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "vocab_size"}))
+    models, model = local(write_catalogue, folder)
+    with pytest.raises(BadInput, match=r"it has no tokenizer, and config.json has no vocab_size: add a prompts.json"):
+        ensure(model, models)
+
+
 def test_a_pickle_is_refused(own_cache, write_catalogue, tmp_path, one):
     folder = shutil.copytree(one[1].folder, tmp_path / "mine")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

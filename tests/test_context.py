@@ -83,16 +83,13 @@ def noise(length):
     return torch.randn(1, length, 4, generator=torch.Generator().manual_seed(0))
 
 
-def test_which_lengths_are_run_in_16_bits_follows_from_the_model_alone(monkeypatch):
+def test_which_lengths_are_run_in_16_bits_follows_from_the_model_alone():
     lengths = [2**k for k in range(14)]
-    monkeypatch.setattr(golden, "parameter_count", lambda folder: 134_515_008)
-    found = SimpleNamespace(folder=None)
-    assert contexts._lengths_at(found, lengths, Dtype.FLOAT32) == lengths
-    assert contexts._lengths_at(found, lengths, Dtype.BFLOAT16)[-1] == 1024
-    monkeypatch.setattr(golden, "parameter_count", lambda folder: 200_000)
-    assert contexts._lengths_at(found, lengths, Dtype.BFLOAT16) == lengths
-    monkeypatch.setattr(golden, "parameter_count", lambda folder: 10**15)
-    assert contexts._lengths_at(found, lengths, Dtype.BFLOAT16) == [1]
+    smollm2, tiny, huge = (SimpleNamespace(parameters=number) for number in (134_515_008, 200_000, 10**15))
+    assert contexts._lengths_at(smollm2, lengths, Dtype.FLOAT32) == lengths
+    assert contexts._lengths_at(smollm2, lengths, Dtype.BFLOAT16)[-1] == 1024
+    assert contexts._lengths_at(tiny, lengths, Dtype.BFLOAT16) == lengths
+    assert contexts._lengths_at(huge, lengths, Dtype.BFLOAT16) == [1]
 
 
 def test_a_length_that_does_not_fit_is_a_failure_and_another_error_raised():

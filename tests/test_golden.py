@@ -248,7 +248,7 @@ def test_the_provenance_says_what_made_it(kept):
 
 
 def with_memory(monkeypatch, bytes_per_parameter, point):
-    monkeypatch.setenv(golden.MEMORY_VARIABLE, str(bytes_per_parameter * golden.parameter_count(point.folder)))
+    monkeypatch.setenv(golden.MEMORY_VARIABLE, str(bytes_per_parameter * point.parameters))
 
 
 def test_a_model_too_large_for_float64_gets_a_float32_golden_in_16_bits_that_is_marked(kept, monkeypatch):

@@ -1,6 +1,8 @@
 """`tlbench verify` finds every planted fault, in float32, and none where there is none."""
 
 import json
+import re
+import shlex
 import shutil
 
 import pytest
@@ -9,7 +11,6 @@ from tests.command import run
 from tests.e2e.planting import RELEASE
 from tlbench import Cell, catalogue
 from tlbench.checkpoints import ensure
-from tlbench.metrics.verdict import Verdict
 from tlbench.questions.registry import ACCURACY
 
 FAULTS = {
@@ -19,6 +20,9 @@ FAULTS = {
     "dropped bias": ("zoo-gpt2", "zoo-gpt-neox", "zoo-bloom", "zoo-opt"),
     "soft cap": ("zoo-gemma2",),
 }
+
+
+WHERE = ("--dtype", "float32", "--option", "unprocessed", "--wrapper", "TransformerBridge")
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +86,29 @@ def test_a_right_local_model_exits_0_and_a_wrong_one_1(tree, local_folder):
     assert "float32 is wrong even without weight processing" in printed["conclusion"]
 
 
-def test_the_table_has_a_verdict_and_a_conclusion():
-    done = verify("zoo-llama", "--tl", RELEASE, "--dtype", "float32", "--wrapper", "TransformerBridge")
+def test_the_verdict_comes_first_and_the_table_has_every_configuration_that_exists():
+    done = verify("zoo-llama", "--tl", RELEASE, "--dtype", "float32")
     assert done.returncode == 0, done.stderr
-    assert "center_writing_weights" in done.stdout
-    assert Verdict.NO_OP in done.stdout
-    assert "0 of 6 configurations failed the check" in done.stdout
+    first, second, absent, _ = done.stdout.splitlines()
+    subject = r"zoo-llama \(LlamaForCausalLM, [\d.]+ M parameters\) on TransformerLens .*"
+    assert re.fullmatch(rf"RIGHT  {subject}: 6 of 6 configurations", first)
+    assert "no-op" in second
+    assert "HuggingFace's own error" in second
+    assert absent == "n/a: 6 configurations: this TransformerLens has no HookedTransformer (removed in 4.0)"
+    full = verify("zoo-llama", "--tl", RELEASE, "--dtype", "float32", "--full").stdout
+    assert full.count("TransformerBridge") == 6
+    assert "center_writing_weights" in full
+
+
+def test_of_a_wrong_model_the_first_wrong_component_is_named_with_the_command_that_shows_it(tree, local_folder):
+    tree.plant("dropped bias")
+    words = (local_folder, "--tl", tree.folder, "--dtype", "float32", "--wrapper", "TransformerBridge", "--no-floor")
+    done = verify(*words, **tree.settings)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("WRONG  ")
+    assert "the first wrong component is" in done.stdout
+    command = next(line for line in done.stdout.splitlines() if line.startswith("To see more: "))
+    assert shlex.split(command)[3:] == ["tlbench", "where", str(local_folder), *("--tl", str(tree.folder)), *WHERE]
 
 
 def test_the_noise_floor_can_be_left_out_and_the_verdict_stays():

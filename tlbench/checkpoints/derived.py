@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tlbench.checkpoints import byte_tokenizer
 from tlbench.checkpoints.portable import portable_config
@@ -76,18 +77,24 @@ class Derived:
         return {path.name for path in self.source.iterdir() if path.is_file()} - {*self.written}
 
 
-def derived(source: Path, name: str) -> Derived | None:
-    """The folder to read in place of the one at ``source``, or None if every transformers reads the original alike.
-
-    The model's ``name`` becomes part of the folder's. Raises ``BadInput`` if config.json is not a JSON object.
-    """
-    path = source / CONFIG
+def read_config(folder: Path, name: str) -> dict[str, Any]:
+    """The config.json of the model of this ``name``. Raises ``BadInput`` if it is not a JSON object."""
+    path = folder / CONFIG
     try:
         config = json.loads(path.read_bytes())
     except ValueError as error:
         raise BadInput(f"{name}: invalid JSON in {path} ({error}): restore the file, or save the model again") from error
     if not isinstance(config, dict):
         raise BadInput(f"{name}: {path} is not a JSON object: restore the file, or save the model again")
+    return config
+
+
+def derived(source: Path, name: str) -> Derived | None:
+    """The folder to read in place of the one at ``source``, or None if every transformers reads the original alike.
+
+    The model's ``name`` becomes part of the folder's. Raises what :func:`read_config` raises.
+    """
+    config = read_config(source, name)
     portable = portable_config(config)
     written = {} if portable == config else {CONFIG: json.dumps(portable, indent=1, sort_keys=True) + "\n"}
     if not any((source / tokenizer).is_file() for tokenizer in TOKENIZER_NAMES):

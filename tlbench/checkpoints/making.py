@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tlbench.arithmetic.draws import draw
 from tlbench.catalogue import Model
 from tlbench.checkpoints import byte_tokenizer, zoo
 from tlbench.checkpoints import prompts as prompt_sets
+from tlbench.checkpoints.derived import TOKENIZER_NAMES, read_config
 from tlbench.exceptions import BadInput
 from tlbench.files import write_json
 from tlbench.paths import cache_dir
@@ -82,18 +84,49 @@ def _unpack_gguf(archive: Path, folder: Path) -> Path:
     return target
 
 
-def tokenized_prompts(model: Model, folder: Path) -> prompt_sets.Prompts:
-    """Tokenize with the tokenizer in ``folder``. Raises ``BadInput`` if transformers cannot load one."""
+def make_prompts(model: Model, folder: Path) -> prompt_sets.Prompts:
+    """Tokenize with the tokenizer in ``folder``. If it has none that fits its model, draw ids from the vocabulary.
+
+    Raises:
+        BadInput: if config.json does not say how large the vocabulary is, either, or is no JSON object.
+    """
+    config = read_config(folder, model.name)
+    config = config.get("text_config", config)
+    d_vocab = config.get("vocab_size")
+    try:
+        prompts = prompt_sets.tokenize(_encoder(folder))
+        largest = max(max(row) for row in (*prompts.natural, *prompts.origin))
+        if d_vocab is None or largest < d_vocab:
+            return prompts
+        reason = f"its tokenizer has id {largest}, and its model {d_vocab} embeddings"
+    except BadInput as error:
+        reason = str(error)
+    if not isinstance(d_vocab, int):
+        raise BadInput(
+            f"{model.name}: {reason}, and config.json has no vocab_size: add a {prompt_sets.FILE_NAME} with token ids"
+        )
+    special = {config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return prompt_sets.drawn([i for i in range(d_vocab) if i not in special], reason)
+
+
+def _encoder(folder: Path) -> Callable[[str], list[int]]:
+    """The function from a text to ids, without special tokens. Raises ``BadInput`` if there is no tokenizer that loads."""
+    fast = folder / "tokenizer.json"
+    if fast.exists():
+        from tokenizers import Tokenizer  # transformers takes seconds to import
+
+        with suppress(Exception):
+            tokenizer = Tokenizer.from_file(str(fast))
+            return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+    if not any((folder / name).exists() for name in TOKENIZER_NAMES):
+        raise BadInput("it has no tokenizer")
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        slow: Any = AutoTokenizer.from_pretrained(folder)
     except Exception as error:
-        raise BadInput(
-            f"{model.name}: cannot load a tokenizer from {folder} ({error}): add one, or add a {prompt_sets.FILE_NAME} with "
-            "token ids"
-        ) from error
-    return prompt_sets.tokenize(lambda text: tokenizer(text, add_special_tokens=False).input_ids)
+        raise BadInput(f"its tokenizer cannot be loaded ({error})".replace("\n", " ")) from error
+    return lambda text: list(slow(text, add_special_tokens=False).input_ids)
 
 
 def _llama_config(config: Any) -> dict[str, Any]:

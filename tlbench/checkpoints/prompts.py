@@ -7,9 +7,10 @@ TransformerLens issue 496. Ids are computed with the checkpoint, so later tokeni
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 from tlbench.exceptions import BadInput
 
@@ -36,10 +37,15 @@ Ids = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Prompts:
-    """Token ids ``[batch][pos]``. All sequences of a set have the same length, so no figure involves padding."""
+    """Token ids ``[batch][pos]``. All sequences of a set have the same length, so no figure involves padding.
+
+    Attributes:
+        drawn: why they are random ids and no text; "" if they are text.
+    """
 
     natural: Ids
     origin: Ids
+    drawn: str = ""
 
 
 def tokenize(encode: Callable[[str], list[int]]) -> Prompts:
@@ -52,29 +58,38 @@ def _cut(texts: tuple[str, ...], encode: Callable[[str], list[int]], length: int
     for text in texts:
         ids = encode(text)
         if len(ids) < length:
-            raise BadInput(
-                f"the tokenizer splits {text[:40]!r} into {len(ids)} tokens, but {length} are needed: put a {FILE_NAME} "
-                "with the ids to use into the checkpoint's folder"
-            )
+            raise BadInput(f"its tokenizer splits {text[:24]!r}... into {len(ids)} tokens, but {length} are needed")
         rows.append(tuple(ids[:length]))
     return tuple(rows)
+
+
+def drawn(ids: Sequence[int], reason: str) -> Prompts:
+    """Sets of the same size, drawn from ``ids``: the same on every machine."""
+    draw = Random("tlbench prompts 1")
+    natural, origin = (
+        tuple(tuple(draw.choices(ids, k=length)) for _ in texts)
+        for texts, length in ((NATURAL_TEXTS, NATURAL_LENGTH), (ORIGIN_TEXTS, ORIGIN_LENGTH))
+    )
+    return Prompts(natural, origin, reason)
 
 
 def load(path: Path) -> Prompts:
     """Read a prompt file. Raises ``BadInput`` if it is missing, not JSON, or does not hold two rectangular lists of ids."""
     try:
         data = json.loads(path.read_text())
-        sets = [tuple(tuple(int(i) for i in row) for row in data[key]) for key in ("natural", "origin")]
+        natural, origin = (tuple(tuple(int(i) for i in row) for row in data[key]) for key in ("natural", "origin"))
+        reason = str(data.get("drawn", ""))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
             f"cannot read the prompt file {path} ({error}): create it again with `tlbench checkpoints`"
         ) from error
-    for rows in sets:
+    for rows in (natural, origin):
         if not rows or len({len(row) for row in rows}) != 1 or not rows[0]:
             raise BadInput(f"{path}: all sequences of a set must have the same length, at least 1")
-    return Prompts(*sets)
+    return Prompts(natural, origin, reason)
 
 
 def to_json(prompts: Prompts) -> str:
     """The text of a prompt file. The same ids give the same bytes."""
-    return json.dumps({"natural": prompts.natural, "origin": prompts.origin}, separators=(",", ":")) + "\n"
+    sets = {"natural": prompts.natural, "origin": prompts.origin} | ({"drawn": prompts.drawn} if prompts.drawn else {})
+    return json.dumps(sets, separators=(",", ":")) + "\n"

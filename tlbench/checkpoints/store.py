@@ -7,12 +7,15 @@ the environment under test never creates a checkpoint.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
+
+from safetensors import safe_open
 
 from tlbench import catalogue as catalogues
 from tlbench.catalogue import Catalogue, Model, Source
@@ -45,6 +48,21 @@ class Checkpoint:
     folder: Path
     sha256: str
     prompts: prompt_sets.Prompts
+
+    @property
+    def architecture(self) -> str:
+        """What config.json calls it, such as ``LlamaForCausalLM``."""
+        config = json.loads((self.folder / CONFIG).read_text())
+        return str((config.get("architectures") or [config.get("model_type", "unknown architecture")])[0])
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters in its safetensors, from their headers."""
+        total = 0
+        for path in self.folder.glob(f"*{WEIGHT_SUFFIX}"):
+            with safe_open(path, "numpy") as tensors:
+                total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        return total
 
     @property
     def has_experts(self) -> bool:
@@ -129,7 +147,7 @@ def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lamb
             _require_safetensors(model, folder)
             if not _prompts_file(model, folder).exists():
                 say("tokenizing")
-                prompts = making.tokenized_prompts(model, folder)
+                prompts = making.make_prompts(model, folder)
                 with written_whole(_prompts_file(model, folder)) as path:
                     path.write_text(prompt_sets.to_json(prompts))
         # Verify before deriving anything from these files.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import shlex
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Annotated, Any, NamedTuple
 
@@ -13,13 +14,16 @@ from rich.console import Console
 
 from tlbench import device as devices
 from tlbench.arithmetic import LANE_VARIABLE, Lane
+from tlbench.checkpoints import Checkpoint
 from tlbench.cli.common import AsJson, FormatName, app, progress_bar, wide_console
 from tlbench.cli.subject import prepared
 from tlbench.environments import lens_environment
 from tlbench.exceptions import TlbenchError
 from tlbench.grid import Cell, Dtype, Option, Space, Wrapper, parse
-from tlbench.questions.answers import Answers, Questions, ask_each, is_small, measuring, versions
+from tlbench.questions.answers import Answers, Questions, ask, ask_each, is_small, measuring, versions
 from tlbench.questions.registry import ACCURACY, DEPTH, ERROR_BUDGET, NOISE_FLOOR
+from tlbench.records.depth_profile import DepthProfile
+from tlbench.records.outcome import Outcome
 from tlbench.report import budgets, profiles, verdicts
 from tlbench.report import verify as verifying
 from tlbench.report.render import Format
@@ -46,25 +50,34 @@ def verify(
     space: Annotated[str, typer.Option(help="Space of max, mean, median and std: origin, probability or logit.")] = "logit",
     hooked_name: HookedName = "",
     floor: Annotated[bool, typer.Option(help="Measure the noise floor too: four more forward passes per cell.")] = True,
+    full: Annotated[bool, typer.Option("--full", help="Print the figures of every configuration too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check whether TransformerLens is right about a model.
+
+    It judges TransformerLens against HuggingFace and float64. It does not judge the model's weights.
 
     Exit status 0: every configuration is right; 1: one is wrong; 2: bad usage; 3: none is known to be wrong, but some are
     unjudged.
     """
     one_space = parse(Space, space)
     questions: Questions = (ACCURACY, NOISE_FLOOR) if floor else (ACCURACY,)
-    run = _ask(model, _grid(model, dtype, option, wrapper), tl, device, hooked_name, questions)
+
+    def suspect(answers: list[Answers]) -> Cell | None:
+        return verifying.suspect([verifying.judgement(one) for one in answers])
+
+    run = _ask(model, _grid(model, dtype, option, wrapper), tl, device, hooked_name, questions, suspect)
     judgements = [verifying.judgement(answers) for answers in run.answers]
     if all(one.measurement is None and not one.verdict.is_alarm for one in judgements):
         raise run.nothing_measured(one.reason for one in judgements)
-    conclusion = verifying.conclusion(judgements)
     if as_json:
-        run.print_json({"space": one_space, "conclusion": conclusion}, [one.to_json(one_space) for one in judgements])
+        place = profiles.place_json(profiles.first_wrong([run.suspected])) if run.suspected else None
+        conclusion = {"space": one_space, "conclusion": verifying.conclusion(judgements), "first_wrong": place}
+        run.print_json(conclusion, [one.to_json(one_space) for one in judgements])
     else:
-        verifying.print_rich(wide_console(), run.title, one_space, judgements)
-        Console(soft_wrap=True, highlight=False).print(conclusion)
+        if full:
+            verifying.print_table(wide_console(), one_space, judgements)
+        verifying.print_summary(Console(soft_wrap=True, highlight=False), run.subject, judgements, run.notes(full))
     raise typer.Exit(verdicts.exit_status([one.verdict for one in judgements]))
 
 
@@ -120,16 +133,43 @@ def where(
 
 
 class _Run(NamedTuple):
-    """Every cell's answers, and what they were measured with."""
+    """Every cell's answers, and what they were measured with.
+
+    Attributes:
+        suspected: the plainest wrong cell with its profile; None if nothing was wrong.
+    """
 
     model: str
+    checkpoint: Checkpoint
     environment: str
     versions: dict[str, str]
     answers: list[Answers]
+    suspected: tuple[Cell, Outcome[DepthProfile]] | None
 
     @property
     def title(self) -> str:
         return f"{self.model} on TransformerLens {self.environment}"
+
+    @property
+    def subject(self) -> str:
+        """The title with the model's architecture and size."""
+        size = f"{self.checkpoint.parameters / 1e6:.3g} M parameters"
+        return f"{self.model} ({self.checkpoint.architecture}, {size}) on TransformerLens {self.environment}"
+
+    def notes(self, is_full: bool) -> Iterator[str]:
+        """What else there is to know, and what to run next."""
+        if self.suspected:
+            cell, outcome = self.suspected
+            yield profiles.sentence(cell, outcome).replace(f"{cell.model} ", "", 1)
+            yield f"To see more: {self._where(cell)}"
+        if reason := self.checkpoint.prompts.drawn:
+            yield f"The prompts are random token ids: {reason}."
+        if not is_full:
+            yield "Every configuration's figures: add --full, or --json."
+
+    def _where(self, cell: Cell) -> str:
+        words = ["--tl", self.environment, "--dtype", cell.dtype, "--option", cell.option, "--wrapper", cell.wrapper]
+        return shlex.join(["tlbench", "where", self.model, *map(str, words)])
 
     def print_json(self, result: dict[str, Any], cells: list[dict[str, Any]]) -> None:
         header = {"tl": self.environment, "versions": self.versions, "model": self.model}
@@ -148,11 +188,21 @@ def _grid(model: str, dtypes: list[Any] | None, options: list[Any] | None, wrapp
     ]
 
 
-def _ask(model: str, cells: list[Cell], tl: str, device: str, hooked_name: str, questions: Questions) -> _Run:
+def _ask(
+    model: str,
+    cells: list[Cell],
+    tl: str,
+    device: str,
+    hooked_name: str,
+    questions: Questions,
+    suspect: Callable[[list[Answers]], Cell | None] = lambda _: None,
+) -> _Run:
+    """Measure cells; then ask of the one that is ``suspect``, given their answers, where it goes wrong."""
     devices.require(device)
     if device != "cpu":  # its arithmetic is its own, so figures stay with this machine
         os.environ[LANE_VARIABLE] = Lane.NATIVE
-    answers = []
+    answers: list[Answers] = []
+    suspected = None
     with progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task("preparing", total=None)
 
@@ -168,10 +218,11 @@ def _ask(model: str, cells: list[Cell], tl: str, device: str, hooked_name: str, 
             with measuring(environment.python, questions, cells, settings) as server:
                 found_versions = server.call(versions)
                 progress.update(task, total=len(cells))
-                for one in ask_each(
-                    server, questions, cells, lambda cell: say(f"{cell.dtype} {cell.option} {cell.wrapper}"), at_once
-                ):
+                for one in ask_each(server, questions, cells, lambda cell: say(f"{cell.dtype} {cell.option}"), at_once):
                     answers.append(one)
                     progress.advance(task)
+                if cell := suspect(answers):
+                    say("looking for the first wrong component")
+                    suspected = (cell, ask(server, (DEPTH,), cell)[DEPTH.name])
             say("done")
-    return _Run(model, environment.name, found_versions, answers)
+    return _Run(model, checkpoint, environment.name, found_versions, answers, suspected)

@@ -7,7 +7,6 @@ whichever TransformerLens and transformers are under test. :mod:`tlbench.referen
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -226,7 +225,7 @@ def require_memory(checkpoint: Checkpoint, precision: Precision) -> None:
         NoGolden: if it does not fit, with the sizes. This is never stored, because more memory may be free another time.
         BadInput: if ``$TLBENCH_GOLDEN_MEMORY`` is not a number.
     """
-    needed, available = BYTES_PER_PARAMETER[precision] * parameter_count(checkpoint.folder), available_bytes()
+    needed, available = BYTES_PER_PARAMETER[precision] * checkpoint.parameters, available_bytes()
     if needed > available:
         raise NoGolden(
             f"{checkpoint.model.name} is too large for a {precision} golden: it needs {needed / 2**30:.3g} GiB and "
@@ -241,11 +240,6 @@ def available_bytes() -> int:
     if limit and not limit.isdigit():
         raise BadInput(f"invalid {MEMORY_VARIABLE}={limit!r}: expected a number of bytes, e.g. 8000000000")
     return min(free, int(limit)) if limit else free
-
-
-def parameter_count(folder: Path) -> int:
-    """The number of parameters in a folder's safetensors, read from their headers."""
-    return sum(math.prod(stored.get_shape()) for stored in _headers(folder))
 
 
 def changes_no_weight(folder: Path, dtype: Dtype) -> bool:

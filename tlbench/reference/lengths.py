@@ -169,7 +169,7 @@ def _lengths_at(checkpoint: Checkpoint, lengths: list[int], dtype: Dtype) -> lis
     """The lengths to run at a dtype. In 16 bits a large model skips the longer ones."""
     if dtype is Dtype.FLOAT32:
         return lengths
-    most = MOST_IN_16_BITS / golden.parameter_count(checkpoint.folder)
+    most = MOST_IN_16_BITS / checkpoint.parameters
     return [length for length in lengths if length <= most] or lengths[:1]
 
 

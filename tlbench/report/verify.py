@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from tlbench.grid import Cell, Dtype, Option, Space, Statistic
 from tlbench.metrics.figures import RATIO_GATE, ErrorStatistics, Truth
@@ -21,6 +23,7 @@ from tlbench.report.render import CELL, Column, Format, Value
 from tlbench.report.verdicts import BY_HUGGINGFACE, counted, word
 
 COLUMNS = (
+    Column("verdict"),
     *CELL[1:],
     *(Column(statistic, "{:.3g}".format) for statistic in Statistic),
     Column("ratio", str),
@@ -29,9 +32,9 @@ COLUMNS = (
     Column("KL, nats", "{:.2e}".format),
     Column("flips", str),
     Column("floor", "{:.2g}".format),
-    Column("verdict"),
 )
 STYLES = {Verdict.UNJUDGED: "magenta", Verdict.WORSE: "yellow", Verdict.BROKEN: "red", Verdict.FAILED: "red"}
+STYLES_OF_HEADLINES = {"RIGHT": "bold green", "UNJUDGED": "bold magenta", "WRONG": "bold red"}
 FLOAT32_GOLDEN = "+"
 """Marks a ratio that is based on a float32 golden."""
 
@@ -110,14 +113,82 @@ def judgement(answers: Answers) -> Judgement:
     return Judgement(answers.cell, measured.verdict, measured, floor.record if floor else None, reason.strip())
 
 
-def print_rich(console: Console, title: str, space: Space, judgements: Sequence[Judgement]) -> None:
-    """One row per cell, and below the table why cells have no figures and what its marks mean."""
+def print_summary(console: Console, subject: str, judgements: Sequence[Judgement], notes: Iterable[str] = ()) -> None:
+    """The verdict on the ``subject``, what is wrong and why, one line for what is right, and further ``notes``."""
+    measured = _measured(judgements)
+    headline = _headline(measured)
+    console.print(Text(headline, STYLES_OF_HEADLINES[headline]) + f"  {subject}: {_count(measured)}")
+    if troubled := [one for one in judgements if one.verdict.is_alarm or one.verdict is Verdict.UNJUDGED]:
+        console.print()
+        grid = Table.grid(padding=(0, 2))
+        for verdict, option, dtypes, what in _grouped(troubled):
+            grid.add_row("", Text(verdict, STYLES[verdict]), option, dtypes, Text(what))
+        console.print(grid)
+        console.print()
+    alarms = [one for one in measured if one.verdict.is_alarm]
+    lines = [_advice(alarms, measured)] if alarms else []
+    if fine := [one for one in measured if one.verdict.passes]:
+        largest = max(fine, key=lambda one: one.ratio or 0.0)
+        ratio = f", at most {_times(largest)} ({largest.cell.dtype} {largest.cell.option})" if largest.ratio else ""
+        lines.append(f"right: {len(fine)} {_configurations(len(fine))} ({counted(one.verdict for one in fine)}){ratio}")
+    for line in (*lines, *_notes(judgements), *notes):
+        console.print(line, highlight=False, markup=False)
+
+
+def _headline(measured: Sequence[Judgement]) -> str:
+    if any(one.verdict.is_alarm for one in measured):
+        return "WRONG"
+    return "UNJUDGED" if any(one.verdict is Verdict.UNJUDGED for one in measured) else "RIGHT"
+
+
+def _count(measured: Sequence[Judgement]) -> str:
+    alarms = sum(one.verdict.is_alarm for one in measured)
+    unjudged = sum(one.verdict is Verdict.UNJUDGED for one in measured)
+    total = f"{len(measured)} {_configurations(len(measured))}"
+    if alarms:
+        return f"{alarms} of {total}" + (f", and {unjudged} could not be judged" if unjudged else "")
+    return f"{unjudged or len(measured)} of {total}" + (
+        " could not be judged, none is known to be wrong" if unjudged else ""
+    )
+
+
+def _configurations(number: int) -> str:
+    return "configuration" if number == 1 else "configurations"
+
+
+def _grouped(troubled: Sequence[Judgement]) -> Iterator[tuple[Verdict, str, str, str]]:
+    """Verdict, option with wrapper, dtypes and what is wrong, with one row for what differs in its dtype alone."""
+    groups = defaultdict(list)
+    for one in troubled:
+        groups[one.verdict, one.cell.option, one.cell.wrapper, "" if one.measurement else one.reason].append(one)
+    several = len({one.cell.wrapper for one in troubled}) > 1
+    for (verdict, option, wrapper, reason), group in groups.items():
+        dtypes = " ".join(one.cell.dtype for one in group)
+        yield verdict, f"{option} {wrapper}" if several else option, dtypes, reason or _off(group)
+
+
+def _off(group: Sequence[Judgement]) -> str:
+    """How far a group's worst cell is off."""
+    errors = [error.max for one in group if (error := one.error(Space.LOGIT))]
+    off = [f"off by up to {max(errors):.3g} nats"] if errors else []
+    judged = [one for one in group if one.ratio is not None]
+    if judged:
+        off.append(_times(max(judged, key=lambda one: one.ratio or 0.0)))
+    return ", ".join(off) or "; ".join(sorted({one.reason for one in group}))
+
+
+def _times(one: Judgement) -> str:
+    of = "the spread of HuggingFace's own rounding" if one.judged_by is JudgedBy.HUGGINGFACE else "HuggingFace's own error"
+    return f"{one.ratio:.4g} times {of}"
+
+
+def print_table(console: Console, space: Space, judgements: Sequence[Judgement]) -> None:
+    """One row per measured cell."""
     unit = "nats" if space is Space.LOGIT else "probability"
-    title = f"{title}: error against HuggingFace ({space}, {unit}) and against the golden"
-    lines = [_line(one, space) for one in judgements]
-    render.show(console, Format.RICH, title, COLUMNS, lines, [STYLES.get(one.verdict, "") for one in judgements])
-    for note in _notes(judgements):
-        console.print(note, soft_wrap=True, highlight=False, markup=False)
+    title = f"Error against HuggingFace ({space}, {unit}) and against the golden"
+    measured = _measured(judgements)
+    lines = [_line(one, space) for one in measured]
+    render.show(console, Format.RICH, title, COLUMNS, lines, [STYLES.get(one.verdict, "") for one in measured])
 
 
 def _line(one: Judgement, space: Space) -> list[Value]:
@@ -130,17 +201,18 @@ def _line(one: Judgement, space: Space) -> list[Value]:
     else:
         figures = ["" if one.ratio is None else f"{one.ratio:.3f}{BY_HUGGINGFACE}", *[None] * 4]
     floor = one.floor.largest if one.floor else None
-    return [*astuple(one.cell)[1:], *errors, *figures, floor, word(one.verdict, one.judged_by)]
+    return [word(one.verdict, one.judged_by), *astuple(one.cell)[1:], *errors, *figures, floor]
 
 
 def _notes(judgements: Sequence[Judgement]) -> Iterator[str]:
+    """What else to know: what does not exist or was not measured, and what the marks of figures mean."""
     by_reason = defaultdict(list)
     for one in judgements:
-        if one.reason:
+        if one.reason and not (one.verdict.is_alarm or one.verdict is Verdict.UNJUDGED):
             by_reason[one.reason].append(one)
     for reason, group in by_reason.items():
-        count = f"{len(group)} of {len(judgements)} configurations"
-        yield f"{group[0].cell.wrapper} {group[0].verdict} ({count}): {reason}"
+        verdicts = " and ".join(dict.fromkeys(one.verdict for one in group))
+        yield f"{verdicts}: {len(group)} {_configurations(len(group))}: {reason}"
     if any(one.truth and one.truth.golden_precision != "float64" for one in judgements):
         yield f"{FLOAT32_GOLDEN}: against a float32 golden"
     if any(one.judged_by is JudgedBy.HUGGINGFACE for one in judgements):
@@ -150,9 +222,20 @@ def _notes(judgements: Sequence[Judgement]) -> Iterator[str]:
         )
 
 
+def _measured(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """Those that exist here and have been run."""
+    return [one for one in judgements if one.measurement or one.verdict.is_alarm]
+
+
+def suspect(judgements: Sequence[Judgement]) -> Cell | None:
+    """The wrong cell in which to look for the first wrong component: the plainest. None if there is none to look into."""
+    wrong = [one.cell for one in judgements if one.measurement and one.verdict.is_alarm]
+    return min(wrong, key=lambda cell: (list(Option).index(cell.option), list(Dtype).index(cell.dtype)), default=None)
+
+
 def conclusion(judgements: Sequence[Judgement]) -> str:
     """One line: the result and what to do about it."""
-    measured = [one for one in judgements if one.measurement or one.verdict.is_alarm]
+    measured = _measured(judgements)
     if not measured:
         return "Nothing could be measured."
     alarms = [one for one in measured if one.verdict.is_alarm]
@@ -184,10 +267,7 @@ def _severity(one: Judgement) -> tuple[bool, bool, float]:
 
 
 def _description(one: Judgement) -> str:
-    if one.ratio is None:
-        return f"{one.cell} ({one.reason})"
-    of = "the spread of HuggingFace's own rounding" if one.judged_by is JudgedBy.HUGGINGFACE else "HuggingFace's own error"
-    return f"{one.cell}, {one.ratio:.4g} times {of}"
+    return f"{one.cell} ({one.reason})" if one.ratio is None else f"{one.cell}, {_times(one)}"
 
 
 def _advice(alarms: Sequence[Judgement], measured: Sequence[Judgement]) -> str:

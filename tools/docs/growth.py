@@ -27,7 +27,6 @@ from tlbench.questions.registry import ACCURACY, CONTEXT_LENGTH, DEPTH
 from tlbench.records.depth_profile import DepthProfile
 from tlbench.records.inside import ContextLength
 from tlbench.records.measurement import Measurement
-from tlbench.reference.golden import parameter_count
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "images" / "growth.png"
 DTYPES = tuple(Dtype)
@@ -87,7 +86,7 @@ def measured(release: str, names: Sequence[str]) -> Iterator[Found]:
             if None in records:
                 say(f"{answers.cell}: {[outcome.reason for outcome in answers.outcomes.values()]}")
                 continue
-            yield Found(name, parameter_count(checkpoint.folder), answers.cell.dtype, *records)
+            yield Found(name, checkpoint.parameters, answers.cell.dtype, *records)
 
 
 def exponent(growth: Growth | None) -> str:

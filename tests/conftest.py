@@ -7,6 +7,7 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: torch's threads would wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from tlbench.arithmetic import roots  # before torch, which it brings into the shared arithmetic
 

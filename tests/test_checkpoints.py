@@ -133,6 +133,17 @@ def test_a_local_folder_without_prompts_is_tokenized_with_its_own_tokenizer(own_
     assert not (folder / "prompts.json").exists()
 
 
+def rewrite(folder, **fields):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+
+
+def merge_everything(folder):
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -158,17 +169,6 @@ def test_without_a_tokenizer_that_fits_the_prompts_are_drawn_and_say_why(
     assert set(ids) <= set(range(d_vocab))
     assert len(set(ids)) > 40, "no two of many"
     assert found == making.make_prompts(model, folder) == ensure(model, models).prompts
-
-
-def rewrite(folder, **fields):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | fields))
-
-
-def merge_everything(folder):
-    from tokenizers import Tokenizer, models
-
-    Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
 
 
 def test_without_a_tokenizer_and_a_vocabulary_s_size_the_prompts_are_asked_for(own_cache, write_catalogue, tmp_path, one):

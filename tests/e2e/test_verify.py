@@ -126,7 +126,6 @@ def test_the_noise_floor_can_be_left_out_and_the_verdict_stays():
         (["no such model!"], "no model 'no such model!'"),
         (["zoo-gpt2", "--dtype", "float8"], "unknown dtype 'float8'"),
         (["zoo-gpt2", "--tl", "0.0.0.0"], "expected a folder, a release"),
-        (["zoo-gpt2"], "no TransformerLens is installed here"),
         (["zoo-gpt2", "--tl", "tests"], "no pyproject.toml"),
         (["tests", "--tl", RELEASE], "no config.json"),
         (["zoo-gpt2", "--tl", RELEASE, "--wrapper", "HookedTransformer"], "removed in 4.0"),

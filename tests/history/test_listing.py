@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from pypi_simple import NoSuchProjectError, ProjectPage, PyPISimple
 
 from tlbench.exceptions import BadInput
 from tlbench.history import History, Release, build_history
-from tlbench.history.listing import list_releases
+from tlbench.history.listing import Listing, list_releases, newest
 
 from .helpers import FIRST_UPLOAD, FakeIndex, package
 
@@ -98,3 +98,11 @@ def test_pips_own_variable_names_another_index(monkeypatch: pytest.MonkeyPatch, 
         build_history(tmp_path / "tl.git", downloads=tmp_path / "sdists")
     assert asked == ["http://localhost:1/simple/transformer-lens/"]
     assert not (tmp_path / "tl.git").exists()
+
+
+def test_the_newest_release_is_the_final_one_with_the_highest_version() -> None:
+    dates = {"2.9.0": 5, "2.10.0": 2, "3.0.0b1": 9}
+    releases = tuple(Release(v, f"{v}.tar.gz", "", datetime(2026, 1, day, tzinfo=UTC)) for v, day in dates.items())
+    assert newest(Listing(releases, {})).version == "2.10.0"
+    with pytest.raises(BadInput, match="no release of TransformerLens"):
+        newest(Listing(releases[2:], {}))

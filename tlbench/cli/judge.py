@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -17,9 +20,12 @@ from tlbench.arithmetic import LANE_VARIABLE, Lane
 from tlbench.checkpoints import Checkpoint
 from tlbench.cli.common import AsJson, FormatName, app, progress_bar, wide_console
 from tlbench.cli.subject import prepared
-from tlbench.environments import lens_environment
+from tlbench.environments import LensEnvironment, lens_environment
+from tlbench.environments.package_index import client
 from tlbench.exceptions import TlbenchError
 from tlbench.grid import Cell, Dtype, Option, Space, Wrapper, parse
+from tlbench.history.listing import list_releases, newest
+from tlbench.paths import cache_dir
 from tlbench.questions.answers import Answers, Questions, ask, ask_each, is_small, measuring, versions
 from tlbench.questions.registry import ACCURACY, DEPTH, ERROR_BUDGET, NOISE_FLOOR
 from tlbench.records.depth_profile import DepthProfile
@@ -29,7 +35,9 @@ from tlbench.report import verify as verifying
 from tlbench.report.render import Format
 
 ModelName = Annotated[str, typer.Argument(help="A catalogue name, a local checkpoint folder, or a Hub repo id.")]
-Tl = Annotated[str, typer.Option(help="A release, a commit or a source tree; default: the TransformerLens installed here.")]
+Tl = Annotated[
+    str, typer.Option(help="A release, a commit or a source tree; default: the one installed here, or the newest release.")
+]
 Dtypes = Annotated[list[str] | None, typer.Option(help="float32, float16 or bfloat16; default: all.")]
 Options = Annotated[list[str] | None, typer.Option(help="A processing option; default: all.")]
 Wrappers = Annotated[list[str] | None, typer.Option(help="A TransformerLens class; default: both.")]
@@ -188,6 +196,16 @@ def _grid(model: str, dtypes: list[Any] | None, options: list[Any] | None, wrapp
     ]
 
 
+def _environment(tl: str, say: Callable[[str], None]) -> LensEnvironment:
+    """The environment of the requested TransformerLens. Raises what :func:`lens_environment` raises."""
+    if tl:
+        return lens_environment(tl, say)
+    if find_spec("transformer_lens"):
+        return LensEnvironment(Path(sys.executable), "installed")
+    say("looking for the newest release")
+    return lens_environment(newest(list_releases(client(), cache_dir() / "downloads")).version, say)
+
+
 def _ask(
     model: str,
     cells: list[Cell],
@@ -210,7 +228,7 @@ def _ask(
             progress.update(task, description=what)
 
         with prepared(model, hooked_name, say) as (checkpoint, _):
-            environment = lens_environment(tl, say)
+            environment = _environment(tl, say)
             cells = [replace(cell, model=checkpoint.model.name) for cell in cells]
             say(f"importing TransformerLens {environment.name}, computing references and goldens")
             at_once = (os.cpu_count() or 1) if is_small(checkpoint.model.name) else 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import subprocess
-import sys
 import tarfile
 import tempfile
 import zipfile
@@ -14,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import distributions
-from importlib.util import find_spec
 from pathlib import Path
 
 from tlbench.environments import installer
@@ -78,19 +76,12 @@ def lens_environment(wanted: str, say: Say = lambda _: None) -> LensEnvironment:
     """A separate environment with one TransformerLens installed. It is kept and reused.
 
     Args:
-        wanted: the folder of a source tree, a release (``4.3.0``), or a commit of upstream's repository; "" for the
-            TransformerLens in the running interpreter.
+        wanted: the folder of a source tree, a release (``4.3.0``), or a commit of upstream's repository.
         say: receives a short progress message at each step.
 
     Raises:
         BadInput: if ``wanted`` is none of these, cannot be downloaded, or does not build or install.
     """
-    if not wanted:
-        if find_spec("transformer_lens") is None:
-            raise BadInput(
-                "no TransformerLens is installed here: name a release (4.3.0), a commit or a source tree with --tl"
-            )
-        return LensEnvironment(Path(sys.executable), "installed")
     source = Path(wanted).expanduser()
     if source.is_dir():
         if not (source / "pyproject.toml").is_file():

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from packaging.version import Version
 from pypi_simple import DistributionPackage, PyPISimple
 
 from tlbench.environments.package_index import INDEX_VARIABLE, download, kept, packages_of
@@ -79,6 +80,14 @@ def list_releases(index: PyPISimple, downloads: Path) -> Listing:
         releases = [{**asdict(release), "uploaded": release.uploaded.isoformat()} for release in listing.releases]
         write_json(record, {"releases": releases, "skipped": dict(listing.skipped)})
     return listing
+
+
+def newest(listing: Listing) -> Release:
+    """The newest final release. Raises ``BadInput`` if there is none."""
+    final = {Version(release.version): release for release in listing.releases if not Version(release.version).is_prerelease}
+    if not final:
+        raise BadInput("the package index has no release of TransformerLens: name a commit or a source tree with --tl")
+    return final[max(final)]
 
 
 def fetch(index: PyPISimple, listing: Listing, release: Release, downloads: Path) -> Path:

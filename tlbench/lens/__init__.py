@@ -6,6 +6,9 @@ because every commit installs as version 0.0.0.
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
+
 from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed
 from tlbench.grid import Cell, Wrapper
@@ -23,6 +26,8 @@ _WRAPPERS = {
 
 def import_transformer_lens() -> None:
     """Import TransformerLens, or raise CellFailed with the cause."""
+    if find_spec("transformer_lens") is None:
+        raise CellFailed(f"TransformerLens is not installed in {sys.prefix}: install it there, or name a release with --tl")
     try:
         import transformer_lens  # noqa: F401
     except Exception as error:

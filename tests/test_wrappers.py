@@ -17,9 +17,30 @@ from tlbench.environments import lens_environment
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Option
 from tlbench.lens.bridge import load_bridge
-from tlbench.lens.hooked import load_hooked_transformer
+from tlbench.lens.hooked import load_hooked_transformer, other_constants
 from tlbench.lens.interface import class_of
 from tlbench.reference import huggingface
+
+
+@pytest.mark.parametrize(
+    ("constants", "own", "sentence"),
+    [
+        ({"eps": 1e-5, "rotary_base": 10000}, {"rms_norm_eps": 1e-5, "rope_theta": 10000.0}, ""),
+        ({"eps": 1e-5}, {"rms_norm_eps": 1e-6}, "takes eps 1e-05 from official, where this checkpoint has 1e-06"),
+        ({"eps": 1e-5}, {"layer_norm_epsilon": 1e-12}, "takes eps 1e-05 from official, where this checkpoint has 1e-12"),
+        (
+            {"eps": 1e-5, "rotary_base": 10000},
+            {"rms_norm_eps": 1e-6, "rope_parameters": {"rope_theta": 5e5}},
+            "takes eps 1e-05 from official, where this checkpoint has 1e-06, and "
+            "rotary_base 10000 from official, where this checkpoint has 500000",
+        ),
+        ({}, {"rms_norm_eps": 1e-6, "rope_theta": 1e6}, ""),
+        ({"eps": 1e-5, "rotary_base": 10000}, {}, ""),
+    ],
+)
+def test_constants_that_are_not_the_checkpoint_s_are_told(constants, own, sentence):
+    found = other_constants(SimpleNamespace(**constants), SimpleNamespace(**own), "official")
+    assert found == (f"HookedTransformer {sentence}" if sentence else "")
 
 
 @pytest.fixture

@@ -31,6 +31,8 @@ from tlbench.spans import Category, span
 
 LONGEST_MASK = 2048
 """Cap on n_ctx: HookedTransformer stores a causal mask of n_ctx x n_ctx per layer. TransformerLens uses the same cap."""
+EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
+"""What configurations of HuggingFace call the epsilon of their norms."""
 CHANGED = "TransformerLens changed how it processes weights: {}; see tlbench/lens/hooked.py"
 
 
@@ -58,6 +60,7 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
         hf_model = load_model(checkpoint.folder, dtype)
         with _local_config(checkpoint, hf_model.config):
             model = wrapper.from_pretrained(checkpoint.model.hooked_name, hf_model=hf_model, tokenizer=None, **arguments)
+        constants = other_constants(model.cfg, hf_model.config, checkpoint.model.hooked_name)
         del hf_model
     model.eval()
     parameter_dtypes = {parameter.dtype for parameter in model.parameters()}
@@ -95,7 +98,8 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
         with redirect_stdout(StringIO()):
             model.process_weights_(**{flag: value for flag, value in requested.flags().items() if flag in supported})
 
-    return Lens(partial(model, return_type="logits"), weights_read.changed_weights(model), model, steps, greedy, process)
+    changed = weights_read.changed_weights(model)
+    return Lens(partial(model, return_type="logits"), changed, model, steps, greedy, process, constants)
 
 
 def hooked_transformer_class() -> Any:
@@ -204,6 +208,25 @@ def _local_config(checkpoint: Checkpoint, hf_config: Any) -> Iterator[None]:
             "TransformerLens changed how it finds a configuration: it never called convert_hf_model_config, so it did not "
             f"use that of {checkpoint.model.name}; see tlbench/lens/hooked.py"
         )
+
+
+def other_constants(cfg: Any, hf_config: Any, name: str) -> str:
+    """Which constants TransformerLens took from the official model of this ``name``, though the checkpoint has others.
+
+    It hard-codes them for some architectures. An error that they explain belongs to the choice of the name.
+    """
+    rope = getattr(hf_config, "rope_parameters", None)
+    theta = rope.get("rope_theta") if isinstance(rope, Mapping) else None
+    own = {
+        "eps": next((value for key in EPSILONS if (value := getattr(hf_config, key, None)) is not None), None),
+        "rotary_base": getattr(hf_config, "rope_theta", None) or theta,
+    }
+    different = [
+        f"{field} {converted:g} from {name}, where this checkpoint has {own[field]:g}"
+        for field in own
+        if isinstance(converted := getattr(cfg, field, None), int | float) and own[field] not in (None, converted)
+    ]
+    return f"HookedTransformer takes {', and '.join(different)}" if different else ""
 
 
 def _resized(converted: dict[str, Any], hf_config: Any, replace: Mapping[str, Any]) -> dict[str, Any]:

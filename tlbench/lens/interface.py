@@ -58,6 +58,7 @@ class Lens:
         steps: maps token ids ``[batch, pos]`` to logits ``[batch, d_vocab]`` position by position, with the key-value cache.
         greedy: maps token ids and n to these ids plus n more, ``[batch, pos]``, by TransformerLens's cached ``generate``.
         process: applies a processing option in place to a model that was loaded unprocessed.
+        other_constants: which constants it has that are not the checkpoint's, and whose they are; "" if there are none.
     """
 
     logits: Callable[[Tensor], Tensor]
@@ -66,6 +67,7 @@ class Lens:
     steps: Callable[[Tensor], Iterator[Tensor]]
     greedy: Callable[[Tensor, int], Tensor]
     process: Callable[[Option], None]
+    other_constants: str = ""
 
     @property
     def n_blocks(self) -> int:

@@ -36,6 +36,7 @@ def measure(cell: Cell, loaded: Loaded | None = None) -> Measurement:
         nonfinite=sum(errors.count_nonfinite(logits) for logits in t.values()),
         reference_nonfinite=sum(errors.count_nonfinite(logits) for logits in reference.values()),
         vocabulary=vocabulary,
+        other_constants=model.other_constants,
     )
     natural = (t["natural"], reference["natural"])
     try:

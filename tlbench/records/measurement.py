@@ -47,6 +47,7 @@ class Measurement:
         truth: the distance from the golden; None, with ``no_truth`` why, if there is no golden, or no accuracy.
         reference_fault: why HuggingFace itself is wrong; "" if it is right or no golden can tell.
         closeness: the distance from HuggingFace over its variants'. Only without a golden, or if HuggingFace is wrong.
+        other_constants: which constants of TransformerLens are not the checkpoint's, in words; "" if there are none.
     """
 
     cell: Cell
@@ -60,6 +61,7 @@ class Measurement:
     no_truth: str = ""
     reference_fault: str = ""
     closeness: Closeness | None = None
+    other_constants: str = ""
 
     @property
     def is_no_op(self) -> bool:

@@ -105,12 +105,11 @@ def judgement(answers: Answers) -> Judgement:
         verdicts = {Kind.NOT_APPLICABLE: Verdict.NOT_APPLICABLE, Kind.NOT_MEASURED: Verdict.NOT_MEASURED}
         return Judgement(answers.cell, verdicts.get(accuracy.kind, Verdict.FAILED), None, None, accuracy.reason)
     measured = accuracy.record
-    reason = measured.no_accuracy or measured.note
     t, h = measured.vocabulary
-    if t != h:
-        sizes = f"TransformerLens has {t} logits per position, HuggingFace {h}; the first {min(t, h)} are compared."
-        reason = f"{sizes} {reason}"
-    return Judgement(answers.cell, measured.verdict, measured, floor.record if floor else None, reason.strip())
+    sizes = f"TransformerLens has {t} logits per position, HuggingFace {h}; the first {min(t, h)} are compared"
+    reasons = (sizes if t != h else "", measured.other_constants, measured.no_accuracy or measured.note)
+    reason = ". ".join(filter(None, reasons))
+    return Judgement(answers.cell, measured.verdict, measured, floor.record if floor else None, reason)
 
 
 def print_summary(console: Console, subject: str, judgements: Sequence[Judgement], notes: Iterable[str] = ()) -> None:
@@ -157,14 +156,18 @@ def _configurations(number: int) -> str:
 
 
 def _grouped(troubled: Sequence[Judgement]) -> Iterator[tuple[Verdict, str, str, str]]:
-    """Verdict, option with wrapper, dtypes and what is wrong, with one row for what differs in its dtype alone."""
+    """Verdict, options with wrapper, dtypes and what is wrong, with one row for all that agree in the last two."""
     groups = defaultdict(list)
     for one in troubled:
         groups[one.verdict, one.cell.option, one.cell.wrapper, "" if one.measurement else one.reason].append(one)
     several = len({one.cell.wrapper for one in troubled}) > 1
+    rows: dict[tuple[Verdict, str, str, str], list[str]] = defaultdict(list)
     for (verdict, option, wrapper, reason), group in groups.items():
-        dtypes = " ".join(one.cell.dtype for one in group)
-        yield verdict, f"{option} {wrapper}" if several else option, dtypes, reason or _off(group)
+        dtypes = "\n".join(one.cell.dtype for one in group)
+        rows[verdict, wrapper if several else "", dtypes, reason or _off(group)].append(option)
+    for (verdict, of_wrapper, dtypes, what), options in rows.items():
+        names = "every option" if len(options) == len(Option) else "\n".join(options)
+        yield verdict, f"{names}\n{of_wrapper}".strip(), dtypes, what
 
 
 def _off(group: Sequence[Judgement]) -> str:
@@ -208,7 +211,8 @@ def _notes(judgements: Sequence[Judgement]) -> Iterator[str]:
     """What else to know: what does not exist or was not measured, and what the marks of figures mean."""
     by_reason = defaultdict(list)
     for one in judgements:
-        if one.reason and not (one.verdict.is_alarm or one.verdict is Verdict.UNJUDGED):
+        was_told = one.verdict is Verdict.UNJUDGED or one.verdict is Verdict.FAILED
+        if one.reason and not was_told:
             by_reason[one.reason].append(one)
     for reason, group in by_reason.items():
         verdicts = " and ".join(dict.fromkeys(one.verdict for one in group))

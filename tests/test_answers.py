@@ -271,6 +271,7 @@ def test_the_kept_files_of_a_cell_are_hashed_before_the_fork(monkeypatch, tmp_pa
         path.write_bytes(b"logits")
     hashed = []
     monkeypatch.setattr(answers, "_absent_wrapper", lambda _: None)
+    monkeypatch.setattr(answers, "import_architecture", lambda _: None)
     monkeypatch.setattr("tlbench.reference.huggingface.store_path", lambda *_: kept["reference"])
     monkeypatch.setattr("tlbench.reference.golden.store_path", lambda *_: kept["golden"])
     monkeypatch.setattr("tlbench.questions.loading.sha256_of_unchanged", hashed.append)

@@ -200,6 +200,7 @@ class HookedTransformer(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.weight, self.bias = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+        self.cfg = object()
 
     @classmethod
     def from_pretrained(cls, name, hf_model, tokenizer, device, dtype, fold_ln=True, center_writing_weights=True,

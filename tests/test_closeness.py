@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from tests.test_golden import checkpoint
 from tlbench.exceptions import NoGolden
-from tlbench.grid import Dtype
+from tlbench.grid import Attention, Dtype
 from tlbench.metrics.closeness import closeness, spread
 from tlbench.metrics.verdict import Evidence, Verdict, judge
 from tlbench.reference import golden, huggingface, routing, soundness, variants
@@ -95,9 +95,36 @@ def test_reversed_sums_are_the_same_products_to_rounding_and_other_bits():
         assert not torch.equal(plain, backwards), name
 
 
+def test_random_rounding_changes_what_rounds_by_half_a_unit_and_never_what_only_moves():
+    x = logits(50, 300).float()
+    same = {
+        "clone": x.clone,
+        "cast": lambda: x.to(torch.float64),
+        "view": lambda: x.reshape(300, 50).T,
+        "gather": lambda: x[torch.arange(50).flip(0)],
+        "cat": lambda: torch.cat([x, x]),
+        "in place": lambda: torch.empty_like(x).copy_(x),
+    }
+    for name, move in same.items():
+        plain = move()
+        with variants.RandomRounding():
+            assert torch.equal(move(), plain), name
+    for value in (x, x.half(), x.bfloat16()):
+        with variants.RandomRounding():
+            moved = value * 1
+        step = torch.finfo(value.dtype).eps * value.double().abs()
+        assert ((moved.double() - value.double()).abs() <= step).all()
+        assert 0.05 < (moved != value).double().mean() < 0.95
+    with variants.RandomRounding():
+        first, second = x * 1, x * 1
+    assert not torch.equal(first, second), "each operation is rounded by itself"
+    with variants.RandomRounding():
+        assert torch.equal(x * 1, first), "and alike in every run"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["zoo-gpt2", "zoo-llama-gqa", "zoo-gemma2", "zoo-bloom", "zoo-mixtral"])
-def test_in_float32_reversed_sums_are_as_far_from_huggingface_as_it_is_from_the_golden(name):
+def test_in_float32_variants_are_as_far_from_huggingface_as_it_is_from_the_golden(name):
     point = checkpoint(name)
     model = huggingface.load_model(point.folder, F32)
     ids = huggingface.tokens(point, "natural")
@@ -106,7 +133,8 @@ def test_in_float32_reversed_sums_are_as_far_from_huggingface_as_it_is_from_the_
         h = model(ids, use_cache=False).logits
     own = spread(h, golden.evaluate(point, Weights.FLOAT32, check=False).logits).rms
     assert 0.7 < found[variants.REVERSED].rms / own < 2.5
-    assert {*found} == {variants.REVERSED, variants.THREADS, variants.BATCH}
+    assert 0.7 < found[variants.RANDOM].rms / own < 2.5
+    assert {*found} == {variants.REVERSED, variants.RANDOM, variants.THREADS, variants.BATCH}
 
 
 # HuggingFace itself ---------------------------------------------------------------------------------------------------
@@ -205,3 +233,28 @@ def test_the_zoo_s_mixture_is_settled_everywhere_in_float32_and_not_in_bfloat16(
     assert routing.settled(margins, F32).all()
     assert not routing.settled(margins, Dtype.BFLOAT16).all()
     assert golden.evaluate(checkpoint("zoo-llama"), Weights.FLOAT32, check=False).margins.numel() == 0
+
+
+@pytest.mark.parametrize("has_experts", [False, True])
+def test_a_default_attention_that_is_another_function_is_told(monkeypatch, has_experts):
+    eager = logits(2, 16, 32)
+    point = SimpleNamespace(has_experts=has_experts)
+    own = spread(eager + 1e-6 * logits(2, 16, 32, seed=2, scale=1.0), eager)
+    monkeypatch.setattr(soundness, "golden", lambda *_: None)
+    monkeypatch.setattr(huggingface, "reference_variants", lambda *_: {"random rounding": own})
+
+    def told(difference):
+        default = eager + difference * logits(2, 16, 32, seed=1, scale=1.0)
+        kinds = {Attention.EAGER: eager, Attention.DEFAULT: default}
+        monkeypatch.setattr(huggingface, "reference_logits", lambda _, dtype, kind: {"natural": kinds[kind]})
+        return soundness.other_function(point)
+
+    assert told(0) == told(2e-6) == ""
+    assert "another function" in told(0.1)
+    assert told(math.nan) == ""
+    monkeypatch.setattr(soundness, "golden", raise_no_golden)
+    assert told(0.1) == "", "without a golden the model is too large for another run"
+
+
+def raise_no_golden(*_):
+    raise NoGolden("too large")

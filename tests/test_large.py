@@ -48,6 +48,7 @@ def events(monkeypatch):
         monkeypatch.setattr(huggingface, "reference_logits", lambda checkpoint, dtype, kind: happened.append(kind))
         monkeypatch.setattr(lens, "load", lambda cell, checkpoint: happened.append("model"))
         monkeypatch.setattr(soundness, "reference_fault", lambda checkpoint: happened.append("is it right?") or "")
+        monkeypatch.setattr(soundness, "other_function", lambda checkpoint: happened.append("is it one?") or "")
         monkeypatch.setattr(huggingface, "reference_variants", lambda checkpoint, dtype: happened.append("variants"))
         monkeypatch.setattr(golden, "golden", lambda checkpoint, weights: happened.append("golden"))
         return happened
@@ -59,14 +60,14 @@ def test_what_another_process_loads_the_model_for_is_done_before_it_is_loaded_he
     happened = events(Source.LOCAL)
     both = answers._Subject(CELL, [ACCURACY, NOISE_FLOOR])
     assert both.loaded
-    assert happened == [*Attention, "is it right?", "golden", "model"]
+    assert happened == [*Attention, "is it one?", "is it right?", "golden", "model"]
 
 
 def test_without_a_golden_what_it_is_judged_by_instead_is_computed_before_the_model_is_loaded(events, monkeypatch):
     happened = events(Source.LOCAL)
     monkeypatch.setattr(golden, "golden", lambda *_: raising(NoGolden("too large")))
     loading.load_cell(CELL, [Attention.EAGER])
-    assert happened == [Attention.EAGER, "is it right?", "variants", "model"]
+    assert happened == [Attention.EAGER, "is it one?", "is it right?", "variants", "model"]
 
 
 def test_the_zoo_s_small_models_are_loaded_at_once_since_their_cells_may_not_exist(events):

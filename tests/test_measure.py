@@ -38,7 +38,7 @@ class World:
     has_experts = False
     margins = torch.full((2, 8), math.inf).double()
     spread = 1e-6
-    fault = ""
+    fault = other = ""
 
     def measure(self, t, dtype="float32", changed_weights=3):
         cell = Cell("zoo-gpt2", dtype, "fold_ln", "TransformerBridge")
@@ -57,6 +57,7 @@ def world(monkeypatch):
         golden, "golden", lambda checkpoint, weights: Golden(EXACT, made.precision, torch.zeros(8), made.margins)
     )
     monkeypatch.setattr(soundness, "reference_fault", lambda checkpoint: made.fault)
+    monkeypatch.setattr(soundness, "other_function", lambda checkpoint: made.other)
     monkeypatch.setattr(
         huggingface,
         "reference_variants",
@@ -70,6 +71,12 @@ def no_golden(reason):
         raise NoGolden(reason)
 
     return golden
+
+
+def test_constants_and_another_attention_are_remarked_and_change_no_verdict(world):
+    world.other = "HuggingFace is two functions"
+    found = world.measure(world.h)
+    assert (found.remark, found.verdict) == ("HuggingFace is two functions", Verdict.EXACT)
 
 
 def test_huggingface_s_own_logits_are_exact(world):

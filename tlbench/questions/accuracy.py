@@ -36,7 +36,7 @@ def measure(cell: Cell, loaded: Loaded | None = None) -> Measurement:
         nonfinite=sum(errors.count_nonfinite(logits) for logits in t.values()),
         reference_nonfinite=sum(errors.count_nonfinite(logits) for logits in reference.values()),
         vocabulary=vocabulary,
-        other_constants=model.other_constants,
+        remark=model.other_constants,
     )
     natural = (t["natural"], reference["natural"])
     try:
@@ -48,7 +48,9 @@ def measure(cell: Cell, loaded: Loaded | None = None) -> Measurement:
         )
     except NonFiniteLogits as error:
         return replace(measured, no_accuracy=str(error), no_truth=str(error))
-    measured = replace(measured, accuracy=accuracy, reference_fault=soundness.reference_fault(checkpoint))
+    remark = ". ".join(filter(None, (model.other_constants, soundness.other_function(checkpoint))))
+    fault = soundness.reference_fault(checkpoint)
+    measured = replace(measured, accuracy=accuracy, reference_fault=fault, remark=remark)
     try:
         measured = replace(measured, truth=_truth(checkpoint, cell.dtype, *natural))
     except NoGolden as error:

@@ -79,6 +79,7 @@ def _prepare(checkpoint: Checkpoint, dtype: Dtype, references: Sequence[Attentio
         with suppress(CellFailed):
             huggingface.reference_logits(checkpoint, dtype, attention)
     with suppress(CellFailed):
+        soundness.other_function(checkpoint)
         fault = soundness.reference_fault(checkpoint)
         try:
             golden.golden(checkpoint, Weights(dtype))

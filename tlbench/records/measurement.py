@@ -47,7 +47,8 @@ class Measurement:
         truth: the distance from the golden; None, with ``no_truth`` why, if there is no golden, or no accuracy.
         reference_fault: why HuggingFace itself is wrong; "" if it is right or no golden can tell.
         closeness: the distance from HuggingFace over its variants'. Only without a golden, or if HuggingFace is wrong.
-        other_constants: which constants of TransformerLens are not the checkpoint's, in words; "" if there are none.
+        remark: what else to know: constants of TransformerLens that are not the checkpoint's, or a HuggingFace that is two
+            functions. "" if nothing.
     """
 
     cell: Cell
@@ -61,7 +62,7 @@ class Measurement:
     no_truth: str = ""
     reference_fault: str = ""
     closeness: Closeness | None = None
-    other_constants: str = ""
+    remark: str = ""
 
     @property
     def is_no_op(self) -> bool:

@@ -20,10 +20,10 @@ from tlbench.checkpoints import Checkpoint
 from tlbench.environments.sources import code_digest, libraries
 from tlbench.exceptions import CellFailed
 from tlbench.grid import Attention, Dtype
-from tlbench.metrics.closeness import Spread, spread
+from tlbench.metrics.closeness import Spread
 from tlbench.reference import tensor_store as store
 from tlbench.reference.elsewhere import read_or_compute
-from tlbench.reference.variants import DEFAULT_ATTENTION, variants
+from tlbench.reference.variants import variants
 
 PROMPT_SETS = ("natural", "origin")
 LOGITS, VARIANTS = "logits", "variants"
@@ -73,11 +73,7 @@ def reference_variants(checkpoint: Checkpoint, dtype: Dtype) -> dict[str, Spread
     """Read or compute each variant's distance from the logits with eager attention. Raises as :func:`reference_logits`."""
     stored = _read_or_compute(checkpoint, dtype, Attention.EAGER, VARIANTS)
     largest = under(LARGEST, stored)
-    distances = {name: Spread(squares, largest[name].item()) for name, squares in under(SQUARES, stored).items()}
-    if dtype is Dtype.FLOAT32:
-        return distances  # reversed sums suffice here, because they round independently: skip the other attention
-    eager, default = (reference_logits(checkpoint, dtype, kind)["natural"] for kind in Attention)
-    return {**distances, DEFAULT_ATTENTION: spread(default, eager)}
+    return {name: Spread(squares, largest[name].item()) for name, squares in under(SQUARES, stored).items()}
 
 
 def under(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

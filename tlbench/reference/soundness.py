@@ -8,13 +8,12 @@ find its own field. How far HuggingFace's rounding alone can take it depends on 
 from __future__ import annotations
 
 from importlib.metadata import version
-from operator import attrgetter
 
 from tlbench.checkpoints import Checkpoint
 from tlbench.checkpoints.portable import misreading
 from tlbench.exceptions import NoGolden
 from tlbench.grid import Attention, Dtype
-from tlbench.metrics.closeness import spread
+from tlbench.metrics.closeness import Spread, spread
 from tlbench.metrics.hf_error import count_nonfinite, over_common_vocabulary
 from tlbench.reference import huggingface
 from tlbench.reference.golden import Weights, golden
@@ -40,9 +39,7 @@ def reference_fault(checkpoint: Checkpoint) -> str:
     h = huggingface.reference_logits(checkpoint, Dtype.FLOAT32, Attention.EAGER)["natural"]
     if count_nonfinite(h):
         return ""
-    size = attrgetter("typical" if checkpoint.has_experts else "rms")
-    distance = size(spread(*over_common_vocabulary(h, exact)))
-    rounding = max(map(size, huggingface.reference_variants(checkpoint, Dtype.FLOAT32).values()))
+    distance, rounding = _size(checkpoint, spread(*over_common_vocabulary(h, exact))), _rounding(checkpoint)
     if distance <= ROUNDINGS * rounding:
         return ""
     fault = misreading(checkpoint.folder)
@@ -51,3 +48,37 @@ def reference_fault(checkpoint: Checkpoint) -> str:
         f"{version('transformers')} is {distance:.3g} nats from the golden, but its rounding explains only {rounding:.2g}"
         + (f": {fault}" if fault else "")
     )
+
+
+def other_function(checkpoint: Checkpoint) -> str:
+    """Whether HuggingFace's default attention computes another function than its eager one, in one sentence; "" if not.
+
+    TransformerLens and the golden run the eager one. transformers 5.23, for example, adds Falcon's ALiBi bias twice there.
+
+    Raises:
+        CellFailed: if HuggingFace cannot run this checkpoint in float32.
+    """
+    try:
+        golden(checkpoint, Weights.FLOAT32)  # else it is too large for a further run
+    except NoGolden:
+        return ""
+    eager, default = (huggingface.reference_logits(checkpoint, Dtype.FLOAT32, kind)["natural"] for kind in Attention)
+    if count_nonfinite(eager) or count_nonfinite(default):
+        return ""
+    distance, rounding = _size(checkpoint, spread(default, eager)), _rounding(checkpoint)
+    if distance <= ROUNDINGS * rounding:
+        return ""
+    return (
+        "HuggingFace's default attention computes another function than its eager one, which TransformerLens and the golden "
+        f"follow: in float32 transformers {version('transformers')} has them {distance:.3g} nats apart, and its rounding "
+        f"explains only {rounding:.2g}"
+    )
+
+
+def _size(checkpoint: Checkpoint, distance: Spread) -> float:
+    return distance.typical if checkpoint.has_experts else distance.rms
+
+
+def _rounding(checkpoint: Checkpoint) -> float:
+    """How far HuggingFace's own rounding can go in float32, in nats."""
+    return max(_size(checkpoint, variant) for variant in huggingface.reference_variants(checkpoint, Dtype.FLOAT32).values())

@@ -107,7 +107,7 @@ def judgement(answers: Answers) -> Judgement:
     measured = accuracy.record
     t, h = measured.vocabulary
     sizes = f"TransformerLens has {t} logits per position, HuggingFace {h}; the first {min(t, h)} are compared"
-    reasons = (sizes if t != h else "", measured.other_constants, measured.no_accuracy or measured.note)
+    reasons = (sizes if t != h else "", measured.remark, measured.no_accuracy or measured.note)
     reason = ". ".join(filter(None, reasons))
     return Judgement(answers.cell, measured.verdict, measured, floor.record if floor else None, reason)
 
@@ -222,7 +222,7 @@ def _notes(judgements: Sequence[Judgement]) -> Iterator[str]:
     if any(one.judged_by is JudgedBy.HUGGINGFACE for one in judgements):
         yield (
             f"{BY_HUGGINGFACE}: judged by HuggingFace's own rounding. The ratio is the distance from HuggingFace over the "
-            "largest distance between HuggingFace and a variant of it (reversed sums, other attention, threads, batch split)"
+            "largest distance between HuggingFace and a variant of it (random rounding, reversed sums, threads, batch split)"
         )
 
 

@@ -5,8 +5,8 @@ lower-is-better. asv-tachyon assumes the opposite for every ``track_`` benchmark
 
 The published copy of its scripts is patched, so that no page shows a figure that is in no result file:
 
-- An axis had 64 pixels and cut off the left of a longer label: 0.000001700 nats became 1700 nats. Now small and large figures
-  have an exponent, and an axis is as wide as its labels.
+- An axis had 64 pixels and cut off the left of a longer label: 0.000001700 nats became 1700 nats. Now small and large
+  figures have an exponent, and an axis is as wide as its labels.
 - Several pages showed the arithmetic mean over all cells of a benchmark, models and dtypes together. They are gone.
 """
 

@@ -1,12 +1,14 @@
 """One cell is measured once; an outcome is never lost and never mistaken for another."""
 
 import json
+import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from asv_plugins import reader
 from tlbench import Cell, catalogue
 from tlbench.checkpoints import ensure
 from tlbench.costs import registry as costs
@@ -26,6 +28,7 @@ from tlbench.questions import answers, registry
 from tlbench.questions.answers import attempt, shared
 from tlbench.questions.question import find
 from tlbench.questions.registry import ACCURACY, DEPTH, NOISE_FLOOR
+from tlbench.records import endings
 from tlbench.records.depth_profile import DepthProfile, SiteError
 from tlbench.records.measurement import Accuracy, Measurement
 from tlbench.records.outcome import Kind, Outcome
@@ -226,6 +229,36 @@ def test_what_dies_or_is_stopped_is_a_failure_that_is_met_once(measured, tmp_pat
     assert answers.read(tmp_path / answers.file_name(ACCURACY, CELL), ACCURACY).require() == FIGURES
     with pytest.raises(CellFailed, match=reason):
         shared(NOISE_FLOOR, CELL, server)
+
+
+@dataclass(frozen=True)
+class Hangs:
+    """A server that never answers, and counts how often it is asked."""
+
+    folder: Path
+    calls: list[object]
+
+    def stream(self, function, *arguments, before=None):
+        self.calls.append(arguments)
+        time.sleep(60)
+        yield
+
+
+def test_a_cell_over_asv_s_time_limit_is_measured_once_for_all_its_tracks_and_its_reason_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(answers, "outcomes_dir", lambda: tmp_path / "log")
+    server = Hangs(tmp_path, [])
+    ended = []
+    for _ in range(25):
+        try:
+            with reader._time_limit(0.2):
+                shared(ACCURACY, CELL, server)
+        except (reader._TimedOut, CellFailed) as error:
+            ended.append(error)
+    assert len(server.calls) == 1
+    assert [type(error) for error in ended] == [reader._TimedOut] + [CellFailed] * 24
+    assert {str(error) for error in ended[1:]} == {"stopped while measuring: it exceeded asv's time limit"}
+    ((_, ending),) = endings.left_by_run(tmp_path / "log")
+    assert (ending.kind, ending.reason) == (Kind.FAILED, str(ended[1]))
 
 
 def test_an_interrupt_leaves_no_failure_behind(measured, tmp_path):

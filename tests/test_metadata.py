@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from asv_plugins import metadata as plugin
+from tlbench.costs import process
 from tlbench.environments import metadata
 from tlbench.exceptions import BadInput
+from tlbench.files import write_json
+from tlbench.grid import RuntimeCell
 from tlbench.paths import OUTCOMES
 
 TEXTS = some.dictionaries(some.sampled_from("abcdef"), some.text(max_size=3), max_size=5)
@@ -86,6 +89,33 @@ def test_a_damaged_file_ends_no_run_and_is_left_as_it_is(tmp_path, monkeypatch):
     plugin.save(results, "results")
     assert stored.read_text() == "{"
     assert "is damaged" in kept[-1]
+
+
+def test_what_an_earlier_run_was_measured_in_is_not_kept_with_another_run_s_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(plugin, "_save", lambda *_: None)
+    monkeypatch.setattr(plugin, "_load_data", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    outcomes = tmp_path / OUTCOMES / "machine" / "c0ffee"
+    write_json(outcomes / metadata.FILE_NAME, {"torch": "of a run that was killed"})
+    (tmp_path / "results" / "machine").mkdir(parents=True)
+    results = SimpleNamespace(commit_hash="c0ffee", _filename="machine/c0ffee-env.json")
+    plugin.load_data(results, "results")
+    plugin.save(results, "results")
+    assert not list(tmp_path.glob("results/**/*.environments.jsonl"))
+    plugin.load_data(results, "results")
+    metadata.record(outcomes)
+    plugin.save(results, "results")
+    (stored,) = tmp_path.glob("results/**/*.environments.jsonl")
+    assert metadata.read(stored) == [metadata.collect()]
+
+
+def test_asv_s_own_measures_write_what_they_were_measured_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "setting", lambda: None)
+    monkeypatch.setattr(process, "outcomes_dir", lambda: tmp_path)
+    monkeypatch.setattr(process, "located", lambda _: None)
+    monkeypatch.setattr(process, "settle", lambda *_: None)
+    process.Loading(RuntimeCell("zoo-gpt2", "float32", "unprocessed", "HookedTransformer", "1x64", "cpu", "loading"))
+    assert json.loads((tmp_path / metadata.FILE_NAME).read_text()) == metadata.collect()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ from tlbench import lens
 from tlbench.costs.operations import RUNS, token_ids
 from tlbench.costs.slowdown import located, settle
 from tlbench.costs.stack import with_room
+from tlbench.environments.metadata import record
 from tlbench.exceptions import NotApplicable
 from tlbench.grid import Operation, Option, RuntimeCell
+from tlbench.paths import outcomes_dir
 from tlbench.questions.answers import setting
 
 
@@ -19,7 +21,7 @@ class Model:
     """A loaded model and its operations. ``run`` is the timed part. Raises as the measurement of a slowdown does."""
 
     def __init__(self, cell: RuntimeCell) -> None:
-        setting()  # verifies which TransformerLens is imported
+        _begin()
         checkpoint = located(cell)
         settle(cell, checkpoint)
         tl, ids = lens.load(cell.cell, checkpoint, readback=False), token_ids(cell, checkpoint)
@@ -39,7 +41,7 @@ class Loading:
     """A checkpoint to load, and a fresh model whose weights can be processed."""
 
     def __init__(self, cell: RuntimeCell) -> None:
-        setting()  # verifies which TransformerLens is imported
+        _begin()
         self._cell = cell.cell
         self._checkpoint = located(cell)
         settle(cell, self._checkpoint)
@@ -62,6 +64,13 @@ class Loading:
             raise NotApplicable("nothing to process: the option is unprocessed")
         assert self._loaded is not None
         with_room(partial(self._loaded.process, self._cell.option))
+
+
+def _begin() -> None:
+    """Verify which TransformerLens is imported, and write this process's metadata: no server measures these benchmarks."""
+    setting()
+    if outcomes := outcomes_dir():
+        record(outcomes)
 
 
 # Each is loaded only once: asv runs setup before every call.

@@ -1,6 +1,7 @@
 """Metadata of a measuring process: processor, libraries, threads and device. asv itself stores none of it.
 
-The measuring process writes its metadata beside its outcomes, and ``asv_plugins/metadata.py`` stores it with asv's results.
+The measuring process writes its metadata beside its outcomes, and ``asv_plugins/metadata.py`` stores it with asv's results
+and deletes what an earlier run left.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ def collect() -> Metadata:
 
 
 def record(folder: Path) -> None:
-    """Write this process's metadata into a folder of outcomes."""
-    write_json(folder / FILE_NAME, collect())
+    """Write this process's metadata into a folder of outcomes, unless another process of the run has done so."""
+    if not (folder / FILE_NAME).exists():
+        write_json(folder / FILE_NAME, collect())
 
 
 def keep(recorded: Path, results: Path) -> None:

@@ -5,7 +5,8 @@ which any machine may extend and which is asv's default here, or privately under
 selects the machine's native arithmetic, and only such machines measure times. So no folder mixes two arithmetics. Before a
 run in the shared arithmetic, the probe verifies that this machine computes it.
 
-asv has no hook for this, so this module wraps the one function that loads a machine.
+asv has no hook for this, so this module wraps the function that loads a machine, and the one that compares two commits:
+without ``--machine``, asv would refuse if there are results of several.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from asv.commands.compare import Compare
+from asv.console import log
 from asv.machine import Machine
 from asv.util import UserError
 
@@ -32,7 +35,7 @@ from tlbench.paths import MACHINE_VARIABLE, cache_dir
 CPU = "any with AVX2, in tlbench's shared arithmetic"
 DESCRIPTION = {"os": "Linux", "arch": "x86_64", "cpu": CPU, "num_cpu": "any", "ram": "any"}
 
-_load = Machine.load
+_load, _compare = Machine.load, Compare.run.__func__
 
 
 def lane_of(machine: str | None, requested: str) -> Lane:
@@ -98,4 +101,13 @@ def load(*args: Any, machine_name: str | None = None, **kwargs: Any) -> Machine:
     return machine
 
 
+def run_compare(cls: Any, /, conf: Any, *args: Any, machine: str | None = None, **kwargs: Any) -> Any:
+    """Compare like asv's function does, by default the figures in the shared arithmetic."""
+    if machine is None and (Path(conf.results_dir) / SHARED_MACHINE / "machine.json").is_file():
+        machine = SHARED_MACHINE
+        log.info(f"Comparing the results of {machine}; name another one with --machine")
+    return _compare(cls, conf, *args, machine=machine, **kwargs)
+
+
 Machine.load = load
+Compare.run = classmethod(run_compare)

@@ -1,4 +1,4 @@
-"""Let results outlive a change of parameters: a model that another catalogue adds or lacks, with ``TLBENCH_CATALOGUE`` or not.
+"""Let results outlive a change of parameters, such as a model that another ``TLBENCH_CATALOGUE`` adds or lacks.
 
 asv describes benchmarks by those of the last run alone, in ``benchmarks.json`` and in each file of results. So a run with a
 smaller catalogue would make other models' figures unreadable and drop those of its commits, and a model that is added would

@@ -22,6 +22,10 @@ from pathlib import Path
 from typing import Any
 
 LENGTH = "<Q"
+OURS = "tlbench.exceptions"
+"""The module of errors whose message says everything, so that a traceback would only hide it."""
+SKIPPED = "asv: skipped: "
+"""How asv_runner's line on a skip begins."""
 TIMED_OUT = -256
 """The exit status by which asv recognises a timeout."""
 
@@ -75,7 +79,9 @@ def run(suite: str, command: dict[str, Any], output: Path) -> dict[str, Any]:
     with posix_redirect_output(str(output), permanent=False):
         status = _run_to_the_end(suite, command)
     sys.meta_path[:] = finders  # asv_runner adds a finder at every run
-    return {"out": output.read_text(errors="replace"), "errcode": status}
+    printed = output.read_text(errors="replace")
+    # A skip's reason is kept with the outcomes, and asv would print thousands of them with every failure.
+    return {"out": "" if printed.startswith(SKIPPED) and not status else printed, "errcode": status}
 
 
 def _run_to_the_end(suite: str, command: dict[str, Any]) -> int:
@@ -90,8 +96,11 @@ def _run_to_the_end(suite: str, command: dict[str, Any]) -> int:
         raise
     except _TimedOut:
         return TIMED_OUT
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        if type(error).__module__ == OURS:
+            print(f"{type(error).__name__}: {error}")
+        else:
+            traceback.print_exc()
         return 1
     return 0
 

@@ -12,6 +12,7 @@ from asv_plugins.one_process import ReadingServer, _ForkServer, is_track
 SUITE = """
 import os, time
 from asv_runner.benchmarks.mark import SkipNotImplemented
+from tlbench.exceptions import CellFailed
 
 class Suite:
     params = [[0.1 + 0.2, 2.0]]
@@ -32,6 +33,9 @@ class Suite:
 
     def track_skip(self, number):
         raise SkipNotImplemented("not here")
+
+    def track_cell_failure(self, number):
+        raise CellFailed("it broke, so do that")
 
     def track_end(self, number):
         raise SystemExit(3)
@@ -109,6 +113,13 @@ def test_a_figure_is_what_asv_s_own_launcher_reads(launchers, name, value, statu
         found = one.run(f"some.Suite.{name}")
         assert found[:2] == (value, status)
         assert printed in found[2]
+
+
+def test_a_skip_prints_nothing_and_a_failure_with_a_reason_prints_one_line(launchers):
+    reading = launchers[1]
+    assert reading.run("some.Suite.track_skip-0")[2] == ""
+    assert reading.run("some.Suite.track_value-1")[2] == ""
+    assert reading.run("some.Suite.track_cell_failure-0") == (None, 1, "CellFailed: it broke, so do that\n")
 
 
 def test_a_benchmark_that_takes_too_long_is_told_as_asv_tells_it_and_the_next_one_runs(launchers):

@@ -2,8 +2,8 @@
 
 The grid has a row for every model, dtype, option and wrapper, and most have no figure: few releases have both wrappers. Here
 `asv run`, `asv show`, `asv compare` and `asv continuous` leave them out and count them. Where one of two commits has no
-figure, the table says whether the cell is `n/a`, was `not measured`, or is `unjudged`. And ``--only-changed`` shows cells that
-ceased to fail, which asv hides.
+figure, the table says whether the cell is `n/a`, was `not measured`, or is `unjudged`. And ``--only-changed`` shows cells
+that ceased to fail, which asv hides.
 
 asv has no hook for this, so this module replaces the function that formats a grid, and wraps the one that compares.
 """

@@ -14,12 +14,19 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-# What `make bench` measures: four releases, one for each way that TransformerLens loads models. Of the two models that
-# stand for TransformerLens issue 496's every option, of all the others no option and all of them.
-BENCH_TAGS ?= v1.19.0 v2.18.0 v3.5.1 v4.3.0
+# What `make bench` measures: four releases, the newest first, one for each way that TransformerLens loads models. Of the two
+# models that stand for TransformerLens issue 496's every option, of all the others no option and all of them.
+BENCH_TAGS ?= v4.3.0 v3.5.1 v2.18.0 v1.19.0
+BENCH_NEWEST = $(firstword $(BENCH_TAGS))
+BENCH_OLDER = $(or $(word 3,$(BENCH_TAGS)),$(lastword $(BENCH_TAGS)))
 BENCH_FULL := 'zoo-(gpt2|mistral)', 'float32'
 BENCH_OTHERS := '(zoo-[^']*|smollm2-135m)', ('float32', '(unprocessed|all_options)'|'b?float16', 'all_options')
 BENCH ?= (accuracy\.(Logit|Processing\.track_changed_weights)|truth\.TransformerLens).*\(($(BENCH_FULL)|$(BENCH_OTHERS))
+# The models that need no Hub, in the order in which asv measures them.
+BENCH_MODELS ?= $(shell sed -nE 's/^name = "(zoo-.*|smollm2-135m)"/\1/p' tlbench/catalogue.toml)
+# Everything that asv prints; the terminal gets a line for each release.
+BENCH_LOG := $(CURDIR)/releases/.asv/bench.log
+BENCH_ASV = cd releases && PATH="$(CURDIR)/$(BIN):$$PATH" TLBENCH_LOG="$(BENCH_LOG)" asv
 # And of the newest of them, what it costs beside HuggingFace.
 BENCH_COSTS ?= runtime\.(Slowdown|Interval|HuggingFace)\.track_forward\('(zoo-gpt2|zoo-llama|smollm2-135m)', 'float32',\
  ('unprocessed', 'TransformerBridge'|'all_options', 'HookedTransformer'), '1x64', 'cpu'
@@ -30,25 +37,27 @@ JOBS ?= 2
 .PHONY: bench check test lint canaries perf lock clean
 
 bench: $(BIN)/tlbench
-	$(BIN)/tlbench checkpoints
-	$(BIN)/tlbench golden
-	$(BIN)/tlbench history
-	$(BIN)/python -m asv_plugins.machine $(MACHINE)
-	for tag in $(BENCH_TAGS); do git -C releases/TransformerLens.git rev-parse "$$tag^{commit}" || exit 1; done \
+	@mkdir -p $(dir $(BENCH_LOG)) && : > "$(BENCH_LOG)"
+	@echo "Making $(words $(BENCH_MODELS)) checkpoints and a repository of releases; the first verdicts come in about 3 minutes."
+	@# The releases and asv's environment wait for the network, checkpoints for the processor. `asv setup` always exits with 1.
+	@{ $(BIN)/tlbench history && cd releases && { PATH="$(CURDIR)/$(BIN):$$PATH" asv setup || true; }; } >> "$(BENCH_LOG)" 2>&1 & other=$$!; \
+		$(BIN)/tlbench checkpoints --quiet $(BENCH_MODELS) || echo "Going on without them."; \
+		wait $$other || { tail -n 1 "$(BENCH_LOG)" >&2; exit 1; }
+	@$(BIN)/python -m asv_plugins.machine $(MACHINE)
+	@for tag in $(BENCH_TAGS); do git -C releases/TransformerLens.git rev-parse "$$tag^{commit}" || exit 1; done \
 		> releases/.bench-commits
-	@# asv's exit status 2 says that some cells failed, which is a result.
-	cd releases && PATH="$(CURDIR)/$(BIN):$$PATH" asv run --machine $(SHARED) --skip-existing \
-		--bench "$(BENCH)" HASHFILE:.bench-commits || test $$? -eq 2
-	cd releases && tail -n 1 .bench-commits | PATH="$(CURDIR)/$(BIN):$$PATH" asv run --machine $(MACHINE) --skip-existing \
-		--bench "$(BENCH_COSTS)" HASHFILE:- || test $$? -eq 2
-	cd releases && PATH="$(CURDIR)/$(BIN):$$PATH" asv publish
-	$(BIN)/tlbench table --config releases/asv.conf.json --machine $(SHARED) --space logit --option all_options \
-		$(addprefix --commit=,$(sort $(or $(word 2,$(BENCH_TAGS)),$(BENCH_TAGS)) $(lastword $(BENCH_TAGS))))
-	-$(BIN)/tlbench verdicts --config releases/asv.conf.json --machine $(SHARED) --model smollm2-135m \
-		--commit $(lastword $(BENCH_TAGS))
-	-$(BIN)/tlbench costs --config releases/asv.conf.json --machine $(MACHINE) --commit $(lastword $(BENCH_TAGS))
-	@echo "The site is releases/html/index.html; to open it: cd releases && ../$(BIN)/asv preview --browser"
-	@echo "More tables: cd releases && ../$(BIN)/tlbench table --help"
+	@# Goldens are computed while asv installs and imports the first release, in the order in which it needs them. Costs wait
+	@# for their end. asv's exit status 2 says that some cells failed, which is a result.
+	@$(BIN)/tlbench golden $(BENCH_MODELS) >> "$(BENCH_LOG)" 2>&1 & other=$$!; trap 'kill $$other 2>/dev/null' EXIT; \
+		( $(BENCH_ASV) run --machine $(SHARED) --skip-existing --bench "$(BENCH)" HASHFILE:.bench-commits ) || \
+		test $$? -eq 2 || exit 1; wait $$other || tail -n 1 "$(BENCH_LOG)"
+	@head -n 1 releases/.bench-commits | ( $(BENCH_ASV) run --machine $(MACHINE) --skip-existing \
+		--bench "$(BENCH_COSTS)" HASHFILE:- ) || test $$? -eq 2
+	@$(BENCH_ASV) publish
+	-@$(BIN)/tlbench table --config releases/asv.conf.json --machine $(SHARED) --space logit --option all_options \
+		--model smollm2-135m $(addprefix --commit=,$(sort $(BENCH_OLDER) $(BENCH_NEWEST)))
+	@echo "Site: releases/html/index.html; to open it: cd releases && ../$(BIN)/asv preview --browser"
+	@echo "More: cd releases && ../$(BIN)/tlbench verdicts --machine $(SHARED) --commit $(BENCH_NEWEST)   All figures: $(BENCH_LOG)"
 
 check: lint
 	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder -m "not slow and not e2e" --ignore=tests/canaries

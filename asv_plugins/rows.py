@@ -5,7 +5,8 @@ The grid has a row for every model, dtype, option and wrapper, and most have no 
 figure, the table says whether the cell is `n/a`, was `not measured`, or is `unjudged`. And ``--only-changed`` shows cells
 that ceased to fail, which asv hides.
 
-asv has no hook for this, so this module replaces the function that formats a grid, and wraps the one that compares.
+asv has no hook for this, so this module replaces the function that formats a grid, and wraps those that compare and that run
+a cell.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 import tabulate
-from asv import results, util
+from asv import results, runner, util
 from asv.commands import compare
 from asv.commands.compare import Compare
 
@@ -37,21 +38,30 @@ UNCHANGED = ("", "x")
 ROW = re.compile(r"(?P<benchmark>[^(]+)\((?P<cell>.*)\)( \[(?P<where>.*)\])?$")
 
 Line = list[str]
-_print_table = Compare.print_table.__func__
+_print_table, _run_cell = Compare.print_table.__func__, runner._run_benchmark_single_param
+_asked: dict[str, set[int]] = {}
+"""The cells that this process has run, by benchmark. A run shows those alone; asv shows what earlier runs stored, too."""
 
 
 def format_grid(result: Sequence[Any], benchmark: dict[str, Any], max_width: int | None = None) -> Sequence[str]:
     """The lines of a benchmark's table, one cell each, instead of :func:`asv.results._format_benchmark_result`."""
     points = list(itertools.product(*benchmark["params"]))
+    asked = _asked.get(benchmark["name"], range(len(points)))
     rows = [
         [*(text.strip("'") for text in point), util.human_value(value, benchmark["unit"], err=error)]
-        for point, (value, error) in zip(points, result, strict=True)
-        if not is_nan(value)
+        for i, (point, (value, error)) in enumerate(zip(points, result, strict=True))
+        if i in asked and not is_nan(value)
     ]
     lines = util.format_text_table([[*benchmark["param_names"], ""], *rows], 1).splitlines() if rows else []
-    if left_out := len(points) - len(rows):
-        lines.append(f"{left_out} of {len(points)} cells have no figure (not applicable, or not measured)")
+    if left_out := len(asked) - len(rows):
+        lines.append(f"{left_out} of {len(asked)} cells have no figure (not applicable, or not measured)")
     return list(lines)
+
+
+def run_cell(benchmark: dict[str, Any], spawner: Any, param_idx: int, *args: Any, **named: Any) -> Any:
+    """Run one cell like asv's function does, and remember that it was asked for."""
+    _asked.setdefault(benchmark["name"], set()).add(param_idx)
+    return _run_cell(benchmark, spawner, param_idx, *args, **named)
 
 
 class Absences:
@@ -153,4 +163,5 @@ def _cell(point: Iterable[str]) -> str:
 
 
 results._format_benchmark_result = format_grid
+runner._run_benchmark_single_param = run_cell
 Compare.print_table = classmethod(print_table)

@@ -22,6 +22,7 @@ from tests.canaries import canary
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_PROCESS, READER, LANE, METADATA = (f"asv_plugins/{name}.py" for name in ("one_process", "reader", "lane", "metadata"))
+PARAMETERS, ROWS, FIND, SCREEN = (f"asv_plugins/{name}.py" for name in ("parameters", "rows", "find", "screen"))
 STORED = "tlbench/report/stored.py"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 COMMAND = {
@@ -703,3 +704,156 @@ def test_graphs_and_asv_s_own_page_lie_where_the_site_expects_them(published):
     }
     assert folders == {"graphs/summary", "graphs/branch-main/machine-mine"}
     assert {"index.html", "asv.js", "asv.css", "graphs"} <= set(publication.seen["files"])
+
+
+# Parameters, tables, searches and the screen ---------------------------------------------------------------------------
+
+
+@canary("asv changed benchmarks.Benchmarks: how it describes benchmarks and where it saves them", PARAMETERS)
+def test_all_discovered_benchmarks_are_saved_in_one_file(tmp_path):
+    from asv.benchmarks import Benchmarks
+    from asv.util import load_json
+
+    from asv_plugins import parameters
+
+    conf = SimpleNamespace(benchmark_dir="suite", results_dir=str(tmp_path))
+    benchmarks = Benchmarks(conf, [{**DESCRIBED, "name": name} for name in ("one", "other")], regex="one")
+    assert list(benchmarks._all_benchmarks) == ["one", "other"]
+    parameters._save(benchmarks)
+    saved = load_json(Benchmarks.get_benchmark_file_path(str(tmp_path)), api_version=Benchmarks.api_version)
+    assert saved["other"]["params"] == DESCRIBED["params"]
+
+
+@canary(
+    "asv changed results.Results: how it stores figures, or what it says of parameters that it does not have", PARAMETERS
+)
+def test_results_hold_figures_and_parameters_by_benchmark(tmp_path):
+    from asv_plugins import parameters
+
+    result = stored_result(tmp_path)
+    name = "some.track_measured"
+    assert result._results[name] == [0.5, None]
+    assert result._benchmark_params[name] == DESCRIBED["params"]
+    assert result._benchmark_version[name] == "1"
+    assert (result._stats[name], result._samples[name]) == (None, None)
+    assert parameters._get_result_value(result, name, [["'b'", "'new'"]]) == [None, None]
+
+
+@canary("asv changed `asv run`: it no longer loads a commit's stored results before it measures", METADATA)
+@pytest.mark.parametrize("name", ["run", "find"])
+def test_stored_results_are_loaded_before_benchmarks_run(name):
+    import inspect
+    from importlib import import_module
+
+    source = inspect.getsource(import_module(f"asv.commands.{name}"))
+    loads, runs, saves = (
+        source.rindex(call) for call in ("result.load_data(", "run_benchmarks(\n", ".save(conf.results_dir)")
+    )
+    assert loads < runs < saves
+
+
+@canary("asv changed results.format_benchmark_result: it formats a grid in another way", ROWS)
+def test_a_grid_is_formatted_by_the_function_that_is_replaced(tmp_path, monkeypatch):
+    from asv import results
+
+    given = []
+    monkeypatch.setattr(results, "_format_benchmark_result", lambda *words: given.append(words) or ["a line"])
+    benchmark = {**DESCRIBED, "name": "some.track_measured"}
+    assert results.format_benchmark_result(stored_result(tmp_path), benchmark)[1].startswith("a line")
+    assert given == [([(0.5, None), (None, None)], benchmark)]
+
+
+@canary("asv changed runner.run_benchmark: it runs a cell by another function, or names its index otherwise", SCREEN)
+def test_a_cell_is_run_with_its_benchmark_and_index(monkeypatch):
+    from asv import runner
+    from asv.runner import BenchmarkResult
+
+    given = []
+
+    def run(benchmark, spawner, param_idx, **_):
+        given.append((benchmark["name"], param_idx))
+        return BenchmarkResult([1.0], [None], [None], 0, "", None)
+
+    monkeypatch.setattr(runner, "_run_benchmark_single_param", run)
+    run_benchmark(Spawner())
+    assert given == [("some.Suite.track_value", 0), ("some.Suite.track_value", 1)]
+
+
+@canary("asv changed Compare.print_table: its arguments, its rows or its marks", ROWS)
+def test_a_comparison_hands_its_rows_to_tabulate(tmp_path, monkeypatch):
+    from asv.commands import compare
+
+    from asv_plugins import rows
+
+    def resultset(*values):
+        return [("some.track", [["'a'", "'b'", "'c'"]], list(values), [None] * 3, [None] * 3, "1", "mine", "env")]
+
+    given = []
+    monkeypatch.setattr(compare, "tabulate", SimpleNamespace(tabulate=lambda lines, **_: given.extend(lines) or ""))
+    monkeypatch.setattr(compare.Benchmarks, "load", lambda _: {})
+    before, after = resultset(1.0, None, math.nan), resultset(None, 1.0, math.nan)
+    conf = SimpleNamespace(results_dir=str(tmp_path))
+    named = {"factor": 1.1, "split": False, "only_changed": False, "resultset_1": before, "resultset_2": after}
+    rows._print_table(compare.Compare, conf, "1" * 40, "2" * 40, **named)
+    assert given == [
+        ["!", "1.0", "failed", "n/a", "some.track('a')"],
+        ["*", "failed", "1.0", "n/a", "some.track('b')"],
+        [" ", "n/a", "n/a", "n/a", "some.track('c')"],
+    ]
+
+
+@canary("asv changed `asv compare`: how it names the machine", LANE)
+def test_a_comparison_takes_its_machine_by_name(monkeypatch):
+    from asv.commands.compare import Compare
+
+    given = []
+    monkeypatch.setattr(Compare, "run", lambda **named: given.append(named))
+    words = ("factor", "split", "only_changed", "sort", "env_spec", "use_stats", "revision1", "revision2")
+    Compare.run_from_conf_args("conf", SimpleNamespace(**dict.fromkeys(words), machine="mine"))
+    assert given[0]["conf"] == "conf"
+    assert given[0]["machine"] == "mine"
+
+
+@canary("asv changed `asv find`: the function that measures a commit, or its last message", FIND)
+def test_a_search_measures_by_the_function_that_is_replaced_and_names_a_commit():
+    import inspect
+
+    from asv.commands import find
+
+    from asv_plugins.find import NAMED, _run
+
+    source = inspect.getsource(_run)
+    assert "res = run_benchmarks(" in source
+    assert "repo = get_repo(conf)" in source
+    assert 'f"Greatest {direction} found: {commit_name}"' in source
+    assert NAMED.match("Greatest improvement found: 0123abcd <v1>")[1] == "0123abcd"
+    parameters = list(inspect.signature(find.Find.run_from_conf_args).parameters)
+    assert parameters[:2] == ["conf", "args"]
+    assert list(inspect.signature(_run).parameters)[:5] == ["cls", "conf", "range_spec", "bench", "invert"]
+
+
+@canary("asv changed `asv run`: the functions that run a commit or look up what is stored, or its message", SCREEN)
+def test_a_run_s_functions_and_message_are_those_that_the_screen_uses():
+    import inspect
+
+    from asv.commands import run
+
+    from asv_plugins.screen import COMMIT
+
+    source = inspect.getsource(run.Run.run)
+    for call in ("run_benchmarks(", "iter_results_for_machine_and_hash(", 'f"For {conf.project} commit {commit_name}'):
+        assert call in source
+    assert COMMIT.match("For transformer-lens commit 281d0a89 <v4.3.0>:").groups() == ("281d0a89", "4.3.0")
+    assert COMMIT.match("For transformer-lens commit 281d0a89:").groups() == ("281d0a89", None)
+
+
+@canary("asv changed how it matches regressions_first_commits and regressions_thresholds", "asv.conf.json")
+def test_a_pattern_that_matches_nothing_but_a_place_switches_a_benchmark_off():
+    from asv.plugins.regressions import _GraphDataFilter
+
+    conf = SimpleNamespace(regressions_first_commits={"(?!one)": None}, regressions_thresholds={"one": 0.41})
+    rules = _GraphDataFilter(conf, None, {"commit": 0})
+    graph = SimpleNamespace(params={"branch": "main"})
+    assert rules._get_start_revision(graph, {}, "other(1)") is None
+    assert rules._get_start_revision(graph, {}, "one(1)") == 0
+    assert rules._get_threshold(graph, {}, "one(1)") == 0.41

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,11 +20,12 @@ from tlbench.paths import cache_dir, package_dir
 
 Say = Callable[[str], None]
 Names = Annotated[list[str] | None, typer.Argument(help="Catalogue names; default: all.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print one line at the end instead of one per model.")]
 Repository = Annotated[Path | None, typer.Option(help="Path of the bare git repository; default: under releases/.")]
 
 
 @app.command()
-def checkpoints(names: Names = None) -> None:
+def checkpoints(names: Names = None, quiet: Quiet = False) -> None:
     """Make or fetch the checkpoints, verify and pin them. Safe to interrupt and to run twice at once."""
     from tlbench.checkpoints import ensure
 
@@ -35,11 +37,11 @@ def checkpoints(names: Names = None) -> None:
         checkpoint = ensure(model, catalogue, say)
         return f"{checkpoint.sha256[:12]}  {checkpoint.folder}"
 
-    _for_each(names, make)
+    _for_each("checkpoints", names, make, quiet)
 
 
 @app.command()
-def golden(names: Names = None) -> None:
+def golden(names: Names = None, quiet: Quiet = False) -> None:
     """Compute the goldens of the checkpoints on this machine. Safe to interrupt and to run twice at once."""
     from tlbench.checkpoints import locate
     from tlbench.reference.golden import Weights
@@ -49,11 +51,12 @@ def golden(names: Names = None) -> None:
         say("computing")
         return golden_of(locate(model, catalogue), Weights.ORIGINAL).precision
 
-    _for_each(names, compute)
+    _for_each("goldens", names, compute, quiet)
 
 
-def _for_each(names: list[str] | None, do: Callable[[Model, Catalogue, Say], str]) -> None:
+def _for_each(what: str, names: list[str] | None, do: Callable[[Model, Catalogue, Say], str], quiet: bool) -> None:
     """Print the result for each model, or why it was skipped. Skipping a model that was named is an error, at the end."""
+    started = time.monotonic()
     catalogue = catalogues.load()
     models = [catalogue.get(name) for name in names] if names else list(catalogue.models)
     console = Console()
@@ -71,9 +74,12 @@ def _for_each(names: list[str] | None, do: Callable[[Model, Catalogue, Say], str
             except (CheckpointUnavailable, NoGolden) as reason:
                 skipped.append(str(reason))
                 line = f"skipped: {reason}"
-            console.print(f"{model.name:<16} {line}", soft_wrap=True, highlight=False)
+            if not quiet:
+                console.print(f"{model.name:<16} {line}", soft_wrap=True, highlight=False)
             progress.advance(task)
-        progress.update(task, description="done")
+        progress.update(task, description="done", visible=not quiet)
+    if quiet:
+        console.print(f"{len(models) - len(skipped)} {what} ready ({time.monotonic() - started:.0f} s)", highlight=False)
     if skipped and names:
         raise TlbenchError("; ".join(skipped))
 

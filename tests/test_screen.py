@@ -47,7 +47,7 @@ def test_what_is_wrong_failed_or_unjudged_is_named_and_the_distance_is_the_large
         row("f", Verdict.UNJUDGED),
     ]
     assert headline.of_errors(rows) == (
-        "9 measured · 2 broken (mixtral, off 13 nats) · 5 failed (b, c, d and 1 more) · 1 unjudged (f)"
+        "4 measured · 2 broken (mixtral, off 13 nats) · 5 failed (b, c, d and 1 more) · 1 unjudged (f)"
         " · largest R of the right ones 1.1 (a, float32, fold_ln)"
     )
 
@@ -59,6 +59,9 @@ def test_costs_are_the_forward_pass_s_of_each_model():
         )
 
     rows = [cost("zoo-gpt2", "forward", 1.961), cost("zoo-gpt2", "cache", 3.0), cost("smollm2-135m", "forward", 1.13)]
+    assert headline.of_costs([*rows[:1], cost("zoo-gpt2", "forward", 2.5)]) == (
+        "forward pass: 1.96 to 2.50 x HuggingFace's (zoo-gpt2)"
+    )
     assert headline.of_costs(rows) == "forward pass: 1.96 x HuggingFace's (zoo-gpt2), 1.13 x HuggingFace's (smollm2-135m)"
     assert headline.of_costs([]) == "no cost was measured"
 
@@ -139,8 +142,8 @@ def test_a_commit_s_line_comes_after_its_results_and_those_that_are_stored_alrea
         check=True,
     )
     second, first = done.stdout.splitlines()
-    assert re.fullmatch(r"TransformerLens 2 +3 measured · 1 failed \(zoo-llama\) · \d+ s", second)
-    assert re.fullmatch(r"TransformerLens 1 +3 measured · 1 broken \(zoo-gpt2\) · 1 failed .* · stored already", first)
+    assert re.fullmatch(r"TransformerLens 2 +2 measured · 1 failed \(zoo-llama\) · \d+ s", second)
+    assert re.fullmatch(r"TransformerLens 1 +2 measured · 1 broken \(zoo-gpt2\) · 1 failed .* · stored already", first)
     assert (tmp_path / "logs" / "bench.log").read_text() == "asv's grid\n"
 
 

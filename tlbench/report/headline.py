@@ -17,35 +17,39 @@ MODELS = 3
 
 def of_errors(rows: Sequence[TruthRow]) -> str:
     """How many cells have which verdict, what is wrong and by how much, and the largest ratio R of what is right."""
-    measured = [row for row in rows if row.verdict not in ABSENT]
-    if not measured:
+    tried = [row for row in rows if row.verdict not in ABSENT]
+    if not tried:
         return "nothing was measured"
-    parts = [f"{len(measured)} measured"]
+    parts = [f"{sum(row.verdict is not Verdict.FAILED for row in tried)} measured"]
     for verdict in (Verdict.BROKEN, Verdict.WORSE, Verdict.FAILED, Verdict.UNJUDGED):
-        alike = [row for row in measured if row.verdict is verdict]
+        alike = [row for row in tried if row.verdict is verdict]
         if alike:
             parts.append(f"{len(alike)} {verdict} ({_models(alike)}{_distance(alike)})")
-    right = [row for row in measured if row.verdict.passes]
-    if len(right) == len(measured):
+    right = [row for row in tried if row.verdict.passes]
+    if len(right) == len(tried):
         parts.append("none worse than benign")
     with_ratio = [row for row in right if Figure.RATIO in row.figures]
     if with_ratio:
         worst = max(with_ratio, key=lambda row: row.figures[Figure.RATIO])
-        largest = f"largest R{' of the right ones' if len(right) < len(measured) else ''}"
+        largest = f"largest R{' of the right ones' if len(right) < len(tried) else ''}"
         parts.append(f"{largest} {worst.figures[Figure.RATIO]:.3g} ({_words(worst.cell)})")
     return SEPARATOR.join(parts)
 
 
 def of_costs(rows: Iterable[CostRow]) -> str:
     """How many times HuggingFace's time the forward pass takes, by model."""
-    forward = {
-        (row.cell.model, row.cell.option): row.ratio
-        for row in rows
-        if isinstance(row.cell, RuntimeCell) and row.cell.operation is Operation.FORWARD
-    }
-    if not forward:
+    ratios: dict[str, list[float]] = {}
+    for row in rows:
+        if isinstance(row.cell, RuntimeCell) and row.cell.operation is Operation.FORWARD:
+            ratios.setdefault(row.cell.model, []).append(row.ratio)
+    if not ratios:
         return "no cost was measured"
-    return "forward pass: " + ", ".join(f"{ratio:.2f} x HuggingFace's ({model})" for (model, _), ratio in forward.items())
+    return "forward pass: " + ", ".join(f"{_span(found)} x HuggingFace's ({model})" for model, found in ratios.items())
+
+
+def _span(ratios: Sequence[float]) -> str:
+    low, high = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _models(rows: Iterable[TruthRow]) -> str:

@@ -27,8 +27,7 @@ from tlbench.arithmetic import SHARED_MACHINE
 UI_PACKAGE, UI_FOLDER = "asv_tachyon", "static"
 NO_BETTER_DIRECTION = "track_error_correlation"
 # A benchmark here has hundreds of cells. Without this, their list pushes the chart off the screen.
-# The statistics above a chart were those of all cells together.
-STYLE = "<style>.param-chips { max-height: 14rem; overflow-y: auto; } .stat-grid { display: none; }</style>"
+STYLE = "<style>.param-chips { max-height: 14rem; overflow-y: auto; }</style>"
 SCRIPTS = "assets/*.js"
 PATCHES = {
     # Four digits, with an exponent where the zeros would be more.
@@ -48,9 +47,10 @@ PATCHES = {
     '{id:"multiples",label:"Multiples"},': "",
     '{id:"compare",label:"Compare"},': "",
     '[y,b]=te.useState("overview")': '[y,b]=te.useState("explore")',
-    # The machine to begin with is the one that has the errors.
+    # The machine to begin with is the one that has the errors of every release.
     "const u=a.graph_param_list[0],": (
-        f'const u=a.graph_param_list.find(p=>String(p.machine).startsWith("{SHARED_MACHINE}"))||a.graph_param_list[0],'
+        f'const own=p=>p.machine==="{SHARED_MACHINE}",alike=p=>String(p.machine).startsWith("{SHARED_MACHINE}"),'
+        "all=a.graph_param_list,u=all.find(own)||all.find(alike)||all[0],"
     ),
 }
 """What is replaced in asv-tachyon's scripts, once each."""

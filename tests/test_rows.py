@@ -5,10 +5,12 @@ import re
 
 import pytest
 
-from tests.stored import GPT2, GPT2_16, LLAMA, MAX, MEAN, Stored
+from asv_plugins import rows as plugin
+from tests.stored import GPT2, GPT2_16, LLAMA, MAX, MEAN, Stored, described
 from tlbench.records.endings import SUFFIX
 
 BRIDGE = (*GPT2[:3], "TransformerBridge")
+NAN = float("nan")
 MINE = "shared-x86-64-mine"
 
 
@@ -74,3 +76,13 @@ def test_a_grid_without_any_figure_is_one_line(stored):
     assert "8 of 8 cells have no figure" in said
     assert MEAN not in said
     assert "zoo" not in said
+
+
+def test_a_run_s_grid_has_the_cells_that_it_ran_and_none_that_was_stored_before(monkeypatch):
+    figures = [(figure, None) for figure in (1e-6, 2e-6, NAN, None, 5e-6, 6e-6, 7e-6, 8e-6)]
+    monkeypatch.setattr(plugin, "_asked", {MEAN: {1, 2, 3}})
+    lines = plugin.format_grid(figures, described(MEAN))
+    assert [line.split()[-1] for line in lines if "zoo" in line] == ["2e-06", "failed"]
+    assert lines[-1] == "1 of 3 cells have no figure (not applicable, or not measured)"
+    monkeypatch.setattr(plugin, "_asked", {})
+    assert len([line for line in plugin.format_grid(figures, described(MEAN)) if "zoo" in line]) == 7

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import command
 from tlbench import BadInput, catalogue
 from tlbench.catalogue import Source
 from tlbench.checkpoints import ensure, locate, making, store, zoo
@@ -289,3 +291,10 @@ def test_a_damaged_lock_file_is_told(own_cache, write_catalogue, tmp_path):
     Path(models.lock_path).write_text("{")
     with pytest.raises(BadInput, match="restore it from version control"):
         ensure(models.get("one"), models)
+
+
+def test_many_checkpoints_can_be_one_line():
+    said = command.run("checkpoints", "zoo-gpt2", "zoo-llama", "--quiet")
+    assert re.search(r"^2 checkpoints ready \(\d+ s\)$", said.stdout, re.MULTILINE)
+    assert "zoo-gpt2 " not in said.stdout
+    assert "zoo-gpt2 " in command.run("checkpoints", "zoo-gpt2").stdout

@@ -20,6 +20,7 @@ from tlbench.report.slowdowns import (
     MEMORY_RATIO,
     ChangedRow,
     CostRow,
+    absences,
     changes,
     growth_rows,
     machine_of,
@@ -155,8 +156,16 @@ def test_a_slowdown_that_failed_is_shown_and_is_not_one_that_nobody_measured(con
         ("zoo-llama", "failed"),
     ]
     cell = RuntimeCell("m", "float32", "all_options", "TransformerBridge", "1x64", "cpu", "forward")
-    for failed, word in (([cell], State.FAILED), ([], State.NOT_MEASURED)):
-        assert [row.absent for row in changes([CostRow(cell, 1.0, 0.1)], [], failed)] == [word]
+    for absent, word in (({cell: State.FAILED}, State.FAILED), ({}, State.NOT_MEASURED)):
+        assert [row.absent for row in changes([CostRow(cell, 1.0, 0.1)], [], absent)] == [word]
+    stored = StoredResults(config)
+    words = absences(stored, stored.commit("v1"), "costs")
+    assert {(cell.model, cell.device): word for cell, word in words.items() if cell.operation == "forward"} == {
+        ("zoo-gpt2", "cpu"): State.NOT_MEASURED,  # where there is a slowdown, nobody asks
+        ("zoo-gpt2", "cuda"): State.NOT_MEASURED,
+        ("zoo-llama", "cpu"): State.FAILED,
+        ("zoo-llama", "cuda"): State.NOT_MEASURED,
+    }
 
 
 def test_the_table_names_the_machine_that_its_figures_are_of(config, said):
@@ -231,7 +240,7 @@ def test_a_growth_just_beyond_its_own_interval_is_slower_alone_and_chance_among_
         "v2": [CostRow(cell, 1.1 if cell is names[0] else 1.0, 0.08) for cell in names[:n_cells]],
     }
     monkeypatch.setattr(read, "_machine_of_both", lambda *words: "here")
-    monkeypatch.setattr(read, "_slowdowns", lambda name, config, machine: (found[name], []))
+    monkeypatch.setattr(read, "_slowdowns", lambda name, config, machine: (found[name], {}))
     monkeypatch.setattr("sys.argv", ["tlbench", "slower", "v1", "v2", "--format", "markdown"])
     with pytest.raises(SystemExit) as ended:
         main()

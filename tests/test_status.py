@@ -207,8 +207,10 @@ def test_wrong_logits_are_told_with_their_verdict(store):
 def test_a_track_without_a_check_is_told_and_not_passed_over(store):
     values = right_values()
     values["hooks.Hooks.track_new_promise"] = dict(values["hooks.Hooks.track_start_at_layer"])
+    values["causality.Causality.track_leak"] = dict(values["hooks.Hooks.track_start_at_layer"])
     store(values)
-    assert "no check knows the largest right figure: hooks new_promise." in " ".join(status("1.0.0").stdout.split())
+    sentence = "no check knows the largest right figure: causality.Causality, hooks.Hooks.track_new_promise."
+    assert sentence in " ".join(status("1.0.0").stdout.split())
 
 
 def test_what_was_not_measured_at_all_is_one_sentence_and_exit_status_2(store):
@@ -261,3 +263,32 @@ def test_what_is_healthy_in_the_newest_release_is_not_accused():
     lines = csv.DictReader(io.StringIO(status(NEWEST, "--config", CONFIG, "--format", "csv").stdout))
     wrong = {one["check"] for one in lines if one["word"] == "wrong"}
     assert wrong == {"start_at_layer", "hooks that never fire", "hooks that fire twice", "logit_attrs of heads"}
+
+
+# Outcomes -------------------------------------------------------------------------------------------------------------
+
+
+def outcomes(*words):
+    return command_line.run("outcomes", *words)
+
+
+def test_outcomes_know_every_question_even_where_no_reason_was_kept(store):
+    values, broken = right_values(), ("zoo-gpt2", "float32", "unprocessed", "TransformerBridge")
+    values[VERDICT][broken] = None
+    values["gradients.Gradients.track_error_ratio"][broken] = None
+    store(values, failed=" ".join(broken))
+    lines = list(csv.DictReader(io.StringIO(outcomes("--failed", "--format", "csv").stdout)))
+    assert [(one["question"], one["models"], one["reason"], one["machine"]) for one in lines] == [
+        ("", "zoo-gpt2", "it raised SomeError", SHARED_MACHINE),
+        ("gradients", "zoo-gpt2", "no reason was kept", "xeon"),
+    ]
+
+
+def test_that_nothing_failed_is_not_said_of_what_nobody_measured(store):
+    store({name: cells for name, cells in right_values().items() if name == VERDICT or name.startswith("hooks.Hooks")})
+    done = outcomes("--failed", "--commit", "1.0.0")
+    assert done.returncode == 0
+    assert done.stdout == (
+        "v1.0.0: cells failed: 0 of 4 in logits, 0 of 4 in hooks. Not measured: generation, reading, gradients, depth, "
+        "context length, noise floor.\n"
+    )

@@ -231,8 +231,8 @@ def slower(
     if not 0 <= threshold < math.inf:
         raise BadInput(f"invalid --threshold {threshold}: expected a percentage that is not negative")
     machine = "" if ":" in earlier + later else _machine_of_both(earlier, later, config)
-    (before, _), (after, failed) = (_slowdowns(name, config, machine) for name in (earlier, later))
-    changes = slowdowns.changes(before, after, failed)
+    (before, _), (after, absent_later) = (_slowdowns(name, config, machine) for name in (earlier, later))
+    changes = slowdowns.changes(before, after, absent_later)
     compared = [row for row in changes if row.later]
     if not compared:
         raise BadInput(f"{earlier} and {later} have no slowdown in common: {_measure(What.TIME)}")
@@ -251,13 +251,13 @@ def _machine_of_both(earlier: str, later: str, config: Path | None) -> str:
     return slowdowns.machine_of(stored, [stored.commit(earlier), stored.commit(later)])
 
 
-def _slowdowns(name: str, config: Path | None, default_machine: str) -> tuple[list[CostRow], list[RuntimeCell]]:
-    """The slowdowns that TAG or MACHINE:TAG names, and the cells in which they failed."""
+def _slowdowns(name: str, config: Path | None, default_machine: str) -> tuple[list[CostRow], dict[RuntimeCell, State]]:
+    """The slowdowns that TAG or MACHINE:TAG names, and why cells have none."""
     machine, _, tag = name.rpartition(":")
     stored = StoredResults(config, machine or default_machine)
     commit = stored.commit(tag)
     machine = stored.machine(commit, slowdowns.READ[What.TIME])
-    return slowdowns.rows(stored, commit, machine), slowdowns.failed_cells(stored, commit, machine)
+    return slowdowns.rows(stored, commit, machine), slowdowns.absences(stored, commit, machine)
 
 
 @app.command()

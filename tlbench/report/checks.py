@@ -44,6 +44,10 @@ CLASSES = {
     Part.FLOOR: "noise_floor.NoiseFloor",
 }
 """The benchmark class that stores each part."""
+OTHER_MODULES = ("accuracy.", "runtime.")
+"""The distance from HuggingFace, which the logits' verdict judges, and costs."""
+OTHER_CLASSES = ("truth.HuggingFace",)
+"""Not TransformerLens's figures."""
 QUESTIONS = {
     Part.LOGITS: "accuracy",
     Part.HOOKS: "hooks",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -91,7 +92,7 @@ class ChangedRow:
     """A slowdown at two commits.
 
     Attributes:
-        later: None if the later commit has no such figure; then ``absent`` says whether that failed or was not measured.
+        later: None if the later commit has no such figure; ``absent`` then says why.
     """
 
     earlier: CostRow
@@ -121,6 +122,18 @@ def rows(stored: StoredResults, commit: Commit, machine: str = "") -> list[CostR
     found += _rows(stored, commit, machine, _loading, "Loading.track_slowdown", "Loading.track_interval")
     found += _rows(stored, commit, machine, Import, "Imports.track_slowdown", "Imports.track_interval")
     return found
+
+
+def absences(stored: StoredResults, commit: Commit, machine: str) -> dict[RuntimeCell, State]:
+    """Why cells have no slowdown: they failed, are not applicable there, or were not measured."""
+    absent, failed = stored.not_applicable(commit), failed_cells(stored, commit, machine)
+    cells = (
+        cell
+        for operation in RUNS
+        for cell in stored.values(commit, f"{COSTS}Slowdown.track_{operation}", _of(operation), machine)
+    )
+    unmeasured = {c: State.NOT_APPLICABLE if str(c.cell) in absent else State.NOT_MEASURED for c in cells}
+    return unmeasured | dict.fromkeys(failed, State.FAILED)
 
 
 def failed_cells(stored: StoredResults, commit: Commit, machine: str) -> list[RuntimeCell]:
@@ -167,7 +180,7 @@ READERS: dict[What, Callable[[StoredResults, Commit, str], Sequence[CostRow | Fi
 
 
 def changes(
-    earlier: Sequence[CostRow], later: Sequence[CostRow], failed_later: Collection[RuntimeCell] = ()
+    earlier: Sequence[CostRow], later: Sequence[CostRow], absent: Mapping[RuntimeCell, State] = MappingProxyType({})
 ) -> list[ChangedRow]:
     """Pair each slowdown of the earlier commit with the later commit's.
 
@@ -176,9 +189,9 @@ def changes(
     """
     follows = _follows(earlier, later)
     by_cell = {follows(row.cell): row for row in later}
-    failed = {follows(cell) for cell in failed_later}
+    words: dict[RuntimeCell | Import, State] = {follows(cell): word for cell, word in absent.items()}
     return [
-        ChangedRow(row, by_cell.get(cell), State.FAILED if cell in failed else State.NOT_MEASURED)
+        ChangedRow(row, by_cell.get(cell), words.get(cell, State.NOT_MEASURED))
         for row in earlier
         for cell in [follows(row.cell)]
     ]

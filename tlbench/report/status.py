@@ -26,7 +26,7 @@ from tlbench.metrics.verdict import Verdict
 from tlbench.records.endings import Asked, Ending
 from tlbench.records.outcome import Kind
 from tlbench.report import render
-from tlbench.report.checks import CHECKS, CLASSES, OWN_ERROR, QUESTIONS, RATIO, UNCHECKED, Part
+from tlbench.report.checks import CHECKS, CLASSES, OTHER_CLASSES, OTHER_MODULES, OWN_ERROR, QUESTIONS, RATIO, UNCHECKED, Part
 from tlbench.report.render import CELL, COMMIT, Column, Format
 from tlbench.report.stored import Commit, Figure, StoredResults, TruthRow, is_figure, is_nan
 
@@ -103,7 +103,7 @@ class PartStatus:
     Attributes:
         machine: whose results these are; "" if the part was not measured there.
         measured_at: when that machine last measured it; None if asv does not say.
-        unknown: tracks with figures that have no check, nor a reason for having none.
+        unknown: tracks and classes with figures that have no check, nor a reason for having none.
     """
 
     part: Part
@@ -133,19 +133,8 @@ class PartStatus:
 
 def examine(stored: StoredResults, commit: Commit, is_wanted: Callable[[Cell], bool]) -> list[PartStatus]:
     """Every part at a commit, measured or not, for the cells that are wanted."""
-    absent = _not_applicable(stored, commit)
+    absent = stored.not_applicable(commit)
     return [_part(stored, commit, part, is_wanted, absent) for part in Part]
-
-
-def _not_applicable(stored: StoredResults, commit: Commit) -> dict[str, str]:
-    """Why a cell is not applicable: no such wrapper, option or architecture, which no machine or question changes."""
-    machines = stored.machines(commit)
-    found = (item for machine in machines for item in stored.endings(commit, machine=machine).items())
-    return {
-        cell: ending.reason
-        for (question, cell), ending in found
-        if ending.kind is Kind.NOT_APPLICABLE and question in QUESTIONS.values()
-    }
 
 
 def _part(
@@ -206,10 +195,12 @@ def _reason(ended: Mapping[Asked, Ending], question: str, cell: Cell) -> str:
 
 
 def _unknown(stored: StoredResults, commit: Commit, part: Part, machine: str) -> tuple[str, ...]:
-    if part is Part.LOGITS:
-        return ()
+    if part is Part.LOGITS:  # and classes that are of no part
+        known = {*CLASSES.values(), *OTHER_CLASSES}
+        return tuple(name for name in stored.classes(commit) if name not in known and not name.startswith(OTHER_MODULES))
     known = {check.track for check in CHECKS if check.part is part} | set(UNCHECKED.get(part, ()))
-    return tuple(track for track in stored.tracks(commit, CLASSES[part], machine) if track not in known)
+    tracks = stored.tracks(commit, CLASSES[part], machine)
+    return tuple(f"{CLASSES[part]}.track_{track}" for track in tracks if track not in known)
 
 
 @dataclass(frozen=True)
@@ -404,7 +395,7 @@ def notes(parts: Sequence[PartStatus]) -> Iterable[str]:
         yield f"{Word.NOT_MEASURED.capitalize()} at all: {', '.join(absent)}."
     for words, of_part in _partly(measured).items():
         yield f"{Word.NOT_MEASURED.capitalize()} in {joined(of_part)}: {words}."
-    if unknown := [f"{status.part} {track}" for status in parts for track in status.unknown]:
+    if unknown := [name for status in parts for name in status.unknown]:
         yield f"Stored, but no check knows the largest right figure: {', '.join(unknown)}."
 
 

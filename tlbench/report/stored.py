@@ -169,6 +169,12 @@ class StoredResults:
         names = sorted({name for r in here for name in r.get_all_result_keys() if name.startswith(f"{benchmark}.track_")})
         return [name.split(".track_")[1] for name in names if any(self._has(result, name) for result in here)]
 
+    def classes(self, commit: Commit) -> list[str]:
+        """The benchmark classes that have a figure or a failure at a commit on any machine."""
+        here = [result for result in self._results if result.commit_hash == commit.hash]
+        names = {_class(name) for result in here for name in result.get_all_result_keys() if ".track_" in name}
+        return [name for name in sorted(names) if self.has(commit, name)]
+
     @cached_property
     def models(self) -> list[str]:
         """Every model that any result has a place for, measured or not."""
@@ -289,6 +295,12 @@ class StoredResults:
         for path in self._beside(commit, endings.SUFFIX, machine or self.machine(commit, benchmark)):
             found |= endings.read(path)
         return found
+
+    def not_applicable(self, commit: Commit) -> Mapping[str, str]:
+        """Why cells are not applicable: no such wrapper, option or architecture, whichever machine or question noticed."""
+        paths = sorted((self._folder / self._conf.results_dir).glob(f"*/{commit.hash[:8]}-*{endings.SUFFIX}"))
+        found = (item for path in paths for item in endings.read(path).items())
+        return {cell: e.reason for (asked, cell), e in found if e.kind is Kind.NOT_APPLICABLE and endings.PART not in asked}
 
     def _beside(self, commit: Commit, suffix: str, machine: str) -> list[Path]:
         """The files with this suffix beside a commit's results."""

@@ -49,23 +49,24 @@ def right_values():
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     """Write results of asv's own making: the logits of one machine, all else of another. Then run a command there."""
-    tree = {"a": SourceFile(b"a")}
-    commits = build_from_trees(
-        tmp_path / "h.git", [SourceCommit("v1.0.0", datetime(2024, 1, 1, tzinfo=UTC), "v1.0.0", tree)]
-    )
+    releases = [
+        SourceCommit(tag, datetime(2024, month, 1, tzinfo=UTC), tag, {"a": SourceFile(tag.encode())})
+        for month, tag in ((1, "v1.0.0"), (2, "v2.0.0"))
+    ]
+    commits = build_from_trees(tmp_path / "h.git", releases)
     conf = {"version": 1, "project": "p", "repo": "h.git", "results_dir": "results", "branches": ["main"]}
     (tmp_path / "asv.conf.json").write_text(json.dumps(conf))
     monkeypatch.chdir(tmp_path)
     params = [[*map(repr, words)] for words in GRID]
 
-    def write(values, failed=""):
+    def write(values, failed="", release="v1.0.0", of_inside="xeon"):
         benchmarks = {
             name: {"name": name, "params": params, "param_names": list(NAMES), "version": "1", "type": "track"}
             for name in values
         }
-        for machine, day in ((SHARED_MACHINE, 2), ("xeon", 3)):
+        for machine, day in ((SHARED_MACHINE, 2), (of_inside, 3)):
             own = {name: cells for name, cells in values.items() if (name == VERDICT) is (machine == SHARED_MACHINE)}
-            stored = Results({"machine": machine}, {}, commits["v1.0.0"], 1, "3.11", "env", {})
+            stored = Results({"machine": machine}, {}, commits[release], int(release[1]), "3.11", "env", {})
             for name, cells in own.items():
                 none = [None] * len(CELLS)
                 result = BenchmarkResult([cells[cell] for cell in CELLS], none, none, 0, "", None)
@@ -79,7 +80,7 @@ def store(tmp_path, monkeypatch):
         if failed:
             line = {"question": "accuracy", "kind": "failed", "judged_by": "", "reason": "it raised SomeError"}
             lines.append({**line, "cells": [failed]})
-        endings = tmp_path / "results" / SHARED_MACHINE / f"{commits['v1.0.0'][:8]}-env.endings.jsonl"
+        endings = tmp_path / "results" / SHARED_MACHINE / f"{commits[release][:8]}-env.endings.jsonl"
         endings.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     return write
@@ -217,7 +218,7 @@ def test_what_was_not_measured_at_all_is_one_sentence_and_exit_status_2(store):
     store(right_values())
     for words, told in (
         (("1.0.0", "--model", "gpt2"), "nothing that matches was measured at v1.0.0 (n/a, not measured)"),
-        (("2.0.0",), "'2.0.0' matches no commits with results: choose one of v1.0.0"),
+        (("2.0.0",), "2.0.0 was not measured: choose one of v1.0.0"),
         (("1.0.0", "--model", "gpt3"), "unknown model 'gpt3'"),
         (("1.0.0", "--machine", "yours"), "no results of machine 'yours': choose one of shared-x86-64, xeon"),
     ):
@@ -292,3 +293,90 @@ def test_that_nothing_failed_is_not_said_of_what_nobody_measured(store):
         "v1.0.0: cells failed: 0 of 4 in logits, 0 of 4 in hooks. Not measured: generation, reading, gradients, depth, "
         "context length, noise floor.\n"
     )
+
+
+# Since another commit -------------------------------------------------------------------------------------------------
+
+CELL = ("zoo-gpt2", "float32", "unprocessed", "TransformerBridge")
+ADDITIVITY = "hooks.Hooks.track_additivity"
+
+
+def since(*words):
+    return status("2.0.0", "--since", "1.0.0", *words)
+
+
+def with_value(track, value, cell=CELL):
+    values = right_values()
+    values[track][cell] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change", "code"),
+    [
+        (0.0, 1.0, "now wrong", 1),
+        (0.0, None, "now fails", 1),
+        (1.0, None, "still", 0),
+        (math.nan, 1.0, "first seen", 3),
+        (1.0, 0.0, "mended", 0),
+        (None, 0.0, "mended", 0),
+        (0.0, 0.0, "right in both", 0),
+        (1.0, math.nan, "gone", 0),
+    ],
+)
+def test_each_check_changes_in_one_of_the_ways(store, before, after, change, code):
+    store(with_value(ADDITIVITY, before))
+    store(with_value(ADDITIVITY, after), release="v2.0.0")
+    done = since()
+    assert done.returncode == code
+    assert done.stdout.startswith("Yes" if code == 1 else "No")
+    lines = csv.DictReader(io.StringIO(since("--format", "csv").stdout))
+    words = {(one["check"], one["model"], one["dtype"]): one["change"] for one in lines}
+    key = ("input + attention + MLP is the output", "zoo-gpt2", "float32")
+    assert words.pop(key) == change
+    assert set(words.values()) == {"right in both"}
+    found = [line for line in done.stdout.splitlines() if line.startswith(change) and "hooks:" in line]
+    assert len(found) == (change not in ("right in both", "gone"))
+
+
+def test_a_wrapper_is_compared_with_the_one_that_it_follows(store):
+    values = right_values()
+    other = {"HookedTransformer": "TransformerBridge", "TransformerBridge": "HookedTransformer"}
+    store({track: {cell: cells[(*cell[:3], other[cell[3]])] for cell in CELLS} for track, cells in values.items()})
+    store(with_value(ADDITIVITY, 1.0), release="v2.0.0")
+    done = since()
+    assert done.returncode == 1
+    assert done.stdout.startswith("Yes, TransformerLens v2.0.0 is worse than v1.0.0 in hooks (input + attention + MLP is")
+    line = next(one for one in csv.DictReader(io.StringIO(since("--format", "csv").stdout)) if one["change"] == "now wrong")
+    assert (line["earlier_wrapper"], line["wrapper"]) == ("HookedTransformer", "TransformerBridge")
+
+
+def test_two_machines_are_not_compared_and_it_is_said(store):
+    store(right_values())
+    store(with_value(ADDITIVITY, 1.0), release="v2.0.0", of_inside="epyc")
+    done = since()
+    assert done.returncode == 3
+    shown = " ".join(done.stdout.split())
+    assert "measured on two machines, which are not compared: hooks, generation" in shown
+    assert "logits: both measured on shared-x86-64." in shown
+
+
+def test_what_was_not_measured_then_is_not_called_no_worse(store):
+    store({name: cells for name, cells in right_values().items() if name == VERDICT})
+    store(right_values(), release="v2.0.0")
+    done = since()
+    assert done.returncode == 3
+    assert "not measured at v1.0.0: hooks, generation, reading, gradients, depth and context length." in done.stdout
+
+
+def test_what_a_filter_leaves_without_results_is_not_called_no_worse(store):
+    for release in ("v1.0.0", "v2.0.0"):
+        values = right_values()
+        for track, cells in values.items():
+            if track.startswith("gradients.Gradients"):
+                cells[CELL] = math.nan
+        store(values, release=release)
+    done = since("--model", "zoo-gpt2", "--dtype", "float32")
+    assert done.returncode == 3
+    assert "not measured at both: gradients." in done.stdout.splitlines()[0]
+    assert since("--model", "zoo-gpt2", "--dtype", "bfloat16").returncode == 0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, NoReturn, TypeVar
 
 import typer
 
@@ -20,7 +20,7 @@ from tlbench.exceptions import BadInput, choices
 from tlbench.grid import Cell, Dtype, Import, Option, RuntimeCell, Space, Wrapper, parse
 from tlbench.metrics.verdict import Verdict
 from tlbench.records.outcome import Kind
-from tlbench.report import advice, render, slowdowns
+from tlbench.report import advice, comparison, render, slowdowns
 from tlbench.report import outcomes as outcome_report
 from tlbench.report import status as status_report
 from tlbench.report import table as table_report
@@ -44,6 +44,7 @@ R = TypeVar("R", Row, TruthRow)
 @app.command()
 def status(
     commit: Annotated[str, typer.Argument(help="A release (4.3.0) or hash with results; default: the newest.")] = "",
+    since: Annotated[str, typer.Option(help="An earlier one: did anything get worse since then?")] = "",
     model: OnlyModel = "",
     dtype: OnlyDtype = "",
     option: OnlyOption = "",
@@ -54,13 +55,15 @@ def status(
 ) -> None:
     """Is anything wrong at a commit? In logits, hooks, generation, reading, gradients, depth, context length; what failed.
 
-    Exit status 0: nothing is wrong; 1: something is; 2: bad usage; 3: nothing is known to be, but something is unjudged or a
-    whole part was not measured.
+    Exit status 0: nothing is wrong, or with --since worse; 1: something is; 2: bad usage; 3: nothing is known to be, but
+    something is unjudged or a whole part was not measured.
     """
     style = parse(Format, format)
     stored = StoredResults(config, machine)
     is_wanted = _filter(stored, model, dtype, option, wrapper)
     one = stored.commit(commit)
+    if since:
+        _compare(style, stored, stored.commit(since), one, is_wanted)
     parts = status_report.examine(stored, one, is_wanted)
     if not any(part.is_measured for part in parts):
         words = {checked.word for part in parts for checked in part.checked} or {Word.NOT_MEASURED}
@@ -70,6 +73,18 @@ def status(
     if style is not Format.CSV:
         _say_about(cell.model for part in parts for cell, word in part.words.items() if word.has_run)
     raise typer.Exit(status_report.exit_status(parts))
+
+
+def _compare(
+    style: Format, stored: StoredResults, earlier: Commit, later: Commit, is_wanted: Callable[[Cell], bool]
+) -> NoReturn:
+    parts = comparison.compare(stored, earlier, later, is_wanted)
+    if not any(part.changes for part in parts):
+        raise BadInput(f"no check that matches was measured at both {earlier} and {later}: loosen the filters")
+    out = sys.stderr if style is Format.CSV else sys.stdout
+    print(comparison.answer(earlier, later, parts), file=out, end="\n\n")
+    comparison.show(terminal(), style, parts)
+    raise typer.Exit(comparison.exit_status(parts))
 
 
 @app.command()

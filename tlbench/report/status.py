@@ -134,16 +134,22 @@ class PartStatus:
 def examine(stored: StoredResults, commit: Commit, is_wanted: Callable[[Cell], bool]) -> list[PartStatus]:
     """Every part at a commit, measured or not, for the cells that are wanted."""
     absent = stored.not_applicable(commit)
-    return [_part(stored, commit, part, is_wanted, absent) for part in Part]
+    return [part_status(stored, commit, part, is_wanted, absent) for part in Part]
 
 
-def _part(
-    stored: StoredResults, commit: Commit, part: Part, is_wanted: Callable[[Cell], bool], absent: Mapping[str, str]
+def part_status(
+    stored: StoredResults,
+    commit: Commit,
+    part: Part,
+    is_wanted: Callable[[Cell], bool],
+    absent: Mapping[str, str],
+    machine: str = "",
 ) -> PartStatus:
+    """One part at a commit, of one machine; ``absent`` says why cells are not applicable."""
     benchmark = CLASSES[part]
     if not stored.has(commit, benchmark):
         return PartStatus(part, "", None, ())
-    machine = stored.machine(commit, benchmark)
+    machine = machine or stored.machine(commit, benchmark)
     if part is Part.LOGITS:
         checked = [*map(_logits, stored.truth_rows(commit, machine))]
     else:
@@ -333,18 +339,23 @@ def show(console: Console, style: Format, commit: Commit, parts: Sequence[PartSt
     else:
         found = findings(parts)
         for one in found:
-            worst, cells = one.worst.cell, f"{len(one.cells)} of {one.n_measured} cells"
-            such_as = "such as" if one.word is Word.FAILED else "worst in"
-            where = f"{one.models} ({cells}; {such_as} {worst.model} {worst.dtype} {worst.option} {worst.wrapper})"
-            grid = Table.grid(GridColumn(width=9), GridColumn(), padding=(0, 1))
-            title = str(one.part) if one.what == one.part else f"{one.part}: {one.what}"
-            grid.add_row(Text(one.word, STYLES[one.word]), Text(f"{title}: {one.measure}\n{where}"))
-            console.print(grid)
+            show_finding(console, one.word, one, f"{len(one.cells)} of {one.n_measured} cells")
         if found:
             console.print()
         _show_parts(console, style, parts)
         for note in notes(parts):
             console.print(note, highlight=False, markup=False)
+
+
+def show_finding(console: Console, word: str, finding: Finding, count: str, width: int = 8) -> None:
+    """Two lines or more: what was found, and where."""
+    worst = finding.worst.cell
+    such_as = "such as" if finding.word is Word.FAILED else "worst in"
+    where = f"{finding.models} ({count}; {such_as} {worst.model} {worst.dtype} {worst.option} {worst.wrapper})"
+    title = str(finding.part) if finding.what == finding.part else f"{finding.part}: {finding.what}"
+    grid = Table.grid(GridColumn(width=width + 1), GridColumn(), padding=(0, 1))
+    grid.add_row(Text(word, STYLES[finding.word]), Text(f"{title}: {finding.measure}\n{where}"))
+    console.print(grid)
 
 
 def _show_markdown(console: Console, parts: Sequence[PartStatus]) -> None:

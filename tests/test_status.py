@@ -14,7 +14,7 @@ from asv.runner import BenchmarkResult
 from tests import command as command_line
 from tests.conftest import ROOT
 from tlbench.arithmetic import SHARED_MACHINE
-from tlbench.grid import Dtype
+from tlbench.grid import Dtype, Statistic
 from tlbench.history import SourceCommit, SourceFile, build_from_trees
 from tlbench.metrics.figures import UNIT_ROUNDOFF
 from tlbench.metrics.verdict import Verdict
@@ -65,7 +65,8 @@ def store(tmp_path, monkeypatch):
             for name in values
         }
         for machine, day in ((SHARED_MACHINE, 2), (of_inside, 3)):
-            own = {name: cells for name, cells in values.items() if (name == VERDICT) is (machine == SHARED_MACHINE)}
+            of_logits = {name for name in values if name.startswith(("accuracy.", "truth."))}
+            own = {name: cells for name, cells in values.items() if (name in of_logits) is (machine == SHARED_MACHINE)}
             stored = Results({"machine": machine}, {}, commits[release], int(release[1]), "3.11", "env", {})
             for name, cells in own.items():
                 none = [None] * len(CELLS)
@@ -380,3 +381,38 @@ def test_what_a_filter_leaves_without_results_is_not_called_no_worse(store):
     assert done.returncode == 3
     assert "not measured at both: gradients." in done.stdout.splitlines()[0]
     assert since("--model", "zoo-gpt2", "--dtype", "bfloat16").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("costs", "--commit", NEWEST),
+        ("costs", "--commit", NEWEST, "--what", "growth"),
+        ("costs", "--commit", NEWEST, "--what", "memory"),
+        ("slower", "40e193f9", NEWEST, "--all"),
+        ("env", NEWEST),
+        ("outcomes", "--commit", "3df9a4b4"),
+        ("table", "--commit", "40e193f9", "--commit", "dcde650f", "--commit", NEWEST, "--dtype", "float32"),
+        ("verdicts", "--commit", NEWEST),
+        ("status", NEWEST, "--since", "dcde650f"),
+    ],
+    ids=" ".join,
+)
+def test_the_tables_of_real_results_fit_80_columns(words):
+    done = command_line.run(*words, "--config", CONFIG, COLUMNS="80")
+    assert done.returncode in (0, 1, 3), done.stderr
+    sentences = ("No,", "Yes,", f"{words[-1]}:", "TransformerLens ", "v", "281d0a89", "3df9a4b4")  # a terminal wraps these
+    lines = [line for line in done.stdout.splitlines() if not line.startswith(sentences)]
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= 80
+    assert "…" not in done.stdout
+
+
+def test_logits_that_were_compared_with_huggingface_alone_are_unjudged_and_neither_right_nor_not_measured(store):
+    values = {cell: 1e-6 if is_measured(cell) else math.nan for cell in CELLS}
+    values["zoo-bloom", "float32", "unprocessed", "TransformerBridge"] = None
+    store({f"accuracy.Logit.track_{statistic}": values for statistic in Statistic})
+    assert {one["word"] for one in checked().values()} == {"unjudged", "failed", "not measured"}
+    done = status("1.0.0", "--model", "zoo-gpt2")
+    assert done.returncode == 3
+    assert "partly unjudged in logits" in done.stdout.splitlines()[0]

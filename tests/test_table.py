@@ -220,7 +220,7 @@ def test_a_model_that_was_never_measured_is_not_called_failing(project):
     done = run("--commit", "v3.0.0", "--model", "zoo-opt", command="verdicts")
     assert done.returncode == 2
     assert "failed" not in done.stderr
-    assert "zoo-opt was not measured at v3.0.0: choose one of zoo-gpt2, zoo-llama" in done.stderr
+    assert "zoo-opt was not measured against the golden at v3.0.0: choose one of zoo-gpt2, zoo-llama" in done.stderr
 
 
 def test_a_damaged_file_of_endings_is_told(project):

@@ -25,6 +25,7 @@ from tlbench.report import outcomes as outcome_report
 from tlbench.report import status as status_report
 from tlbench.report import table as table_report
 from tlbench.report import verdicts as verdict_report
+from tlbench.report.checks import Part
 from tlbench.report.render import Column, Format
 from tlbench.report.slowdowns import CostRow, What
 from tlbench.report.status import Word
@@ -115,7 +116,7 @@ def table(
             if style is not Format.CSV:
                 break
     if not rows_by_space:
-        raise _nothing_matches(f"measured cell in the {' or '.join(spaces)} space", places, read, model)
+        raise _nothing_matches(f"measured cell in the {' or '.join(spaces)} space", places, read, model, "accuracy")
     table_report.show(terminal(), style, names, rows_by_space)
     if left_out:
         print(f"Left out{left_out}.", file=sys.stderr)
@@ -144,7 +145,7 @@ def verdicts(
     every = read(place)
     rows = [row for row in every if row.verdict not in (Verdict.NOT_APPLICABLE, Verdict.NOT_MEASURED)]
     if not rows:
-        raise _nothing_matches("cell with a verdict", [place], read, model)
+        raise _nothing_matches("cell with a verdict", [place], read, model, "truth")
     verdict_report.show(terminal(), style, place.commit, rows)
     print(verdict_report.conclusion(place.commit, every), file=sys.stderr if style is Format.CSV else sys.stdout)
     _say_about((row.cell.model for row in rows), style)
@@ -166,7 +167,7 @@ def advise(
     (place,) = _places(stored, config, [commit], TRUTH, read)
     advised = advice.advise(read(place), size)
     if all(one.word is advice.Use.NOT_MEASURED for one in advised):
-        raise _nothing_matches(f"figure of {model} against the golden", [place], read, model)
+        raise _nothing_matches(f"figure of {model} against the golden", [place], read, model, "truth")
     console = terminal()
     about = f" ({_about(model)})" if _about(model) else ""
     head = f"{model}{about} on TransformerLens {place.name}, for an effect of {size:.3g} nats: {advice.answer(advised)}."
@@ -395,10 +396,10 @@ def _words(rows: Sequence[Row] | Sequence[TruthRow]) -> list[str]:
 
 def _has_run(rows: Sequence[Row] | Sequence[TruthRow]) -> bool:
     """Whether any row was measured, or tried."""
-    return any(word not in (State.NOT_APPLICABLE, State.NOT_MEASURED) for word in _words(rows))
+    return any(word not in ABSENT[1:] for word in _words(rows))
 
 
-def _nothing_matches(what: str, places: Sequence[_Place], read: Reader[R], model: str) -> BadInput:
+def _nothing_matches(what: str, places: Sequence[_Place], read: Reader[R], model: str, module: str) -> BadInput:
     """Says whether what was asked is not applicable or was not measured, and where the nearest figures are."""
     words = [_words(read(each)) for each in places]
     problem = f"no {what} matches{_left_out(places, words)}"
@@ -410,11 +411,13 @@ def _nothing_matches(what: str, places: Sequence[_Place], read: Reader[R], model
     if there := [other.name for other in elsewhere if _has_run(read(other))]:
         return BadInput(f"{problem}: it was measured at {' and '.join(there[-2:])}")
     if model and not any(State.NOT_APPLICABLE in of_place for of_place in words):
-        every = status_report.examine(stored, commit, lambda _: True)
-        measured = sorted({cell.model for part in every for cell, word in part.words.items() if word.has_run})
-        measuring = f"or measure it: `tlbench verify {model} --tl RELEASE`"
-        return BadInput(f"{model} was {Word.NOT_MEASURED} at {places[0].name}: {choices(model, measured)}, {measuring}")
-    return BadInput(f"{problem}: loosen the filters or `asv run`")
+        part = status_report.part_status(stored, commit, Part.LOGITS, lambda _: True, {})
+        measured = sorted({cell.model for cell, word in part.words.items() if word.has_run})
+        nearest = f"{choices(model, measured)}, or measure it" if measured else "measure it"
+        against = "against the golden " if module == "truth" else ""
+        problem = f"{model} was {Word.NOT_MEASURED} {against}at {places[0].name}"
+        return BadInput(f"{problem}: {nearest}: `tlbench verify {model} --tl RELEASE`")
+    return BadInput(f"{problem} at {places[0].name}: loosen the filters or `asv run -b {module}`")
 
 
 def _left_out(places: Sequence[_Place], words_by_place: Sequence[Sequence[str]]) -> str:

@@ -79,9 +79,9 @@ def compare(
     absent = {commit.hash: stored.not_applicable(commit) for commit in (earlier, later)}
     found = []
     for part in Part:
-        benchmark = CLASSES[part]
-        missing = [str(commit) for commit in (earlier, later) if not stored.has(commit, benchmark)]
-        if missing:
+        sources = {str(commit): status.source(stored, commit, part) for commit in (earlier, later)}
+        benchmark = min(filter(None, sources.values()), key=lambda name: name != CLASSES[part], default="")
+        if missing := [name for name, of_commit in sources.items() if of_commit != benchmark or not benchmark]:
             found.append(PartComparison(part, None, None, problem=f"{Word.NOT_MEASURED} at {joined(missing)}"))
             continue
         try:
@@ -180,13 +180,13 @@ def answer(earlier: Commit, later: Commit, parts: Sequence[PartComparison]) -> s
         whats: dict[Part, list[str]] = defaultdict(list)
         for one in worse:
             whats[one.later.part].append(one.later.what)
-        told = joined(f"{part} ({'; '.join(dict.fromkeys(of))})" if len(set(of)) < 4 else part for part, of in whats.items())
+        told = joined(status.named(*item) for item in whats.items())
         head = f"Yes, {names[0]} is worse than {names[1]} in {told}"
     else:
         head = f"No, {names[0]} is nowhere worse than {names[1]} where both were measured ({len(compared):,} checks)"
     clauses = []
     if first := list(dict.fromkeys(one.later.what for one in _of(parts, Change.FIRST_SEEN))):
-        clauses.append(f"wrong, and not measured or n/a in {earlier}: {', '.join(first)}")
+        clauses.append(f"wrong or failed, and not measured or n/a in {earlier}: {', '.join(first)}")
     problems: dict[str, list[Part]] = defaultdict(list)
     for part in parts:
         if part.problem and part.part in ASKED:

@@ -28,7 +28,7 @@ from tlbench.records.outcome import Kind
 from tlbench.report import render
 from tlbench.report.checks import CHECKS, CLASSES, OTHER_CLASSES, OTHER_MODULES, OWN_ERROR, QUESTIONS, RATIO, UNCHECKED, Part
 from tlbench.report.render import CELL, COMMIT, Column, Format
-from tlbench.report.stored import Commit, Figure, StoredResults, TruthRow, is_figure, is_nan
+from tlbench.report.stored import BENCHMARKS, Commit, Figure, Row, State, StoredResults, TruthRow, is_figure, is_nan
 
 NAMED = 4
 """How many models a finding names before it counts the rest."""
@@ -146,17 +146,32 @@ def part_status(
     machine: str = "",
 ) -> PartStatus:
     """One part at a commit, of one machine; ``absent`` says why cells are not applicable."""
-    benchmark = CLASSES[part]
-    if not stored.has(commit, benchmark):
-        return PartStatus(part, "", None, ())
+    benchmark = source(stored, commit, part)
+    if not benchmark:
+        return PartStatus(part, "", None, (), _unknown(stored, commit, part, machine))
     machine = machine or stored.machine(commit, benchmark)
-    if part is Part.LOGITS:
+    if benchmark == CLASSES[Part.LOGITS]:
         checked = [*map(_logits, stored.truth_rows(commit, machine))]
+    elif part is Part.LOGITS:
+        space = next(space for space, name in BENCHMARKS.items() if name == benchmark)
+        checked = [*map(_unjudged_logits, stored.rows(commit, space, machine))]
     else:
         checked = list(_inside(stored, commit, part, machine, absent))
     wanted = tuple(one for one in checked if is_wanted(one.cell))
     at = stored.measured_at(commit, benchmark, machine)
     return PartStatus(part, machine, at, wanted, _unknown(stored, commit, part, machine))
+
+
+def source(stored: StoredResults, commit: Commit, part: Part) -> str:
+    """The benchmark class that has figures of a part at a commit; "" if none has. Only a golden's gives logits a verdict."""
+    classes = [CLASSES[part], *(BENCHMARKS.values() if part is Part.LOGITS else ())]
+    return next((name for name in classes if stored.has(commit, name)), "")
+
+
+def _unjudged_logits(row: Row) -> Checked:
+    word = Word.UNJUDGED if row.state is State.MEASURED else Word(row.state)
+    reason = "measured against HuggingFace alone, which does not say what is right" if word is Word.UNJUDGED else ""
+    return Checked(Part.LOGITS, "logits", row.cell, word, reason=reason)
 
 
 def _logits(row: TruthRow) -> Checked:
@@ -296,7 +311,7 @@ def answer(commit: Commit, parts: Sequence[PartStatus]) -> str:
     clauses = []
     if wrong := by_word[Word.WRONG]:
         is_short = sum(map(len, wrong.values())) <= NAMED
-        clauses.append(f"{Word.WRONG} in {joined(_of_part(*item) if is_short else item[0] for item in wrong.items())}")
+        clauses.append(f"{Word.WRONG} in {joined(named(*item) if is_short else item[0] for item in wrong.items())}")
     if failed := by_word[Word.FAILED]:
         clauses.append(f"{Word.FAILED} in {joined(failed)}")
     is_alarm = bool(clauses)
@@ -314,8 +329,10 @@ def answer(commit: Commit, parts: Sequence[PartStatus]) -> str:
     return f"{head}{'; '.join(clauses)}."
 
 
-def _of_part(part: Part, whats: Sequence[str]) -> str:
-    return str(part) if list(whats) == [part] else f"{part} ({'; '.join(whats)})"
+def named(part: Part, whats: Iterable[str]) -> str:
+    """A part with its checks in brackets, if they are few and say more than the part."""
+    different = list(dict.fromkeys(whats))
+    return str(part) if different == [part] or len(different) > NAMED else f"{part} ({'; '.join(different)})"
 
 
 def few(names: Iterable[str]) -> str:

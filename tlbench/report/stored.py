@@ -205,7 +205,8 @@ class StoredResults:
             is_known = not {name, f"v{name}"}.isdisjoint(self._tags.values())
             problem = f"{name} was not measured" if is_known else f"{name!r} matches no commits with results"
             several = f", the nearest of {len(self.commits)}" if len(self.commits) > NEAREST else ""
-            raise BadInput(f"{problem}: choose one of {_listed(map(str, self._nearest(name)))}{several}")
+            hint = "; `cd releases` has the releases" if (self._folder / "releases" / "asv.conf.json").is_file() else ""
+            raise BadInput(f"{problem}: choose one of {_listed(map(str, self._nearest(name)))}{several}{hint}")
         return matches[0]
 
     def _nearest(self, name: str) -> list[Commit]:

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import math
+import shutil
 from datetime import UTC, datetime
 
 import pytest
@@ -381,6 +382,14 @@ def test_what_a_filter_leaves_without_results_is_not_called_no_worse(store):
     assert done.returncode == 3
     assert "not measured at both: gradients." in done.stdout.splitlines()[0]
     assert since("--model", "zoo-gpt2", "--dtype", "bfloat16").returncode == 0
+
+
+def test_a_fresh_clone_knows_the_releases_by_name_before_it_has_their_history(tmp_path):
+    shutil.copytree(CONFIG.parent / "results", tmp_path / "results")
+    shutil.copy(CONFIG, tmp_path)
+    done = status("4.3.0", "--config", tmp_path / CONFIG.name)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("Yes, in TransformerLens v4.3.0: wrong in hooks")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ TRUTH = "truth.TransformerLens"
 NOISE_FLOOR = "noise_floor.NoiseFloor"
 COSTS = "runtime."
 """Prefix of all benchmarks of costs. All others measure errors."""
+UNTAGGED = "0.0.0"
+"""TransformerLens's version of itself wherever it is built from git."""
 NEAREST = 2
 """How many commits to name beside one that has no results."""
 
@@ -369,14 +371,23 @@ class StoredResults:
 
     @cached_property
     def _tags(self) -> dict[str, str]:
-        """The tag of each commit hash, from the repository itself if it is local, else from asv's clone."""
+        """The tag of each commit hash, from the repository itself if it is local, else from asv's clone.
+
+        Without either, as in a fresh clone before `tlbench history`, the releases that the results' metadata names.
+        """
         for candidate in (self._folder / self._conf.repo, self._folder / self._conf.project):
             if candidate.is_dir():
                 command = ["git", "-C", str(candidate), "for-each-ref", "refs/tags"]
                 fields = "--format=%(refname:strip=2) %(objectname) %(*objectname)"
                 done = subprocess.run([*command, fields], capture_output=True, text=True, check=False)
                 return {words[-1]: words[0] for words in map(str.split, done.stdout.splitlines())}
-        return {}
+        tags = {}
+        for hash_ in {result.commit_hash for result in self._results}:
+            paths = (self._folder / self._conf.results_dir).glob(f"*/{hash_[:8]}-*{SUFFIX}")
+            versions = {metadata.get("transformer-lens", "") for path in paths for metadata in read(path)} - {"", UNTAGGED}
+            if len(versions) == 1:
+                tags[hash_] = f"v{versions.pop()}"
+        return tags
 
 
 def _plain(text: str) -> str:

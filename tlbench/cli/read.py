@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple, NoReturn, TypeVar
@@ -181,7 +181,7 @@ def advise(
 def _beyond_logits(stored: StoredResults, commit: Commit, model: str) -> Iterable[str]:
     """What else is known to be wrong there, of this model or, for what was not measured of it, of others."""
     every = status_report.examine(stored, commit, lambda _: True)
-    own = status_report.examine(stored, commit, lambda cell: cell.model == model)
+    own = [replace(part, checked=tuple(one for one in part.checked if one.cell.model == model)) for part in every]
     measured = {part.part for part in own if part.is_measured}
     found = [one for one in status_report.findings(own) if one.word is Word.WRONG]
     others = [one for one in status_report.findings(every) if one.word is Word.WRONG and one.part not in measured]

@@ -1,5 +1,6 @@
 """Advice follows from stored figures: constructed rows whose answer is plain arithmetic."""
 
+import io
 import math
 from dataclasses import replace
 
@@ -7,8 +8,10 @@ import pytest
 from rich.console import Console
 
 from tlbench import BadInput, Cell
+from tlbench.grid import Option, Wrapper
 from tlbench.metrics.verdict import Verdict
-from tlbench.report.advice import MARGIN, advise, parse_effect, sentences
+from tlbench.report.advice import MARGIN, Use, advise, answer, parse_effect
+from tlbench.report.advice import show as show_advice
 from tlbench.report.render import Format
 from tlbench.report.stored import Commit, Figure, TruthRow
 from tlbench.report.verdicts import show
@@ -46,28 +49,52 @@ def test_an_error_of_a_tenth_of_the_effect_is_safe_and_above_it_is_not():
 def test_the_tail_of_the_error_decides_and_not_its_typical_size():
     heavy = replace(row(), figures=figures(1e-6, tail=1e-3))
     assert not advise([heavy], 1e-3)[0].is_safe
-    assert "error 1e-06 nats (rms), 0.001 nats (99th percentile)" in sentences(advise([heavy], 1e-3))[0]
+    console = Console(file=io.StringIO(), width=120)
+    show_advice(console, advise([heavy], 1e-3))
+    assert "│ too coarse │ float32 │ fold_ln │ TransformerBridge │              0.001 │             1e-06 │" in (
+        console.file.getvalue()
+    )
 
 
 @pytest.mark.parametrize("verdict", [Verdict.UNJUDGED, Verdict.WORSE, Verdict.BROKEN, Verdict.FAILED])
 def test_what_is_not_known_to_be_right_is_never_safe(verdict):
     (one,) = advise([row(rms=1e-12, verdict=verdict)], 1.0)
     assert not one.is_safe
-    assert f"do not use fold_ln ({verdict})" in sentences([one])[0]
+    console = Console(file=io.StringIO(), width=120)
+    show_advice(console, [one])
+    assert f"do not use ({verdict})" in console.file.getvalue()
 
 
-def test_a_cell_that_does_not_exist_is_not_spoken_of():
-    assert advise([row(verdict=Verdict.NOT_APPLICABLE), row(verdict=Verdict.NOT_MEASURED)], 1.0) == []
+def test_a_cell_that_does_not_exist_is_not_spoken_of_and_one_that_was_not_measured_is():
+    (one,) = advise([row(verdict=Verdict.NOT_APPLICABLE), replace(row(verdict=Verdict.NOT_MEASURED), figures={})], 1.0)
+    assert one.word is Use.NOT_MEASURED
+    assert answer([one]) == "TransformerBridge is not measured in float32"
 
 
-def test_the_sentences_state_the_error_and_how_many_times_it_is_below_or_above_the_effect():
-    found = advise([row(rms=1e-4), row(rms=0.1, dtype="bfloat16")], 0.1)
-    assert sentences(found) == [
-        "TransformerBridge, float32: safe with fold_ln: error 0.0001 nats (rms), 0.0003 nats (99th percentile), 333 times "
-        "smaller than the effect",
-        "TransformerBridge, bfloat16: no option is safe: error 0.1 nats (rms), 0.3 nats (99th percentile), 3 times the "
-        "effect",
-    ]
+def test_the_answer_names_what_is_safe_and_what_is_not_and_the_smallest_error_comes_first():
+    found = advise([row(rms=1e-3, option="center_unembed"), row(rms=1e-4), row(rms=0.1, dtype="bfloat16")], 0.1)
+    assert [one.row.cell.option for one in found] == ["fold_ln", "center_unembed", "fold_ln"]
+    assert answer(found) == "TransformerBridge is safe in float32 with each option that was measured; not safe in bfloat16"
+
+
+def test_a_safe_option_is_named_where_another_is_not_and_no_option_at_all_is_never_called_no_option():
+    found = advise([row(rms=1e-4), row(rms=1.0, option="unprocessed")], 0.1)
+    assert answer(found) == "TransformerBridge is safe in float32 with fold_ln"
+
+
+def test_a_wrapper_s_default_is_marked():
+    options = {("TransformerBridge", "unprocessed"), ("HookedTransformer", "all_options")}
+    found = advise([row(wrapper=w, option=o) for w in Wrapper for o in ("unprocessed", "all_options")], 1.0)
+    console = Console(file=io.StringIO(), width=200)
+    show_advice(console, found)
+    marked = {
+        (w, o)
+        for line in console.file.getvalue().splitlines()
+        for w in Wrapper
+        for o in Option
+        if w in line and f"{o} *" in line
+    }
+    assert marked == options
 
 
 def test_the_csv_keeps_every_digit_and_leaves_absent_figures_empty(capsys):

@@ -23,6 +23,17 @@ def test_an_unknown_model_is_refused_with_the_known_ones(write_catalogue):
         write_catalogue(GOOD).get("yours")
 
 
+def test_of_many_models_the_nearest_are_named():
+    embedded = catalogue.load(catalogue.package_dir() / "catalogue.toml")
+    with pytest.raises(BadInput, match=r"unknown model 'SmolLM2': the nearest: smollm2-135m, or add it to"):
+        embedded.get("SmolLM2")
+
+
+def test_what_a_name_does_not_say_is_said():
+    embedded = catalogue.load(catalogue.package_dir() / "catalogue.toml")
+    assert embedded.get("smollm2-135m").about == "SmolLM2-135M-Instruct, dequantized from Q4_1"
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

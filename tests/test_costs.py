@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tlbench.cli import main, read
 from tlbench.exceptions import BadInput
-from tlbench.grid import RuntimeCell
+from tlbench.grid import RuntimeCell, Wrapper
 from tlbench.history import SourceCommit, SourceFile, build_from_trees
 from tlbench.report.render import Format
 from tlbench.report.slowdowns import (
@@ -20,13 +20,15 @@ from tlbench.report.slowdowns import (
     MEMORY_RATIO,
     ChangedRow,
     CostRow,
+    absences,
+    changes,
     growth_rows,
     machine_of,
     memory_rows,
     rows,
     show_changes,
 )
-from tlbench.report.stored import StoredResults
+from tlbench.report.stored import State, StoredResults
 
 MODELS = ["zoo-gpt2", "zoo-llama"]
 GRID = {
@@ -110,19 +112,66 @@ def test_costs_are_those_of_the_machine_that_measured_costs_last_whoever_measure
     assert not rows(StoredResults(config, "errors"), commit)
 
 
-class Machines:
+class Machines(StoredResults):
     """Stored results, of which only who measured which commit is known, the last at the end."""
 
     def __init__(self, **of):
         self.machines = lambda commit, benchmark: of[commit]
+        self._having = self.machines
 
 
 def test_two_commits_are_compared_on_one_machine_even_if_another_measured_one_of_them_since():
-    assert machine_of(Machines(v1=["a", "b"], v2=["a", "b", "c"]), "v1", "v2") == "b"
-    assert machine_of(Machines(v1=["a"], v2=["a", "c"]), "v1", "v2") == "a"
-    assert machine_of(Machines(v2=["a", "c"]), "v2") == "c"
-    with pytest.raises(BadInput, match=r"no machine has costs of v1 and v2: name one for each, e\.g\. c:v2"):
-        machine_of(Machines(v1=["a"], v2=["c"]), "v1", "v2")
+    assert machine_of(Machines(v1=["a", "b"], v2=["a", "b", "c"]), ["v1", "v2"]) == "b"
+    assert machine_of(Machines(v1=["a"], v2=["a", "c"]), ["v1", "v2"]) == "a"
+    assert machine_of(Machines(v2=["a", "c"]), ["v2"]) == "c"
+    with pytest.raises(
+        BadInput, match=r"no machine has measured runtime.Slowdown at each commit \(v1: a; v2: c\): .*MACHINE:"
+    ):
+        machine_of(Machines(v1=["a"], v2=["c"]), ["v1", "v2"])
+
+
+def test_where_one_wrapper_follows_the_other_their_slowdowns_are_paired_and_else_never():
+    hooked, bridge = (RuntimeCell("m", "float32", "all_options", w, "1x64", "cpu", "forward") for w in Wrapper)
+    (paired,) = changes([CostRow(hooked, 1.0, 0.01)], [CostRow(bridge, 2.0, 0.01)])
+    assert (paired.earlier.cell, paired.later.cell) == (hooked, bridge)
+    both = [CostRow(hooked, 1.0, 0.01), CostRow(bridge, 2.0, 0.01)]
+    assert [row.later and row.later.cell for row in changes(both, [CostRow(bridge, 3.0, 0.01)])] == [None, bridge]
+
+
+def test_a_pair_of_wrappers_is_named_in_every_format(capsys):
+    hooked, bridge = (RuntimeCell("m", "float32", "all_options", w, "1x64", "cpu", "forward") for w in Wrapper)
+    row = ChangedRow(CostRow(hooked, 1.0, 0.01), CostRow(bridge, 2.0, 0.01))
+    show_changes(Console(), Format.CSV, "", [row])
+    (line,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (line["wrapper"], line["later_wrapper"]) == ("HookedTransformer", "TransformerBridge")
+    show_changes(Console(), Format.MARKDOWN, "", [row])
+    assert "| TransformerBridge |" in capsys.readouterr().out
+
+
+def test_a_slowdown_that_failed_is_shown_and_is_not_one_that_nobody_measured(config, said):
+    path = next((config.parent / "results" / "costs").glob("*-env.json"))
+    path.write_text(path.read_text().replace("[2.0, NaN, 3.0, NaN]", "[2.0, NaN, null, NaN]"))
+    assert [(line["model"], line["slowdown"]) for line in table(said, "time")] == [
+        ("zoo-gpt2", "2.0"),
+        ("zoo-llama", "failed"),
+    ]
+    cell = RuntimeCell("m", "float32", "all_options", "TransformerBridge", "1x64", "cpu", "forward")
+    for absent, word in (({cell: State.FAILED}, State.FAILED), ({}, State.NOT_MEASURED)):
+        assert [row.absent for row in changes([CostRow(cell, 1.0, 0.1)], [], absent)] == [word]
+    stored = StoredResults(config)
+    words = absences(stored, stored.commit("v1"), "costs")
+    assert {(cell.model, cell.device): word for cell, word in words.items() if cell.operation == "forward"} == {
+        ("zoo-gpt2", "cpu"): State.NOT_MEASURED,  # where there is a slowdown, nobody asks
+        ("zoo-gpt2", "cuda"): State.NOT_MEASURED,
+        ("zoo-llama", "cpu"): State.FAILED,
+        ("zoo-llama", "cuda"): State.NOT_MEASURED,
+    }
+
+
+def test_the_table_names_the_machine_that_its_figures_are_of(config, said):
+    """Exponents of one machine, slowdowns of another that measured since."""
+    status, text = said("--what", "growth", "--format", "markdown")
+    assert (status, "on costs:" in text) == (0, True)
 
 
 def test_a_slowdown_without_its_interval_is_not_told(config, said):
@@ -191,7 +240,7 @@ def test_a_growth_just_beyond_its_own_interval_is_slower_alone_and_chance_among_
         "v2": [CostRow(cell, 1.1 if cell is names[0] else 1.0, 0.08) for cell in names[:n_cells]],
     }
     monkeypatch.setattr(read, "_machine_of_both", lambda *words: "here")
-    monkeypatch.setattr(read, "_slowdowns", lambda name, config, machine: found[name])
+    monkeypatch.setattr(read, "_slowdowns", lambda name, config, machine: (found[name], {}))
     monkeypatch.setattr("sys.argv", ["tlbench", "slower", "v1", "v2", "--format", "markdown"])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -202,7 +251,7 @@ def test_a_growth_just_beyond_its_own_interval_is_slower_alone_and_chance_among_
     assert text.count("| forward") == n_flagged
 
 
-def test_changes_in_csv_have_every_digit_and_say_what_is_gone(capsys):
+def test_changes_in_csv_have_every_digit_and_say_what_was_not_measured(capsys):
     cell = RuntimeCell("m", "float32", "all_options", "TransformerBridge", "1x64", "cpu", "forward")
     both = ChangedRow(CostRow(cell, 1.5, 0.03, 2.0), CostRow(cell, 2.0, 0.21, 3.0))
     show_changes(Console(), Format.CSV, "a title", [both, ChangedRow(CostRow(cell, 1 / 3, 0.03), None)])
@@ -210,4 +259,4 @@ def test_changes_in_csv_have_every_digit_and_say_what_is_gone(capsys):
     assert (grew["earlier"], grew["later"], grew["factor"], grew["reference_factor"]) == ("1.5", "2.0", repr(4 / 3), "1.5")
     assert float(grew["half_width"]) == pytest.approx(0.15)  # the root mean square
     assert gone["earlier"] == repr(1 / 3)
-    assert [gone[name] for name in ("later", "factor", "half_width", "reference_factor")] == ["gone", "", "", ""]
+    assert [gone[name] for name in ("later", "factor", "half_width", "reference_factor")] == ["not measured", "", "", ""]

@@ -10,11 +10,13 @@ from tlbench.exceptions import BadInput
 from tlbench.grid import Cell
 from tlbench.metrics.verdict import JudgedBy
 from tlbench.questions.answers import _write
-from tlbench.questions.registry import ACCURACY
+from tlbench.questions.registry import ACCURACY, HOOKS
 from tlbench.records import endings
 from tlbench.records.endings import Ending
+from tlbench.records.inside import HookTruth
 from tlbench.records.outcome import Kind, Outcome
 
+TRUTH = HookTruth(CELL, 0.0, 0, 0.0, 0.0, 0.0, 0.0, 5, (), (), (), 0, 0.0, 0.0, {}, {})
 OTHER = Cell("zoo-llama", "float16", "all_options", "HookedTransformer")
 
 
@@ -64,6 +66,21 @@ def test_nonfinite_logits_are_a_failure_of_transformerlens_s_and_none_where_hugg
 
 def test_a_cell_that_was_not_measured_here_is_not_said_to_be_anything(left):
     assert left(CELL, Outcome(Kind.NOT_MEASURED, reason="no hub")) is None
+
+
+def test_single_figures_that_are_missing_keep_their_reasons_until_the_cell_is_measured_again(tmp_path):
+    def leave(reasons):
+        _write(HOOKS, CELL, Outcome(Kind.MEASURED, replace(TRUTH, reasons=reasons)), tmp_path / "run", tmp_path / "log")
+        endings.keep(tmp_path / "log", tmp_path / "abc-env.json")
+        return endings.read(tmp_path / f"abc-env{endings.SUFFIX}")
+
+    (tmp_path / "log").mkdir()
+    assert leave({"edits": "ValueError: no", "start_at_layer": "n/a: refused"}) == {
+        ("hooks/edits", str(CELL)): Ending(Kind.FAILED, "ValueError: no", JudgedBy.NOTHING),
+        ("hooks/start_at_layer", str(CELL)): Ending(Kind.NOT_APPLICABLE, "refused", JudgedBy.NOTHING),
+    }
+    assert list(leave({"edits": "ValueError: again"})) == [("hooks/edits", str(CELL))]
+    assert leave({}) == {}
 
 
 def test_cells_that_ended_alike_share_a_line(left, tmp_path):

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import ROOT
 from tests.e2e import conftest as end_to_end
-from tlbench.cli import app, common
+from tlbench.cli import PANELS, app, common
 from tlbench.grid import Dtype, Option, Wrapper
 
 BIN = Path(sys.executable).parent
@@ -101,6 +101,21 @@ def test_the_form_asks_only_for_commands_that_exist():
 
 def fields():
     return [field for field in yaml.safe_load(FORM.read_text())["body"] if field["type"] != "markdown"]
+
+
+def test_the_help_answers_the_questions_of_the_first_screen_and_every_command_has_its_place():
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).output
+    first_screen = (ROOT / "README.md").read_text().split("## ")[0]
+    for words in ("status 4.3.0", "advise", "verify", "where", "verify MODEL --tl SOURCE_TREE", "cd releases"):
+        assert words in shown
+    assert "tlbench status 4.3.0" in first_screen
+    panels = re.split(r"╭─ (.+?) ─+╮", shown)
+    found = {
+        title: re.findall(r"^│ ([a-z]+) ", text, re.MULTILINE)
+        for title, text in zip(panels[1::2], panels[2::2], strict=True)
+    }
+    assert {title: found[title] for title in PANELS} == {title: [*names] for title, names in PANELS.items()}
+    assert {name for names in found.values() for name in names} == set(get_command(app).commands)
 
 
 # The project's metadata ----------------------------------------------------------------------------------------------

@@ -114,8 +114,29 @@ def test_commits_are_found_by_tag_and_by_hash_and_the_newest_is_the_default(proj
     assert [str(commit) for commit in stored.commits] == ["v2.0.0", "v3.0.0"]
     assert stored.commit(None).hash == commits["v3.0.0"]
     assert stored.commit("v2.0.0").hash == stored.commit(commits["v2.0.0"][:8]).hash == commits["v2.0.0"]
-    with pytest.raises(BadInput, match=r"'v9' matches no commits with results: choose one of v2.0.0, v3.0.0"):
-        stored.commit("v9")
+    assert stored.commit("2.0.0").tag == "v2.0.0"
+
+
+@pytest.mark.parametrize(
+    ("asked", "nearest"), [("2.5", "v2.0.0, v3.0.0"), ("v9", "v3.0.0"), ("1.0", "v2.0.0"), ("main", "v2.0.0, v3.0.0")]
+)
+def test_a_commit_without_results_is_refused_with_the_nearest_that_have(project, asked, nearest):
+    with pytest.raises(BadInput, match=rf"'{asked}' matches no commits with results: choose one of {nearest}$"):
+        StoredResults().commit(asked)
+
+
+def test_a_release_that_nobody_measured_is_not_called_unknown(project):
+    folder, _ = project
+    later = build_from_trees(
+        folder / "history.git",
+        [
+            SourceCommit(tag, datetime(2024, month, 1, tzinfo=UTC), tag, {"a": SourceFile(tag.encode())})
+            for month, tag in enumerate(("v2.0.0", "v3.0.0", "v3.1.0"), 1)
+        ],
+    )
+    assert "v3.1.0" in later
+    with pytest.raises(BadInput, match=r"3\.1\.0 was not measured: choose one of v3\.0\.0$"):
+        StoredResults().commit("3.1.0")
 
 
 def test_every_figure_stands_in_its_own_cell_and_failed_not_applicable_and_not_measured_never_look_alike(project):
@@ -160,15 +181,17 @@ def test_verdicts_are_read_back_with_figures_floors_and_no_ops(project):
         assert row.floor == 3e-6
 
 
-def test_the_command_prints_verdicts_and_only_alarms_if_asked(project):
+def test_the_command_prints_verdicts_and_in_a_terminal_what_is_wrong_first(project):
     done = run("--commit", "v3.0.0", "--format", "csv", command="verdicts")
     assert done.returncode == 1, done.stderr
     lines = list(csv.DictReader(io.StringIO(done.stdout)))
     assert len(lines) == len(CELLS)
-    alarms = list(csv.DictReader(io.StringIO(run("--alarms", "--format", "csv", command="verdicts").stdout)))
-    not_right = ("unjudged", "worse", "broken", "failed")
-    assert {line["verdict"] for line in alarms} == {*not_right}
-    assert [line for line in lines if line["verdict"] in not_right] == alarms
+    shown = run(command="verdicts").stdout.splitlines()
+    found = [next(word for word in Verdict if line.startswith(word)) for line in shown if line.startswith(tuple(Verdict))]
+    assert len(found) == len(CELLS)
+    alarms = sum(line["verdict"] in ("worse", "broken", "failed") for line in lines)
+    assert all(word.is_alarm for word in found[:alarms])
+    assert not any(word.is_alarm for word in found[alarms:])
     markdown = run("--format", "markdown", command="verdicts").stdout
     assert sum(line.startswith("| zoo-") for line in markdown.splitlines()) == len(CELLS)
 
@@ -181,13 +204,11 @@ def test_every_cell_is_counted_under_one_of_the_words(project):
     assert table.stderr == "Left out (4 n/a and 4 not measured at v2.0.0).\n"
 
 
-def test_without_an_alarm_there_is_a_sentence_and_unjudged_is_neither_right_nor_wrong(project):
-    right = run("--commit", "v3.0.0", "--model", "zoo-gpt2", "--option", "unprocessed", "--dtype", "float32", "--alarms",
+def test_the_last_line_counts_the_verdicts_and_unjudged_is_neither_right_nor_wrong(project):
+    right = run("--commit", "v3.0.0", "--model", "zoo-gpt2", "--option", "unprocessed", "--dtype", "float32",
                 command="verdicts")  # fmt: skip
-    assert (right.returncode, right.stdout.splitlines()) == (
-        0,
-        ["TransformerLens v3.0.0: no cell is wrong (1 exact, 1 same rounding)."],
-    )
+    assert right.returncode == 0
+    assert right.stdout.splitlines()[-1] == "TransformerLens v3.0.0: no cell is wrong (1 exact, 1 same rounding)."
     cell = next(cell for cell in CELLS if truth_figure(cell, "verdict", "v3.0.0") == SEVERITIES[Verdict.UNJUDGED])
     words = dict(zip(("--model", "--dtype", "--option", "--wrapper"), cell, strict=True))
     unjudged = run(*(word for pair in words.items() for word in pair), command="verdicts")
@@ -199,7 +220,7 @@ def test_a_model_that_was_never_measured_is_not_called_failing(project):
     done = run("--commit", "v3.0.0", "--model", "zoo-opt", command="verdicts")
     assert done.returncode == 2
     assert "failed" not in done.stderr
-    assert "no matching cell of v3.0.0 has a verdict" in done.stderr
+    assert "zoo-opt was not measured against the golden at v3.0.0: choose one of zoo-gpt2, zoo-llama" in done.stderr
 
 
 def test_a_damaged_file_of_endings_is_told(project):
@@ -213,15 +234,16 @@ def test_a_damaged_file_of_endings_is_told(project):
 def test_advice_is_printed_for_an_effect(project):
     done = run("zoo-gpt2", "--effect", "100nats", command="advise")
     assert done.returncode == 0, done.stderr
-    assert "zoo-gpt2 on TransformerLens v3.0.0, for an effect of 100 nats" in done.stdout
-    assert "HookedTransformer, float32: safe with unprocessed" in done.stdout
+    assert "zoo-gpt2 on TransformerLens v3.0.0, for an effect of 100 nats: HookedTransformer is safe in float32" in (
+        " ".join(done.stdout.split())
+    )
     for words in (("zoo-gpt2", "--effect", "much"), ("zoo-opt", "--effect", "1nats")):
         refused = run(*words, command="advise")
         assert (refused.returncode, refused.stdout) == (2, "")
 
 
-def run(*words, command="table"):
-    return command_line.run(command, *words)
+def run(*words, command="table", **environment):
+    return command_line.run(command, *words, **environment)
 
 
 def test_csv_has_the_agreed_columns_and_every_digit(project):
@@ -252,7 +274,7 @@ def test_two_commits_stand_side_by_side_in_issue_496_s_table(project):
 
 
 def test_the_terminal_s_table_holds_the_same_figures(project):
-    done = run("--space", "logit", "--dtype", "float16")
+    done = run("--space", "logit", "--dtype", "float16", COLUMNS="200")
     assert done.returncode == 0, done.stderr
     assert "TransformerLens v3.0.0 against HuggingFace" in done.stdout
     assert (
@@ -269,9 +291,12 @@ def test_the_terminal_s_table_holds_the_same_figures(project):
         (("--space", "outer"), "unknown space 'outer'"),
         (("--format", "pdf"), "unknown format 'pdf'"),
         (("--commit", "v9"), "'v9' matches no commits with results"),
-        (("--commit", "v2.0.0") * 3, "3 times"),
         (("--config", "nowhere.json"), "not found"),
-        (("--model", "zoo-opt"), "no measured cell"),
+        (("--model", "zoo-opt"), "zoo-opt was not measured at v3.0.0"),
+        (
+            ("--commit", "2.0.0", "--wrapper", "TransformerBridge", "--model", "zoo-gpt2"),
+            "4 n/a at v2.0.0): it was measured at v3",
+        ),
         (("--machine", "yours"), "no results of machine 'yours': choose one of m"),
     ],
 )
@@ -333,3 +358,143 @@ def test_csv_of_a_failed_cell_says_failed(project, capsys):
     rows = [row for row in stored.rows(newest, Space.ORIGIN) if row.state is State.FAILED]
     tables.show(Console(), Format.CSV, [newest], {Space.ORIGIN: [rows]})
     assert capsys.readouterr().out.splitlines()[1].endswith("origin,failed,failed,failed,failed")
+
+
+# Several commits ------------------------------------------------------------------------------------------------------
+
+
+def test_any_number_of_commits_stand_below_each_other_and_one_wrapper_below_the_one_that_it_follows(project):
+    folder, commits = project
+    narrowed(folder, commits["v3.0.0"], "HookedTransformer")
+    done = run("--commit", "2.0.0", "--commit", "3.0.0", "--commit", "2.0.0", "--model", "zoo-gpt2", "--dtype", "float32",
+               COLUMNS="160")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [
+        [word.strip() for word in line.strip("│").split("│")] for line in done.stdout.splitlines() if "unprocessed" in line
+    ]
+    assert [line[3:5] for line in lines] == [
+        ["v2.0.0", "HookedTransformer"],
+        ["v3.0.0", "TransformerBridge"],
+        ["v2.0.0", "HookedTransformer"],
+    ]
+    assert [line[-2] for line in lines] == ["", "0.857", "1.17"]  # (2 / 7) / (1 / 3), and back
+
+
+def test_in_markdown_one_wrapper_shares_the_line_of_the_one_that_it_follows(project):
+    folder, commits = project
+    narrowed(folder, commits["v3.0.0"], "HookedTransformer")
+    done = run("--commit", "2.0.0", "--commit", "3.0.0", "--model", "zoo-gpt2", "--dtype", "float32", "--format", "markdown")
+    line = next(line for line in done.stdout.splitlines() if "unprocessed" in line)
+    words = [word.strip() for word in line.strip("|").split("|")]
+    assert words[4:7] == ["HookedTransformer, TransformerBridge", "0.333333", "0.285714"]
+
+
+def test_what_is_not_applicable_at_one_of_two_commits_is_not_said_to_be_not_measured(project):
+    done = run("--commit", "2.0.0", "--commit", "3.0.0", "--wrapper", "TransformerBridge", "--format", "markdown")
+    by_model = {model: [line for line in done.stdout.splitlines() if f"| {model} " in line] for model in MODELS}
+    assert all("| n/a " in line and "not measured" not in line for line in by_model["zoo-gpt2"])
+    assert all("| not measured " in line and "n/a" not in line for line in by_model[NOT_ASKED])
+
+
+def narrowed(folder, commit, wrapper):
+    """Leave a wrapper out of a commit's results, as if it were gone."""
+    path = next((folder / "results" / "m").glob(f"{commit[:8]}-env.json"))
+    data = json.loads(path.read_text())
+    at = data["result_columns"].index("result")
+    for columns in data["results"].values():
+        columns[at] = [math.nan if cell[3] == wrapper else value for cell, value in zip(CELLS, columns[at], strict=True)]
+    path.write_text(json.dumps(data))
+
+
+def test_two_machines_are_compared_only_if_each_is_named(project):
+    folder, commits = project
+    copied(folder, "other", 10**14)
+    next((folder / "results" / "m").glob(f"{commits['v2.0.0'][:8]}-env.json")).unlink()
+    next((folder / "results" / "other").glob(f"{commits['v3.0.0'][:8]}-env.json")).unlink()
+    both = ("--commit", "2.0.0", "--commit", "3.0.0")
+    refused = run(*both)
+    assert refused.returncode == 2
+    assert "no machine has measured accuracy.Origin at each commit (v2.0.0: other; v3.0.0: m)" in refused.stderr
+    named = run("--commit", "other:2.0.0", "--commit", "m:3.0.0", "--format", "markdown")
+    assert named.returncode == 0, named.stderr
+    assert "max v2.0.0 on other" in named.stdout
+    assert "max v3.0.0 on m" in named.stdout
+
+
+def test_two_commits_are_read_from_the_machine_that_has_both(project):
+    folder, commits = project
+    copied(folder, "later", 10**14)
+    next((folder / "results" / "later").glob(f"{commits['v2.0.0'][:8]}-env.json")).unlink()
+    done = run("--commit", "2.0.0", "--commit", "3.0.0", "--format", "csv", "--space", "origin")
+    (first,) = [line for line in csv.DictReader(io.StringIO(done.stdout)) if line["tag"] == "v3.0.0"][:1]
+    assert float(first["max"]) == 1 / 7  # of m, not the 0.5 of the machine that measured since
+
+
+# The newest commit ----------------------------------------------------------------------------------------------------
+
+
+def test_without_a_commit_the_newest_that_has_what_is_asked_is_shown_and_it_is_said(project):
+    folder, commits = project
+    for wrapper in WRAPPERS:
+        narrowed(folder, commits["v3.0.0"], wrapper)
+    for command in ("table", "verdicts"):
+        done = run(command=command)
+        assert "TransformerLens v2.0.0" in done.stdout
+        assert "v3.0.0 has none of this: showing v2.0.0." in done.stderr
+    advised = run("zoo-gpt2", "--effect", "100nats", command="advise")
+    assert "TransformerLens v2.0.0" in " ".join(advised.stdout.split())
+
+
+def test_a_space_that_nobody_measured_gives_way_to_the_next_unless_it_is_asked_for(project):
+    folder, _ = project
+    for path in (folder / "results" / "m").glob("*-env.json"):
+        data = json.loads(path.read_text())
+        data["results"] = {name: value for name, value in data["results"].items() if "Origin" not in name}
+        path.write_text(json.dumps(data))
+    assert "(space: probability)" in " ".join(run().stdout.split())
+    asked = run("--space", "origin")
+    assert asked.returncode == 2
+    assert "no measured cell in the origin space matches" in asked.stderr
+
+
+def test_figures_of_another_machine_are_named_where_the_default_s_lacks_them(project):
+    folder, commits = project
+    copied(folder, SHARED_MACHINE, 0)
+    path = next((folder / "results" / SHARED_MACHINE).glob(f"{commits['v3.0.0'][:8]}-env.json"))
+    path.write_text(path.read_text().replace("zoo-llama", "zoo-opt"))
+    done = run("--model", "zoo-llama", "--commit", "3.0.0", command="verdicts")
+    assert done.returncode == 2
+    assert "m has measured it, add --machine m" in done.stderr
+
+
+# The terminal ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("table",),
+        ("table", "--commit", "2.0.0", "--commit", "3.0.0"),
+        ("verdicts", "--commit", "2.0.0"),
+        ("advise", "zoo-gpt2", "--effect", "1nats"),
+        ("outcomes",),
+        ("status",),
+    ],
+)
+def test_no_table_is_wider_than_the_terminal_and_no_figure_is_cut(project, words, columns):
+    done = command_line.run(*words, COLUMNS=str(columns))
+    tables = [line for line in done.stdout.splitlines() if "zoo-" in line or "float" in line]
+    assert tables
+    assert max(map(len, tables)) <= columns
+    assert "…" not in done.stdout
+
+
+def test_the_models_whose_names_do_not_say_what_they_are_are_explained_and_csv_is_not_touched(project):
+    folder, _ = project
+    for path in (folder / "results" / "m").glob("*-env.json"):
+        path.write_text(path.read_text().replace("zoo-llama", "smollm2-135m"))
+    sentence = "smollm2-135m is SmolLM2-135M-Instruct, dequantized from Q4_1."
+    for command in ("table", "verdicts", "status"):
+        assert sentence in run(command=command).stdout
+        assert sentence not in run("--format", "csv", command=command).stdout

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tlbench.exceptions import BadInput
+from tlbench.exceptions import BadInput, choices
 from tlbench.paths import package_dir
 
 CATALOGUE_VARIABLE = "TLBENCH_CATALOGUE"
@@ -50,6 +50,7 @@ class Model:
         hooked_name: the official name for HookedTransformer, which accepts no folder. Empty: it lacks the architecture.
         replace: fields of HookedTransformerConfig, beside sizes, that differ between ``hooked_name`` and this checkpoint.
         threads: number of threads for every forward pass of this model. It is fixed because it may change the rounding.
+        about: what the model is, where its name does not say it; printed beside its figures.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Model:
     hooked_name: str = ""
     replace: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Catalogue:
         for model in self.models:
             if model.name == name:
                 return model
-        raise BadInput(f"unknown model {name!r}: choose one of {', '.join(self.names())}, or add it to {self.path}")
+        raise BadInput(f"unknown model {name!r}: {choices(name, self.names())}, or add it to {self.path}")
 
 
 def catalogue_path() -> Path:

@@ -1,5 +1,8 @@
 """The errors that tlbench raises. Every message says what was requested, what tlbench found, and what to do."""
 
+from collections.abc import Collection
+from difflib import get_close_matches
+
 
 class TlbenchError(Exception):
     """Base class of all errors that tlbench raises on purpose."""
@@ -39,3 +42,14 @@ class NotGolden(TlbenchError):
 
 class NoGolden(NotMeasured):
     """There is no golden to measure against. The message says why."""
+
+
+def choices(word: str, known: Collection[str], most: int = 6) -> str:
+    """What to choose instead of an unknown word: the nearest known ones, or all if they are few or none is near."""
+    spelled = {name.lower(): name for name in known}
+    typed = word.lower()
+    near = [name for name in spelled if typed and (typed in name or name in typed)]
+    near += [name for name in get_close_matches(typed, spelled, n=3) if name not in near]
+    if near and len(known) > most:
+        return f"the nearest: {', '.join(spelled[name] for name in near[:3])}"
+    return f"choose one of {', '.join(known)}"

@@ -104,7 +104,11 @@ def test_a_nan_in_one_model_leaves_the_other_measured(project):
 
 def test_the_reasons_are_told(project):
     done = subprocess.run(
-        [BIN / "tlbench", "outcomes", "--failed"], cwd=project.folder, capture_output=True, text=True, check=True
+        [BIN / "tlbench", "outcomes", "--failed", "--format", "markdown"],
+        cwd=project.folder,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert re.search(r"TransformerLens returned \d+ non-finite logits", done.stdout)
     assert "importing TransformerLens failed (ModuleNotFoundError: No module named 'nothing_like_it')" in done.stdout

@@ -8,7 +8,25 @@ from tlbench.cli import cache, judge, prepare, read
 from tlbench.cli.common import app
 from tlbench.exceptions import TlbenchError
 
+PANELS = {
+    "Read what was measured": ("status", "advise", "table", "verdicts", "costs", "slower", "outcomes", "env"),
+    "Measure a model": ("verify", "where", "budget"),
+}
+"""The commands of each part of the help, in order. The others prepare what these need."""
+
 __all__ = ["app", "cache", "judge", "main", "prepare", "read"]
+
+
+def _arrange_help() -> None:
+    order = [name for names in PANELS.values() for name in names]
+    panels = {name: panel for panel, names in PANELS.items() for name in names}
+    for command in app.registered_commands:
+        command.name = str(command.name or getattr(command.callback, "__name__", ""))
+        command.rich_help_panel = panels.get(command.name, "Prepare")
+    app.registered_commands.sort(key=lambda command: [*order, command.name].index(command.name))
+
+
+_arrange_help()
 
 
 def main() -> None:

@@ -14,7 +14,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from tlbench.paths import package_dir
 
-HELP = "Measure how wrong TransformerLens's numbers are. To measure over its history, use asv: see docs/quick-start.md."
+HELP = """Measure how wrong TransformerLens's numbers are.
+
+\b
+Is anything wrong in a release?      tlbench status 4.3.0
+Is my effect larger than the error?  tlbench advise MODEL --effect 0.01nats
+Is my model right?                   tlbench verify FOLDER --tl 4.3.0
+Where is it wrong?                   tlbench where FOLDER --tl 4.3.0
+Is my change to TransformerLens?     tlbench verify MODEL --tl SOURCE_TREE
+
+Stored results are read in the current folder: `cd releases` has twelve releases. To measure over history, use asv.
+"""
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Config = Annotated[Path | None, typer.Option(help="asv's configuration file; default: the one in the current folder.")]
 FormatName = Annotated[str, typer.Option(help="rich, markdown or csv.")]
@@ -48,6 +58,11 @@ def progress_bar(console: Console) -> Progress:
     """A progress bar with a description, a count and the elapsed time."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console)
+
+
+def terminal() -> Console:
+    """A console as wide as the terminal, or 80 columns where there is none; tables fit it."""
+    return Console(highlight=False)
 
 
 def wide_console() -> Console:

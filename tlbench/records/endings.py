@@ -21,6 +21,10 @@ from tlbench.records.serial import restored
 
 SUFFIX = ".endings.jsonl"  # of the file beside a results file; asv would read a ``.json`` there as results
 Asked = tuple[str, str]  # a question's name and a cell, both as text
+PART = "/"
+"""Between a question's name and that of an attempt within it, such as ``hooks/start_at_layer``."""
+NOT_APPLICABLE = "n/a"
+"""The prefix of an attempt's reason that means not applicable; see :mod:`tlbench.questions.attempts`."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +62,37 @@ def left_by_run(folder: Path) -> Iterator[tuple[Asked, Ending | None]]:
             kind: Any = Outcome[Measurement] if data["question"] == ACCURACY else Outcome[dict[str, Any]]
             outcome: Outcome[Any] = restored(kind, data)
             yield (data["question"], data["cell"]), of_outcome(outcome)
+            for attempt, ending in of_attempts(outcome):
+                yield (f"{data['question']}{PART}{attempt}", data["cell"]), ending
+
+
+def of_attempts(outcome: Outcome[Any]) -> Iterator[tuple[str, Ending]]:
+    """Yield why single figures of a measured cell are missing: its record keeps a reason for each attempt."""
+    reasons = outcome.record.get("reasons", {}) if isinstance(outcome.record, dict) else {}
+    for attempt, reason in reasons.items():
+        kind = Kind.NOT_APPLICABLE if reason.startswith(NOT_APPLICABLE) else Kind.FAILED
+        yield attempt, Ending(kind, reason.removeprefix(f"{NOT_APPLICABLE}: "), JudgedBy.NOTHING)
 
 
 def keep(folder: Path, results: Path) -> None:
     """Merge the outcomes in a folder into the file beside a results file. Other cells in that file stay.
 
+    A cell that was measured again loses what was kept of its attempts.
+
     Raises BadInput if the existing file is damaged, or the file cannot be written.
     """
     stored = results.with_suffix(SUFFIX)
-    merged = {**(read(stored) if stored.is_file() else {}), **dict(left_by_run(folder))}
+    left = dict(left_by_run(folder))
+    earlier = {key: end for key, end in (read(stored) if stored.is_file() else {}).items() if _whole(key) not in left}
+    merged = {**earlier, **left}
     endings = {key: ending for key, ending in merged.items() if ending}
     if endings or stored.exists():
         with written_whole(stored) as path:
             path.write_text("".join(_lines(endings)))
+
+
+def _whole(asked: Asked) -> Asked:
+    return asked[0].split(PART)[0], asked[1]
 
 
 def read(stored: Path) -> Mapping[Asked, Ending]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 import subprocess
-from collections.abc import Callable, Collection, Mapping
-from contextlib import chdir
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import chdir, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
+from packaging.version import InvalidVersion, Version
+
 from tlbench.arithmetic import SHARED_MACHINE, is_shared
 from tlbench.environments.metadata import SUFFIX, Metadata, read
-from tlbench.exceptions import BadInput
+from tlbench.exceptions import BadInput, choices
 from tlbench.grid import Cell, Space, Statistic
 from tlbench.metrics.verdict import JudgedBy, Verdict, word_of
 from tlbench.questions.registry import ACCURACY
@@ -29,6 +32,10 @@ TRUTH = "truth.TransformerLens"
 NOISE_FLOOR = "noise_floor.NoiseFloor"
 COSTS = "runtime."
 """Prefix of all benchmarks of costs. All others measure errors."""
+UNTAGGED = "0.0.0"
+"""TransformerLens's version of itself wherever it is built from git."""
+NEAREST = 2
+"""How many commits to name beside one that has no results."""
 
 K = TypeVar("K")
 
@@ -118,10 +125,13 @@ class Commit:
 class StoredResults:
     """The results that an asv configuration points to.
 
+    Each figure has one machine. Unless one is named it is chosen by what was measured when, as asv's results files say, and
+    never by the times of files: of the machines with figures of that benchmark at that commit, the shared arithmetic's comes
+    first if errors are asked for, then the one that measured it last.
+
     Args:
         config: the configuration file; by default asv's own choice in the current folder.
-        machine: the machine whose results to read. By default, at each commit: errors in the shared arithmetic, or of the
-            machine that measured errors last; and the costs of the machine that measured costs last.
+        machine: the only machine whose results to read; "" for all.
 
     Raises:
         BadInput: if there is no configuration. Every method: if there are no results, or a file beside them is damaged.
@@ -138,6 +148,7 @@ class StoredResults:
             raise BadInput(f"{str(error).strip()} {advice}") from error
         self._folder = (config.resolve().parent if config else Path.cwd()).resolve()
         self._machine = machine
+        self._measured: dict[tuple[int, str], bool] = {}
 
     @cached_property
     def _results(self) -> list[Any]:
@@ -150,27 +161,65 @@ class StoredResults:
             raise BadInput(f"no results under {folder}: run `asv run` or `make bench` first")
         of_machine = [result for result in results if self._machine in ("", result.params["machine"])]
         if not of_machine:
-            known = ", ".join(sorted({result.params["machine"] for result in results}))
-            raise BadInput(f"no results of machine {self._machine!r}: choose one of {known}")
+            known = sorted({result.params["machine"] for result in results})
+            raise BadInput(f"no results of machine {self._machine!r}: {choices(self._machine, known)}")
         return of_machine
+
+    def tracks(self, commit: Commit, benchmark: str, machine: str) -> list[str]:
+        """The tracks of a benchmark class that have a figure or a failure at a commit on a machine, without the class."""
+        here = [r for r in self._results if (r.commit_hash, r.params["machine"]) == (commit.hash, machine)]
+        names = sorted({name for r in here for name in r.get_all_result_keys() if name.startswith(f"{benchmark}.track_")})
+        return [name.split(".track_")[1] for name in names if any(self._has(result, name) for result in here)]
+
+    def classes(self, commit: Commit) -> list[str]:
+        """The benchmark classes that have a figure or a failure at a commit on any machine."""
+        here = [result for result in self._results if result.commit_hash == commit.hash]
+        names = {_class(name) for result in here for name in result.get_all_result_keys() if ".track_" in name}
+        return [name for name in sorted(names) if self.has(commit, name)]
+
+    @cached_property
+    def models(self) -> list[str]:
+        """Every model that any result has a place for, measured or not."""
+        tracks = [(result, name) for result in self._results for name in result.get_all_result_keys()]
+        names = (result.get_result_params(name)[0] for result, name in tracks if result.get_result_params(name))
+        return sorted({_plain(word) for words in names for word in words})
 
     @cached_property
     def commits(self) -> list[Commit]:
         """The commits with results, oldest first."""
-        tags = self._tags()
         unique = {result.commit_hash: int(result.date) for result in self._results}
-        commits = [Commit(hash_, date, tags.get(hash_, "")) for hash_, date in unique.items()]
+        commits = [Commit(hash_, date, self._tags.get(hash_, "")) for hash_, date in unique.items()]
         return sorted(commits, key=lambda commit: (commit.date_ms, commit.hash))
 
     def commit(self, name: str | None) -> Commit:
-        """The commit with that tag or hash prefix, else BadInput; without a name, the newest."""
+        """The commit with that tag (with or without its v) or hash prefix; without a name, the newest.
+
+        Raises:
+            BadInput: if no commit with results has that name, with the nearest that have; or if several have.
+        """
         if not name:
             return self.commits[-1]
-        matches = [c for c in self.commits if c.tag == name or (len(name) >= 4 and c.hash.startswith(name.lower()))]
-        if len(matches) != 1:
-            known = ", ".join(map(str, self.commits))
-            raise BadInput(f"{name!r} matches {len(matches) or 'no'} commits with results: choose one of {known}")
+        hashes = [c for c in self.commits if len(name) >= 4 and c.hash.startswith(name.lower())]
+        matches = [c for c in self.commits if c.tag in (name, f"v{name}")] or hashes
+        if len(matches) > 1:
+            raise BadInput(f"{name!r} matches {len(matches)} commits: choose one of {_listed(c.hash[:12] for c in matches)}")
+        if not matches:
+            is_known = not {name, f"v{name}"}.isdisjoint(self._tags.values())
+            problem = f"{name} was not measured" if is_known else f"{name!r} matches no commits with results"
+            several = f", the nearest of {len(self.commits)}" if len(self.commits) > NEAREST else ""
+            hint = "; `cd releases` has the releases" if (self._folder / "releases" / "asv.conf.json").is_file() else ""
+            raise BadInput(f"{problem}: choose one of {_listed(map(str, self._nearest(name)))}{several}{hint}")
         return matches[0]
+
+    def _nearest(self, name: str) -> list[Commit]:
+        """The commits with results before and after a release; the newest ones if the name is no version."""
+        with suppress(InvalidVersion):
+            wanted, tagged = Version(name), [c for c in self.commits if _version(c.tag)]
+            before = [c for c in tagged if (_version(c.tag) or wanted) < wanted]
+            after = [c for c in tagged if c not in before]
+            if tagged:
+                return [*before[-1:], *after[:1]]
+        return self.commits[-NEAREST:]
 
     def machine(self, commit: Commit, benchmark: str = "") -> str:
         """The machine whose results are read at a commit: the last of :meth:`machines`."""
@@ -179,44 +228,94 @@ class StoredResults:
     def machines(self, commit: Commit, benchmark: str = "") -> list[str]:
         """The machines with results of a commit, ordered so that the one to read is last.
 
-        With a benchmark, only those with results of its kind, errors or costs. If none has any, all of them.
+        With a track, its class or module (``runtime.``), only those with a figure or a failure there. If none has, all.
         """
         here = [result for result in self._results if result.commit_hash == commit.hash]
+        of_kind = [result for result in here if benchmark and self._has(result, _class(benchmark))]
         is_cost = benchmark.startswith(COSTS)
-        of_kind = [r for r in here if benchmark and any(is_cost is n.startswith(COSTS) for n in r.get_all_result_keys())]
 
-        def order(machine: str) -> tuple[bool, bool, int, str]:
-            own = [result for result in here if result.params["machine"] == machine]
-            last = max((int(start) for result in own for start in result.started_at.values() if start), default=0)
+        def order(machine: str) -> tuple[bool, bool, float, str]:
+            last = self._last_start(of_kind or here, machine, _class(benchmark) if of_kind else "")
             return not is_cost and is_shared(machine), not is_cost and machine == SHARED_MACHINE, last, machine
 
         return sorted({result.params["machine"] for result in of_kind or here}, key=order)
 
-    def environments(self, commit: Commit) -> list[Metadata]:
+    def common_machine(self, commits: Collection[Commit], benchmark: str) -> str:
+        """The machine to read for all these commits, so that no comparison mixes two.
+
+        Raises:
+            BadInput: if no machine has measured that benchmark at all of them.
+        """
+        *_, last = commits
+        ordered = [name for name in self.machines(last, benchmark) if self.has(last, benchmark, name)]
+        common = [name for name in ordered if all(self.has(commit, benchmark, name) for commit in commits)]
+        if not common:
+            words = [f"{commit}: {_listed(self._having(commit, benchmark)) or 'none'}" for commit in commits]
+            problem = f"no machine has measured {_class(benchmark)} at each commit ({'; '.join(words)})"
+            raise BadInput(f"{problem}: to compare two machines, write MACHINE:COMMIT for each")
+        return common[-1]
+
+    def has(self, commit: Commit, benchmark: str, machine: str = "") -> bool:
+        """Whether a benchmark has a figure or a failure at a commit, on one machine or any."""
+        return any(machine in ("", name) for name in self._having(commit, benchmark))
+
+    def _having(self, commit: Commit, benchmark: str) -> list[str]:
+        prefix = _class(benchmark)
+        here = [result for result in self._results if result.commit_hash == commit.hash]
+        return sorted({result.params["machine"] for result in here if self._has(result, prefix)})
+
+    def _has(self, result: Any, prefix: str) -> bool:
+        key = (id(result), prefix)
+        if key not in self._measured:
+            names = [name for name in result.get_all_result_keys() if name.startswith(prefix)]
+            values = (result.get_result_value(name, result.get_result_params(name)) for name in names)
+            self._measured[key] = any(not is_nan(value) for of_track in values for value in of_track)
+        return self._measured[key]
+
+    def measured_at(self, commit: Commit, benchmark: str, machine: str) -> datetime | None:
+        """When a machine last started to measure a benchmark at a commit, as asv's results say; None if they do not."""
+        here = [result for result in self._results if result.commit_hash == commit.hash]
+        last = self._last_start(here, machine, _class(benchmark))
+        return datetime.fromtimestamp(last / 1000, UTC) if last else None
+
+    @staticmethod
+    def _last_start(results: Iterable[Any], machine: str, prefix: str) -> float:
+        """In ms since 1970; 0 if it is not known."""
+        own = (result.started_at for result in results if result.params["machine"] == machine)
+        return max((float(at) for starts in own for name, at in starts.items() if at and name.startswith(prefix)), default=0)
+
+    def environments(self, commit: Commit, machine: str = "") -> list[Metadata]:
         """The environments that the results of a commit were measured in, last run last; BadInput if none is stored."""
-        found = [metadata for path in self._beside(commit, SUFFIX) for metadata in read(path)]
+        machine = machine or self.machine(commit)
+        found = [metadata for path in self._beside(commit, SUFFIX, machine) for metadata in read(path)]
         if not found:
-            machine = self.machine(commit)
             raise BadInput(f"no environment is stored for the results of {commit} on {machine}: `asv run` it again")
         return found
 
-    def endings(self, commit: Commit, benchmark: str) -> Mapping[Asked, Ending]:
-        """How cells without a figure ended, and notes on verdicts, on the machine that is read for a benchmark."""
+    def endings(self, commit: Commit, benchmark: str = "", machine: str = "") -> Mapping[Asked, Ending]:
+        """How cells without a figure ended, and notes on verdicts, on a machine or the one that is read for a benchmark."""
         found: dict[Asked, Ending] = {}
-        for path in self._beside(commit, endings.SUFFIX, benchmark):
+        for path in self._beside(commit, endings.SUFFIX, machine or self.machine(commit, benchmark)):
             found |= endings.read(path)
         return found
 
-    def _beside(self, commit: Commit, suffix: str, benchmark: str = "") -> list[Path]:
+    def not_applicable(self, commit: Commit) -> Mapping[str, str]:
+        """Why cells are not applicable: no such wrapper, option or architecture, whichever machine or question noticed."""
+        paths = sorted((self._folder / self._conf.results_dir).glob(f"*/{commit.hash[:8]}-*{endings.SUFFIX}"))
+        found = (item for path in paths for item in endings.read(path).items())
+        return {cell: e.reason for (asked, cell), e in found if e.kind is Kind.NOT_APPLICABLE and endings.PART not in asked}
+
+    def _beside(self, commit: Commit, suffix: str, machine: str) -> list[Path]:
         """The files with this suffix beside a commit's results."""
-        folder = self._folder / self._conf.results_dir / self.machine(commit, benchmark)
+        folder = self._folder / self._conf.results_dir / machine
         return sorted(folder.glob(f"{commit.hash[:8]}-*{suffix}"))
 
-    def rows(self, commit: Commit, space: Space) -> list[Row]:
+    def rows(self, commit: Commit, space: Space, machine: str = "") -> list[Row]:
         """Every cell of a commit in one space, in grid order."""
+        machine = machine or self.machine(commit, BENCHMARKS[space])
         tracks = {statistic: f"{BENCHMARKS[space]}.track_{statistic}" for statistic in Statistic}
-        by_statistic = {statistic: self.values(commit, track, Cell) for statistic, track in tracks.items()}
-        ended, no_ops = self.endings(commit, tracks[Statistic.MAX]), self._no_ops(commit)
+        by_statistic = {statistic: self.values(commit, track, Cell, machine) for statistic, track in tracks.items()}
+        ended, no_ops = self.endings(commit, machine=machine), self._no_ops(commit, machine)
         rows = []
         for cell in by_statistic[Statistic.MAX]:
             figures = {statistic: values.get(cell, math.nan) for statistic, values in by_statistic.items()}
@@ -225,14 +324,18 @@ class StoredResults:
             rows.append(Row(commit.hash, commit.tag, cell, space, state, values, cell in no_ops))
         return rows
 
-    def truth_rows(self, commit: Commit) -> list[TruthRow]:
+    def truth_rows(self, commit: Commit, machine: str = "") -> list[TruthRow]:
         """Every cell of a commit against the golden, in grid order."""
-        track = f"{TRUTH}.track_verdict"
-        by_figure = {figure: self.values(commit, f"{TRUTH}.track_{figure}", Cell) for figure in Figure}
-        floors = [self.values(commit, f"{NOISE_FLOOR}.track_{name}", Cell) for name in ("repeat", "threads", "batch")]
-        ended, no_ops = self.endings(commit, track), self._no_ops(commit)
+        machine = machine or self.machine(commit, TRUTH)
+
+        def values(track: str) -> dict[Cell, float | None]:
+            return self.values(commit, track, Cell, machine)
+
+        by_figure = {figure: values(f"{TRUTH}.track_{figure}") for figure in Figure}
+        floors = [values(f"{NOISE_FLOOR}.track_{name}") for name in ("repeat", "threads", "batch")]
+        ended, no_ops = self.endings(commit, machine=machine), self._no_ops(commit, machine)
         rows = []
-        for cell, severity in self.values(commit, track, Cell).items():
+        for cell, severity in values(f"{TRUTH}.track_verdict").items():
             figures = {figure: float(value) for figure, values in by_figure.items() if is_figure(value := values.get(cell))}
             floor = max((float(value) for values in floors if is_figure(value := values.get(cell))), default=None)
             ending = ended.get((ACCURACY.name, str(cell)))
@@ -241,18 +344,18 @@ class StoredResults:
             rows.append(TruthRow(commit.hash, commit.tag, cell, figures, floor, verdict, *basis))
         return rows
 
-    def _no_ops(self, commit: Commit) -> set[Cell]:
+    def _no_ops(self, commit: Commit, machine: str) -> set[Cell]:
         """The cells whose option should have changed weights and changed none."""
-        changed = self.values(commit, CHANGED_WEIGHTS, Cell)
+        changed = self.values(commit, CHANGED_WEIGHTS, Cell, machine)
         return {cell for cell, count in changed.items() if count == 0 and any(cell.option.flags().values())}
 
-    def values(self, commit: Commit, name: str, cell: Callable[..., K]) -> dict[K, float | None]:
-        """The values of a benchmark at a commit: None if failed, NaN if skipped or not run.
+    def values(self, commit: Commit, name: str, cell: Callable[..., K], machine: str = "") -> dict[K, float | None]:
+        """The values of a track at a commit: None if failed, NaN if skipped or not run.
 
         ``cell`` makes a cell from the benchmark's parameters, which are all text.
         """
         found: dict[K, float | None] = {}
-        machine = self.machine(commit, name)
+        machine = machine or self.machine(commit, name)
         for result in self._results:
             here = (result.commit_hash, result.params["machine"]) == (commit.hash, machine)
             if not here or name not in result.get_all_result_keys():
@@ -261,20 +364,50 @@ class StoredResults:
             params = result.get_result_params(name)
             points = itertools.product(*params)
             for point, value in zip(points, result.get_result_value(name, params), strict=True):
-                key = cell(*(text.strip("'\"") for text in point))
+                key = cell(*map(_plain, point))
                 if key not in found or is_nan(found[key]):
                     found[key] = value
         return found
 
+    @cached_property
     def _tags(self) -> dict[str, str]:
-        """The tag of each commit hash, from the repository itself if it is local, else from asv's clone."""
+        """The tag of each commit hash, from the repository itself if it is local, else from asv's clone.
+
+        Without either, as in a fresh clone before `tlbench history`, the releases that the results' metadata names.
+        """
         for candidate in (self._folder / self._conf.repo, self._folder / self._conf.project):
             if candidate.is_dir():
                 command = ["git", "-C", str(candidate), "for-each-ref", "refs/tags"]
                 fields = "--format=%(refname:strip=2) %(objectname) %(*objectname)"
                 done = subprocess.run([*command, fields], capture_output=True, text=True, check=False)
                 return {words[-1]: words[0] for words in map(str.split, done.stdout.splitlines())}
-        return {}
+        tags = {}
+        for hash_ in {result.commit_hash for result in self._results}:
+            paths = (self._folder / self._conf.results_dir).glob(f"*/{hash_[:8]}-*{SUFFIX}")
+            versions = {metadata.get("transformer-lens", "") for path in paths for metadata in read(path)} - {"", UNTAGGED}
+            if len(versions) == 1:
+                tags[hash_] = f"v{versions.pop()}"
+        return tags
+
+
+def _plain(text: str) -> str:
+    """A parameter's value: asv stores its repr."""
+    return text.strip("'\"")
+
+
+def _class(benchmark: str) -> str:
+    """The benchmark class of a track; a class or a module as it is."""
+    return benchmark.split(".track_", maxsplit=1)[0]
+
+
+def _version(tag: str) -> Version | None:
+    with suppress(InvalidVersion):
+        return Version(tag)
+    return None
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
 
 
 def is_figure(value: float | None) -> TypeGuard[float]:

@@ -24,20 +24,27 @@ SHOWN = {
     Figure.TOP1_TIES: "ties",
     Figure.TOTAL_RMS: "total rms, nats",
 }
+DROPPED = (Figure.RATIO, Figure.TOTAL_RMS, Figure.KL_NATS, Figure.TOP1_FLIPS, Figure.BITS_LOST, Figure.CORRELATION)
+"""In a narrow terminal, the last of these is left out first, after the others; the ratio stays."""
 COLUMNS = (
     *COMMIT,
     *CELL,
-    *(Column(SHOWN.get(figure), "{:.3g}".format, csv=figure) for figure in Figure),
-    Column("floor, nats", "{:.2g}".format, csv="floor"),
-    Column("verdict", csv=None),
+    *(
+        Column(SHOWN.get(figure), "{:.3g}".format, csv=figure, drop=DROPPED.index(figure) if figure in DROPPED else 9)
+        for figure in Figure
+    ),
+    Column("floor, nats", "{:.2g}".format, csv="floor", drop=8),
+    Column("verdict", csv=None, is_first=True),
     Column(None, csv="verdict"),
     Column(None, csv="judged_by"),
 )
 
 
 def show(console: Console, style: Format, commit: Commit, rows: Sequence[TruthRow]) -> None:
-    """One line per cell."""
+    """One line per cell; in a terminal what is wrong comes first, then what is unjudged."""
     lines = []
+    if style is Format.RICH:
+        rows = sorted(rows, key=lambda row: (not row.verdict.is_alarm, row.verdict.passes))
     for row in rows:
         words = [word(row.verdict, row.judged_by), row.verdict, row.judged_by]
         lines.append([row.commit, row.tag, *astuple(row.cell), *map(row.figures.get, Figure), row.floor, *words])

@@ -19,7 +19,7 @@ from tlbench import catalogue as catalogues
 from tlbench.catalogue import Catalogue, Model, Source
 from tlbench.checkpoints import hub
 from tlbench.checkpoints import prompts as prompt_sets
-from tlbench.checkpoints.contents import READ_SUFFIXES, require_safetensors
+from tlbench.checkpoints.contents import READ_SUFFIXES, WEIGHT_SUFFIX, require_safetensors
 from tlbench.checkpoints.derived import CONFIG, Derived, derived
 from tlbench.exceptions import BadInput
 from tlbench.files import folder_written_whole, locked, sha256_of_unchanged, tree_digest, write_json, written_whole

@@ -79,7 +79,7 @@ def _in_use(entry: dict[str, str]) -> Iterator[Catalogue]:
             os.environ[CATALOGUE_VARIABLE] = before
 
 
-def _toml(value: str | int) -> str:
+def _toml(value: object) -> str:
     """A value as TOML, which is JSON but for characters beyond 16 bits, that it does not escape in halves, and for DEL."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

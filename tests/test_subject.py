@@ -1,11 +1,14 @@
 """A model that is named on the command line, and is in no catalogue."""
 
+import errno
+import os
 import shutil
 import threading
 from pathlib import Path
 
 import pytest
 
+from tests import command
 from tlbench import BadInput, catalogue
 from tlbench.checkpoints import ensure
 from tlbench.cli.subject import prepared
@@ -117,3 +120,16 @@ def test_what_is_no_model_is_told_with_what_there_is():
 def test_an_official_name_for_a_model_of_the_catalogue_is_refused_not_ignored():
     with pytest.raises(BadInput, match=r"zoo-gpt2 is in .*: leave it out"), prepared("zoo-gpt2", "gpt2"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"), [(errno.ENOSPC, "free some disk space"), (errno.EACCES, "check that it exists")]
+)
+def test_what_the_system_refuses_is_a_sentence(monkeypatch, code, advice):
+    def refuse():
+        raise OSError(code, os.strerror(code), "/tmp/a")
+
+    monkeypatch.setattr("tlbench.cli.app", refuse)
+    done = command.run("verify", "zoo-gpt2")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"tlbench: cannot use /tmp/a ({os.strerror(code)}): {advice}")

@@ -10,6 +10,7 @@ import, in a fork of a process that has imported torch and transformers (``tools
 """
 
 import argparse
+import hashlib
 import json
 import re
 import subprocess
@@ -80,9 +81,10 @@ def main(arguments):
     parser.add_argument("--since", default="v1.3.0")
     parser.add_argument("--until", default="main")
     parser.add_argument("--commit", action="append", help="only this commit")
-    parser.add_argument("--kept", type=Path, help="default: commits.jsonl in tlbench's cache")
+    parser.add_argument("--kept", type=Path, help="default: a file in tlbench's cache, for these pins")
     options = parser.parse_args(arguments)
-    kept = options.kept or cache_dir() / "commits.jsonl"
+    pins = "".join(path.read_text() for path in sorted(installer.ERAS.glob("*.txt")))
+    kept = options.kept or cache_dir() / f"commits-{hashlib.sha256(pins.encode()).hexdigest()[:8]}.jsonl"
     history = History(options.repository)
     try:
         commits = history.commits(options.commit or history.walk(options.since, options.until))

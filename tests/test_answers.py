@@ -150,6 +150,15 @@ def test_a_damaged_figure_is_measured_again_and_replaced(measured, tmp_path, con
     assert measurer.calls == 1
 
 
+def test_a_cache_that_cannot_be_written_loses_no_figure(measured, monkeypatch):
+    def refuse(path, *_, **__):
+        raise BadInput(f"no disk space left to write {path}")
+
+    measured(FIGURES)
+    monkeypatch.setattr(answers, "write_json", refuse)
+    assert attempted(CELL) == Outcome(Kind.MEASURED, FIGURES)
+
+
 def test_remeasure_measures_again(measured, monkeypatch):
     measurer = measured(FIGURES)
     attempted(CELL)

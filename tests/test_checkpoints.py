@@ -192,6 +192,27 @@ def test_a_pickle_is_refused(own_cache, write_catalogue, tmp_path, one):
         ensure(model, models)
 
 
+def test_weights_in_parts_their_index_and_every_vocabulary_are_pinned(own_cache, write_catalogue, tmp_path, one):
+    folder = shutil.copytree(one[1].folder, tmp_path / "mine")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in ("special_tokens_map.json", "vocab.tiktoken", "spiece.model"):
+        (folder / name).write_text("{}")
+    models, model = local(write_catalogue, folder)
+    ensure(model, models)
+    for name in ("model.safetensors.index.json", "special_tokens_map.json", "vocab.tiktoken", "spiece.model"):
+        before = (folder / name).read_text()
+        (folder / name).write_text(before + " ")
+        with pytest.raises(BadInput, match=rf"{name} is truncated or altered .*: restore the file or, to accept the change"):
+            locate(model, models)
+        (folder / name).write_text(before)
+    (folder / "model-00001-of-00001.safetensors").unlink()
+    (folder / "model-00002-of-00001.safetensors").touch()
+    with pytest.raises(BadInput, match=r"lacks model-00001-of-00001.safetensors, which model.safetensors.index.json names"):
+        ensure(model, models)
+
+
 def test_a_folder_without_a_config_is_refused(own_cache, write_catalogue, tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -219,7 +240,7 @@ def test_without_the_hub_a_hub_model_is_skipped_within_a_second(own_cache, write
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     models = write_catalogue('[[model]]\nname = "far"\nsource = "hub"\nrepo = "organisation/model"\n')
     started = time.monotonic()
-    with pytest.raises(CheckpointUnavailable, match="Hub cannot be reached"):
+    with pytest.raises(CheckpointUnavailable, match=r"the Hub cannot be reached .*HF_HUB_OFFLINE is set"):
         ensure(models.get("far"), models)
     assert time.monotonic() - started < 1
 

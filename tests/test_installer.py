@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tlbench.environments import installer, provenance, reference_python
-from tlbench.exceptions import WrongTransformerLens
+from tlbench.exceptions import WrongLibrary, WrongTransformerLens
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -120,6 +120,9 @@ def test_a_checkout_that_does_not_build_is_told(tmp_path, capsys, monkeypatch):
 FILES = [("transformer_lens/__init__.py", "x = 1\n"), ("transformer_lens/data/a.json", "{}"), ("other/b.py", "")]
 
 
+LIBRARIES = {"torch": "2.13.0+cpu", "transformers": "5.23.0"}
+
+
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """A package of two files that is imported, and a record of the wheel that it came from."""
@@ -130,7 +133,15 @@ def installed(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setitem(sys.modules, "transformer_lens", type(sys)("transformer_lens"))
     sys.modules["transformer_lens"].__path__ = [str(tmp_path / "site" / "transformer_lens")]
-    record = {"commit": "c" * 40, "package_digest": provenance.wheel_digest({n: t.encode() for n, t in FILES})}
+    for name, version in LIBRARIES.items():
+        library = type(sys)(name)
+        library.__file__, library.__version__ = str(tmp_path / "site" / name / "__init__.py"), version
+        monkeypatch.setitem(sys.modules, name, library)
+    record = {
+        "commit": "c" * 40,
+        "package_digest": provenance.wheel_digest({n: t.encode() for n, t in FILES}),
+        "packages": [f"{name}=={version}" for name, version in LIBRARIES.items()],
+    }
     (tmp_path / provenance.RECORD_NAME).write_text(json.dumps(record))
     provenance.prove.cache_clear()
     yield tmp_path
@@ -153,6 +164,22 @@ def test_compiled_files_do_not_disturb_the_proof(installed):
 def test_a_package_that_differs_from_its_wheel_is_refused(installed, name):
     (installed / "site" / "transformer_lens" / name).write_text("x = 2\n")
     with pytest.raises(WrongTransformerLens, match="differ from the wheel built from cccccccc"):
+        provenance.prove()
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_library_from_outside_the_environment_is_refused(installed, monkeypatch, name):
+    monkeypatch.setattr(sys.modules[name], "__file__", "/elsewhere/site-packages/library/__init__.py")
+    with pytest.raises(WrongLibrary, match=f"imported {name} from /elsewhere/site-packages/library, not from the environ"):
+        provenance.prove()
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_library_that_was_replaced_after_the_installation_is_refused(installed, monkeypatch, name):
+    monkeypatch.setattr(sys.modules[name], "__version__", "1.0")
+    with pytest.raises(
+        WrongLibrary, match=rf"imported {name}==1.0 in .*, but {name}=={re.escape(LIBRARIES[name])} was inst"
+    ):
         provenance.prove()
 
 
@@ -183,3 +210,55 @@ def test_goldens_are_computed_where_measuring_is_if_the_versions_are_the_pinned_
             folder.mkdir(parents=True)
             (folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
     assert (reference_python(python) == python) is is_used
+
+
+PINS_OF_1_9 = [
+    "torch (>=1.10)",
+    'nvidia-cublas-cu12 (==12.1.3.1) ; platform_system == "Linux" and platform_machine == "x86_64"',
+    'triton (==2.1.0) ; platform_system == "Linux" and platform_machine == "x86_64"',
+    "transformers (>=4.25.1)",
+]
+
+
+def test_packages_that_come_with_torch_are_left_to_torch(tmp_path):
+    original = wheel(tmp_path, PINS_OF_1_9, FILES)
+    copy = installer.with_torchs_own(original, tmp_path / "copy")
+    assert [requirement.name for requirement in installer.requirements_of(copy)] == ["torch", "transformers"]
+    assert copy.name == original.name
+    with zipfile.ZipFile(original) as one, zipfile.ZipFile(copy) as other:
+        assert one.namelist() == other.namelist()
+        assert all(one.read(name) == other.read(name) for name, _ in FILES)
+
+
+def test_a_wheel_that_requires_none_of_torch_s_packages_is_installed_as_it_is(tmp_path):
+    original = wheel(tmp_path, PINS_OF_1_9[:1])
+    assert installer.with_torchs_own(original, tmp_path / "copy") == original
+    assert not (tmp_path / "copy").exists()
+
+
+def test_the_wheel_that_is_installed_pins_neither_triton_nor_nvidia_s_packages(tmp_path, monkeypatch):
+    required = []
+
+    def run_uv(*words, doing):
+        if "--reinstall-package" in words:
+            (installed,) = (Path(word) for word in words if word.endswith(".whl"))
+            required.extend(requirement.name for requirement in installer.requirements_of(installed))
+        return ""
+
+    monkeypatch.setattr(installer, "run_uv", run_uv)
+    monkeypatch.setattr(installer, "_record", lambda *_: None)
+    installer.install(wheel(tmp_path, PINS_OF_1_9), "c" * 40)
+    assert required == ["torch", "transformers"]
+
+
+@pytest.mark.parametrize("refusal", ["No space left on device (os error 28)", "Read-only file system (os error 30)"])
+def test_a_disk_that_refuses_an_installation_is_told_with_what_to_do(monkeypatch, refusal):
+    command = [sys.executable, "-c", f"import sys; sys.exit('error: {refusal}')"]
+    with pytest.raises(installer.InstallError, match=r"installing failed .*set TLBENCH_CACHE and UV_CACHE_DIR"):
+        installer._run(command, doing="installing")
+
+
+def test_an_installation_that_hangs_ends(monkeypatch):
+    monkeypatch.setattr(installer, "TIME_LIMIT_S", 0.1)
+    with pytest.raises(installer.InstallError, match=r"installing took longer than 0 s: check the network"):
+        installer._run([sys.executable, "-c", "import time; time.sleep(60)"], doing="installing")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import tomllib
+import zipfile
 from dataclasses import dataclass
 from importlib.metadata import metadata, version
 from pathlib import Path
@@ -175,6 +176,30 @@ def test_every_locked_package_runs_on_the_first_python_3_11():
     assert {name for name in pins if version(name).split("+")[0] != pins[name].split("+")[0]} == set()
 
 
+@pytest.mark.slow
+def test_the_wheel_has_the_locks_and_the_catalogue(tmp_path):
+    """Outside a checkout there is nothing else to read them from."""
+    command = [sys.executable, "-m", "uv", "build", "--quiet", "--out-dir", tmp_path, ROOT]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        for name in ("requirements.lock", "catalogue.toml", "catalogue.lock.json", "environments/eras/era4.lock.txt"):
+            source = ROOT / name if name == "requirements.lock" else ROOT / "tlbench" / name
+            assert archive.read(f"tlbench/{name}") == source.read_bytes()
+
+
+def test_no_environment_variable_and_no_file_is_evaluated_as_code():
+    code = re.compile(r"(?<![.\w])(eval|exec)\(")
+    for folder in ("asv_plugins", "benchmarks", "tlbench", "tools"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert not code.search(path.read_text()), path
+
+
+def test_no_committed_file_is_a_process_s_empty_lock():
+    listed = subprocess.run(["git", "ls-files", "*.lock"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [name for name in listed.stdout.split() if not (ROOT / name).stat().st_size] == []
+
+
 # CONTRIBUTING.md -----------------------------------------------------------------------------------------------------
 
 PATH = r"`((?:tlbench|benchmarks|tests|docs|tools|asv_plugins|results|releases)/[\w./-]+\.\w+)`"
@@ -187,7 +212,7 @@ CREATED = {
     "tlbench/questions/causality.py",
     "tlbench/records/causality.py",
 }
-COPIED = ("asv_plugins", "benchmarks", "tests", "tlbench", "tools", "pyproject.toml")
+COPIED = ("asv_plugins", "benchmarks", "tests", "tlbench", "tools", "pyproject.toml", "requirements.lock")
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tlbench.exceptions import CellFailed, NoGolden
-from tlbench.execution import server
+from tlbench.exceptions import BadInput, CellFailed, NoGolden
+from tlbench.execution import client, server
 from tlbench.execution.client import Server, beside
 
 HERE = __name__
@@ -226,3 +227,37 @@ def beside_folder():
 
 def test_each_interpreter_has_a_server_of_its_own():
     assert beside("references").name != beside("references", python=Path(sys.executable).with_name("another")).name
+
+
+def test_a_server_imports_tlbench_alone_from_where_that_is_installed(tmp_path, monkeypatch):
+    """Beside an installed tlbench lies its own torch, which must not hide that of the environment under test."""
+    site = tmp_path / "site-packages"
+    site.mkdir()
+    (site / "tlbench").symlink_to(client.package_dir())
+    (site / "torch.py").write_text("")
+    monkeypatch.setattr(client, "package_dir", lambda: site / "tlbench")
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    command = f"{sys.executable} -c 'import importlib.util as util; print(util.find_spec(\"torch\").origin)'"
+    one = Server("test", tmp_path)
+    assert Path(one.call("subprocess:getoutput", command)) == Path(find_spec("torch").origin)
+    assert os.listdir(one.call("os:getenv", "PYTHONPATH")) == ["tlbench"]
+
+
+def test_a_call_that_hangs_ends_with_the_time_limit_and_its_process_too(one, monkeypatch):
+    one.start()
+    monkeypatch.setenv("TLBENCH_TIME_LIMIT", "0.2")
+    with pytest.raises(CellFailed, match=r"gave no answer for 0.2 s: .* set TLBENCH_TIME_LIMIT to more seconds"):
+        one.call("time:sleep", 600)
+    monkeypatch.delenv("TLBENCH_TIME_LIMIT")
+    parent = psutil.Process(one.call("os:getppid"))
+    deadline = time.monotonic() + 10
+    while parent.children() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not parent.children()
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf", "soon"])
+def test_a_time_limit_that_is_no_time_is_refused(monkeypatch, limit):
+    monkeypatch.setenv("TLBENCH_TIME_LIMIT", limit)
+    with pytest.raises(BadInput, match=f"invalid TLBENCH_TIME_LIMIT='{limit}'"):
+        client.time_limit_s()

@@ -80,6 +80,11 @@ class Catalogue:
         """The file that pins each checkpoint's SHA-256."""
         return self.path.with_name(f"{self.path.stem}.lock.json")
 
+    @property
+    def is_packaged(self) -> bool:
+        """Whether it is tlbench's own."""
+        return self.path == packaged_path()
+
     def names(self) -> list[str]:
         """Every model's name, in order."""
         return [model.name for model in self.models]
@@ -95,7 +100,12 @@ class Catalogue:
 def catalogue_path() -> Path:
     """The path of the current catalogue: ``$TLBENCH_CATALOGUE``, else the one beside this module."""
     override = os.environ.get(CATALOGUE_VARIABLE)
-    return Path(override).expanduser().resolve() if override else package_dir() / "catalogue.toml"
+    return Path(override).expanduser().resolve() if override else packaged_path()
+
+
+def packaged_path() -> Path:
+    """The path of tlbench's own catalogue."""
+    return package_dir() / "catalogue.toml"
 
 
 def load(path: Path | None = None) -> Catalogue:
@@ -106,7 +116,7 @@ def load(path: Path | None = None) -> Catalogue:
 @lru_cache
 def _load(path: Path) -> Catalogue:
     try:
-        data = tomllib.loads(path.read_text())
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         reason = f"cannot read the catalogue {path} ({error.strerror})"
         raise BadInput(f"{reason}: unset or correct {CATALOGUE_VARIABLE}") from error

@@ -36,6 +36,10 @@ class WrongTransformerLens(CellFailed):
     """The imported TransformerLens is not the requested commit."""
 
 
+class WrongLibrary(CellFailed):
+    """The imported torch or transformers is not the one that was installed for the TransformerLens under test."""
+
+
 class NotGolden(TlbenchError):
     """An evaluation meant as a golden is not float64 all the way."""
 

@@ -62,7 +62,7 @@ def written_whole(target: Path) -> Iterator[Path]:
 
     Raises BadInput, with what to change, if the folder is not writable or the disk is full.
     """
-    with _disk_errors(target):
+    with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         os.close(handle)
@@ -84,7 +84,7 @@ def write_json(target: Path, value: Any, *, sort: bool = True) -> None:
 @contextmanager
 def folder_written_whole(target: Path) -> Iterator[Path]:
     """The same with a temporary folder, which replaces the ``target`` folder."""
-    with _disk_errors(target):
+    with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
@@ -99,7 +99,7 @@ def folder_written_whole(target: Path) -> Iterator[Path]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file ``path`` against other processes and threads. It is released even if the process dies."""
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path).acquire()
     with lock:
@@ -107,15 +107,15 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """Within the block, turn a full or read-only disk into ``BadInput``."""
+def disk_errors(path: Path, variable: str = "TLBENCH_CACHE") -> Iterator[None]:
+    """Within the block, turn a full or read-only disk into ``BadInput``. The ``variable`` says where ``path`` lies."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = "free some, or set TLBENCH_CACHE to a folder on a larger disk"
+            advice = f"free some, or set {variable} to a folder on a larger disk"
             raise BadInput(f"no disk space left to write {path}: {advice}") from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            advice = "make the folder writable, or set TLBENCH_CACHE to one that is"
+            advice = f"make the folder writable, or set {variable} to one that is"
             raise BadInput(f"cannot write {path} ({error.strerror}): {advice}") from error
         raise

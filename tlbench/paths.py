@@ -28,6 +28,12 @@ def package_dir() -> Path:
     return Path(__file__).resolve().parent
 
 
+def checkout_dir() -> Path | None:
+    """The top folder of the repository that tlbench runs in. None if it was installed from a wheel."""
+    folder = package_dir().parent
+    return folder if (folder / "asv.conf.json").is_file() else None
+
+
 def outcomes_dir() -> Path | None:
     """The folder for outcomes of an asv run, by machine and commit, beside asv's environments. None outside asv."""
     commit, configuration = os.environ.get(COMMIT_VARIABLE), os.environ.get(CONFIGURATION_VARIABLE)

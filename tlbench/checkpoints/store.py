@@ -9,28 +9,27 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlparse
 
 from safetensors import safe_open
 
 from tlbench import catalogue as catalogues
 from tlbench.catalogue import Catalogue, Model, Source
+from tlbench.checkpoints import hub
 from tlbench.checkpoints import prompts as prompt_sets
-from tlbench.checkpoints.derived import CONFIG, TOKENIZER_NAMES, Derived, derived
-from tlbench.exceptions import BadInput, CheckpointUnavailable
+from tlbench.checkpoints.contents import READ_SUFFIXES, WEIGHT_SUFFIX, require_safetensors
+from tlbench.checkpoints.derived import CONFIG, Derived, derived
+from tlbench.exceptions import BadInput
 from tlbench.files import folder_written_whole, locked, sha256_of_unchanged, tree_digest, write_json, written_whole
 from tlbench.paths import cache_dir
 from tlbench.spans import Category, span
 
-HUB_PROBE_TIMEOUT_S = 0.8
-WEIGHT_SUFFIX = ".safetensors"
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 DERIVED = "derived files"
 """The key, among a model's pins, for the files that are no links in its derived folder."""
+NO_FILES = (DERIVED, hub.COMMIT)
+"""The keys among a model's pins that are not the names of files."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,29 @@ Pins = dict[str, dict[str, str]]
 
 
 def read_pins(catalogue: Catalogue) -> Pins:
-    """Read the lock file; empty if there is none. Raises ``BadInput`` if it is damaged."""
-    path = catalogue.lock_path
+    """Read the lock file and, of the packaged catalogue, this machine's own pins. Raises ``BadInput`` if one is damaged."""
+    own = _pins_in(_own_lock(), "delete it") if catalogue.is_packaged else {}
+    return own | _pins_in(catalogue.lock_path, "restore it from version control")
+
+
+def _pins_in(path: Path, advice: str) -> Pins:
     try:
         pins = json.loads(path.read_text()) if path.exists() else {}
         return {name: {str(k): str(v) for k, v in files.items()} for name, files in pins.items()}
     except (ValueError, AttributeError) as error:
-        raise BadInput(f"cannot read {path} ({error}): restore it from version control") from error
+        raise BadInput(f"cannot read {path} ({error}): {advice}") from error
+
+
+def _own_lock() -> Path:
+    """Pins of the packaged catalogue's Hub models. They are this machine's, unless someone asks to put them in the lock."""
+    return cache_dir() / "hub.lock.json"
+
+
+def _pin(model: Model, catalogue: Catalogue, pins: dict[str, str], in_lock: bool) -> None:
+    is_own = model.source is Source.HUB and catalogue.is_packaged and not in_lock
+    path = _own_lock() if is_own else catalogue.lock_path
+    with locked(cache_dir() / "locks" / "pins.lock"):
+        write_json(path, _pins_in(path, "delete it") | {model.name: pins})
 
 
 def locate(model: Model, catalogue: Catalogue) -> Checkpoint:
@@ -106,11 +121,12 @@ def locate(model: Model, catalogue: Catalogue) -> Checkpoint:
             raise BadInput(f"{model.name}: the derived config.json or tokenizer does not match its pin: {advice}")
         if portable:
             # The derived folder must hold the files just verified. transformers reads all of them but the prompts.
-            for name in {*pins, CONFIG} - {DERIVED, prompt_sets.FILE_NAME}:
+            for name in {*_of_files(pins), CONFIG} - {prompt_sets.FILE_NAME}:
                 if not portable.has(name):
                     raise BadInput(f"{model.name}: missing or altered file {portable.folder / name}: {advice} to restore it")
         prompts = prompt_sets.load(_prompts_file(model, folder))
-        return Checkpoint(model, portable.folder if portable else folder, tree_digest(pins), prompts)
+        files = {name: digest for name, digest in pins.items() if name != hub.COMMIT}
+        return Checkpoint(model, portable.folder if portable else folder, tree_digest(files), prompts)
 
 
 def named(name: str) -> Checkpoint:
@@ -119,10 +135,13 @@ def named(name: str) -> Checkpoint:
     return locate(catalogue.get(name), catalogue)
 
 
-def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lambda _: None) -> Checkpoint:
+def ensure(
+    model: Model, catalogue: Catalogue, say: Callable[[str], None] = lambda _: None, *, in_lock: bool = False
+) -> Checkpoint:
     """Find the model's checkpoint; make or download it if it is missing. Safe to interrupt and to run concurrently.
 
-    A model without a pin is pinned in the catalogue's lock file. ``say`` receives a short progress message at each step.
+    A model without a pin is pinned in the catalogue's lock file. A Hub model of tlbench's own catalogue is pinned in the
+    cache, unless its pins shall be ``in_lock``. ``say`` receives a short progress message at each step.
 
     Raises:
         CheckpointUnavailable: if it is a Hub model and the Hub cannot be reached.
@@ -139,12 +158,8 @@ def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lamb
                 say("making")
                 folder = _make(model, pins, say)
         else:
-            if model.source is Source.HUB:
-                say("downloading")
-                folder = _fetch(model)
-            else:
-                folder = _folder(model, pins)
-            _require_safetensors(model, folder)
+            folder = _fetched(model, pins, say) if model.source is Source.HUB else _folder(model, pins)
+            require_safetensors(model.name, folder)
             if not _prompts_file(model, folder).exists():
                 say("tokenizing")
                 prompts = making.make_prompts(model, folder)
@@ -157,24 +172,28 @@ def ensure(model: Model, catalogue: Catalogue, say: Callable[[str], None] = lamb
             say("translating config.json")
             portable.make()
         derived_pin = {DERIVED: portable.sha256} if portable else {}
-        if not pins or pins.get(DERIVED) != derived_pin.get(DERIVED):
+        if not pins or pins.get(DERIVED) != derived_pin.get(DERIVED) or in_lock:
             say("pinning")
-            files = pins or hashes(model, folder, _prompts_file(model, folder))
-            files.pop(DERIVED, None)
-            with locked(cache_dir() / "locks" / "pins.lock"):
-                write_json(catalogue.lock_path, read_pins(catalogue) | {model.name: files | derived_pin})
+            files = _of_files(pins) or hashes(model, folder, _prompts_file(model, folder))
+            commit = {hub.COMMIT: hub.commit_of(folder)} if model.source is Source.HUB else {}
+            _pin(model, catalogue, files | commit | derived_pin, in_lock)
         say("verifying")
         return locate(model, catalogue)
 
 
 def hashes(model: Model, folder: Path, prompts_file: Path) -> dict[str, str]:
-    """The SHA-256 of every file that affects a figure: configuration, weights, tokenizer, prompts."""
+    """The SHA-256 of every file that affects a figure: configuration, weights and their index, tokenizer, prompts."""
     files = {
         path.name: sha256_of_unchanged(path)
         for path in sorted(folder.iterdir())
-        if path.name in (CONFIG, *TOKENIZER_NAMES) or path.suffix == WEIGHT_SUFFIX
+        if path.suffix in READ_SUFFIXES and path.is_file()
     }
     return files | {prompt_sets.FILE_NAME: sha256_of_unchanged(prompts_file)}
+
+
+def _of_files(pins: dict[str, str]) -> dict[str, str]:
+    """The pins of the original files."""
+    return {name: digest for name, digest in pins.items() if name not in NO_FILES}
 
 
 # Paths ---------------------------------------------------------------------------------------------------------------
@@ -182,13 +201,18 @@ def hashes(model: Model, folder: Path, prompts_file: Path) -> dict[str, str]:
 
 def _folder(model: Model, pins: dict[str, str]) -> Path:
     if model.source is Source.HUB:
-        return _hub_snapshot(model)
+        return hub.snapshot(model, pins.get(hub.COMMIT))
     folder = Path(model.path) if model.source is Source.LOCAL else _made_folder(model, pins)
     if not folder.is_dir():
         if model.source is Source.LOCAL:
             raise BadInput(f"{model.name}: no folder {folder}: correct `path` in the catalogue")
         raise BadInput(f"no checkpoint of {model.name} on this machine: run `tlbench checkpoints {model.name}`")
     return folder
+
+
+def _fetched(model: Model, pins: dict[str, str], say: Callable[[str], None]) -> Path:
+    needed = _of_files(pins).keys() - {prompt_sets.FILE_NAME}
+    return hub.fetch(model, needed, pins.get(hub.COMMIT), say)
 
 
 def _made_folder(model: Model, files: dict[str, str]) -> Path:
@@ -212,20 +236,24 @@ def _prompts_file(model: Model, folder: Path) -> Path:
 # Verifying -----------------------------------------------------------------------------------------------------------
 
 
+_ADVICE = {
+    Source.LOCAL: "restore the file or, to accept the change, remove its pins from the lock file",
+    Source.HUB: "if the revision moved, name the pinned commit or, to accept the change, remove the pins from the lock file",
+}
+
+
 def _verify(model: Model, folder: Path, pins: dict[str, str]) -> None:
     """Verify the original files, which are all the pinned ones but the derived."""
-    _require_safetensors(model, folder)
-    for name, expected in pins.items():
-        if name == DERIVED:
-            continue
+    require_safetensors(model.name, folder)
+    for name, expected in _of_files(pins).items():
         path = _prompts_file(model, folder) if name == prompt_sets.FILE_NAME else folder / name
         if not path.is_file():
             raise BadInput(f"{model.name}: missing {path}: run `tlbench checkpoints {model.name}` to restore it")
         digest = sha256_of_unchanged(path)
         if digest != expected:
             raise BadInput(
-                f"{model.name}: {path} is truncated or altered (SHA-256 {digest[:16]}…, expected {expected[:16]}…): delete "
-                f"the folder and run `tlbench checkpoints {model.name}`"
+                f"{model.name}: {path} is truncated or altered (SHA-256 {digest[:16]}…, expected {expected[:16]}…): "
+                f"{_ADVICE.get(model.source, f'delete the folder and run `tlbench checkpoints {model.name}`')}"
             )
 
 
@@ -235,19 +263,6 @@ def _is_intact(model: Model, folder: Path, pins: dict[str, str]) -> bool:
     except BadInput:
         return False
     return True
-
-
-def _require_safetensors(model: Model, folder: Path) -> None:
-    names = [path.name for path in folder.iterdir()]
-    if CONFIG not in names:
-        raise BadInput(f"{model.name}: {folder} is not a HuggingFace checkpoint: it has no config.json")
-    if not any(name.endswith(WEIGHT_SUFFIX) for name in names):
-        pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
-        content = f"only the pickle {pickles[0]}" if pickles else "no weights"
-        raise BadInput(
-            f"{model.name}: {folder} holds {content}, but tlbench reads only safetensors, because loading a pickle runs "
-            "code: save the model with `save_pretrained(..., safe_serialization=True)`"
-        )
 
 
 # Making --------------------------------------------------------------------------------------------------------------
@@ -273,57 +288,3 @@ def _make(model: Model, pins: dict[str, str], say: Callable[[str], None]) -> Pat
     if target.exists():
         shutil.rmtree(target)
     return staging.rename(target)
-
-
-# The Hub -------------------------------------------------------------------------------------------------------------
-
-
-def _hub_snapshot(model: Model) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model.repo, revision=model.revision, local_files_only=True))
-    except HFValidationError as error:
-        raise BadInput(f"{model.name}: invalid Hub repo id {model.repo!r}: {error}") from error
-    except LocalEntryNotFoundError as error:
-        raise CheckpointUnavailable(
-            f"{model.name}: {model.repo} is not in this machine's HuggingFace cache: run `tlbench checkpoints {model.name}` "
-            "where the Hub can be reached"
-        ) from error
-
-
-def _fetch(model: Model) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-    try:
-        return _hub_snapshot(model)
-    except CheckpointUnavailable:
-        _require_hub(model)
-    try:
-        patterns = [CONFIG, f"*{WEIGHT_SUFFIX}", "*.safetensors.index.json", *TOKENIZER_NAMES]
-        return Path(huggingface_hub.snapshot_download(model.repo, revision=model.revision, allow_patterns=patterns))
-    except (GatedRepoError, RepositoryNotFoundError) as error:
-        raise CheckpointUnavailable(
-            f"{model.name}: the Hub denies access to {model.repo}: accept its licence there and set HF_TOKEN"
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise CheckpointUnavailable(f"{model.name}: downloading {model.repo} failed: {error}") from error
-
-
-def _require_hub(model: Model) -> None:
-    """Check within a second whether the Hub can be reached."""
-    from huggingface_hub import constants
-
-    host = urlparse(constants.ENDPOINT).hostname or ""
-    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
-    if not reason:
-        try:
-            socket.create_connection((host, 443), timeout=HUB_PROBE_TIMEOUT_S).close()
-        except OSError as error:
-            reason = f"no connection ({error})"
-    if reason:
-        raise CheckpointUnavailable(
-            f"{model.name}: {model.repo} is not in the HuggingFace cache and the Hub cannot be reached: {reason}"
-        )

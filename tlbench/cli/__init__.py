@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 from tlbench.cli import cache, judge, prepare, read
@@ -35,6 +36,13 @@ def main() -> None:
         app()
     except TlbenchError as error:
         print(f"tlbench: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        advice = "free some disk space, or set TMPDIR and TLBENCH_CACHE to folders on a larger disk"
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            advice = "check that it exists and that you may read or write it"
+        print(f"tlbench: cannot use{where or ' a file'} ({error.strerror or error}): {advice}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("tlbench: interrupted. Finished work is kept: run the command again to continue", file=sys.stderr)

@@ -21,6 +21,7 @@ from tlbench.report.render import Column, Format
 
 WHOLE_FOLDERS = {
     "checkpoints": "models that tlbench made or fetched",
+    "clones": "commits of TransformerLens that were fetched",
     "envs": "environments with a TransformerLens",
     "portable": "checkpoints with translated configurations",
     "prompts": "token ids of models that tlbench did not make",

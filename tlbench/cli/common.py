@@ -56,7 +56,13 @@ def options(version: Annotated[bool, VERSION] = False) -> None:
 
 def progress_bar(console: Console) -> Progress:
     """A progress bar with a description, a count and the elapsed time."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     return Progress(*columns, console=console)
 
 

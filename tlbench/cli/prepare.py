@@ -13,10 +13,10 @@ import typer
 from rich.console import Console
 
 from tlbench import catalogue as catalogues
-from tlbench.catalogue import Catalogue, Model
+from tlbench.catalogue import Catalogue, Model, Source
 from tlbench.cli.common import app, progress_bar
-from tlbench.exceptions import CheckpointUnavailable, NoGolden, TlbenchError
-from tlbench.paths import cache_dir, package_dir
+from tlbench.exceptions import BadInput, CheckpointUnavailable, NoGolden, TlbenchError
+from tlbench.paths import cache_dir, checkout_dir
 
 Say = Callable[[str], None]
 Names = Annotated[list[str] | None, typer.Argument(help="Catalogue names; default: all.")]
@@ -25,7 +25,11 @@ Repository = Annotated[Path | None, typer.Option(help="Path of the bare git repo
 
 
 @app.command()
-def checkpoints(names: Names = None, quiet: Quiet = False) -> None:
+def checkpoints(
+    names: Names = None,
+    pin: Annotated[bool, typer.Option("--pin", help="Pin Hub models in the catalogue's lock file, to commit them.")] = False,
+    quiet: Quiet = False,
+) -> None:
     """Make or fetch the checkpoints, verify and pin them. Safe to interrupt and to run twice at once."""
     from tlbench.checkpoints import ensure
 
@@ -34,7 +38,7 @@ def checkpoints(names: Names = None, quiet: Quiet = False) -> None:
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
     def make(model: Model, catalogue: Catalogue, say: Say) -> str:
-        checkpoint = ensure(model, catalogue, say)
+        checkpoint = ensure(model, catalogue, say, in_lock=pin and model.source is Source.HUB)
         return f"{checkpoint.sha256[:12]}  {checkpoint.folder}"
 
     _for_each("checkpoints", names, make, quiet)
@@ -97,7 +101,10 @@ def history(repository: Repository = None) -> None:
     """Build a git repository of TransformerLens's releases from PyPI: one commit per release, the same on every machine."""
     from tlbench.history import build_history
 
-    target = repository or package_dir().parent / "releases" / "TransformerLens.git"
+    checkout = checkout_dir()
+    target = repository or (checkout and checkout / "releases" / "TransformerLens.git")
+    if target is None:
+        raise BadInput("tlbench runs outside a checkout: name the repository to write with --repository PATH")
     console = Console()
     with progress_bar(console) as progress:
         task = progress.add_task("listing releases", total=None)

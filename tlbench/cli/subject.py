@@ -14,7 +14,7 @@ from pathlib import Path
 from tlbench import catalogue as catalogues
 from tlbench.catalogue import CATALOGUE_VARIABLE, Catalogue, Source
 from tlbench.checkpoints import Checkpoint, ensure
-from tlbench.exceptions import BadInput
+from tlbench.exceptions import BadInput, CheckpointUnavailable
 from tlbench.files import locked, written_whole
 from tlbench.paths import cache_dir
 
@@ -27,8 +27,8 @@ def prepared(
 ) -> Iterator[tuple[Checkpoint, Catalogue]]:
     """The checkpoint of a model, and the catalogue in use within the block, which has it.
 
-    A local folder may have changed since the last run, so its pins and token ids are made anew. Two runs of the same model
-    wait for each other, so that neither deletes files that the other reads.
+    A folder, or a branch on the Hub, may have changed since the last run, so pins and token ids are made anew. Two runs of
+    the same model wait for each other, so that neither deletes files that the other reads.
 
     Args:
         name: a catalogue name, a folder with config.json and safetensors, or a Hub repo id.
@@ -52,20 +52,22 @@ def prepared(
     say("waiting for any other run of this model")
     with locked(cache_dir() / "locks" / f"subject-{entry['name']}.lock"), _in_use(entry) as catalogue:
         (model,) = catalogue.models
-        yield ensure(model, catalogue, say), catalogue
+        try:
+            checkpoint = ensure(model, catalogue, say)
+        except CheckpointUnavailable as error:
+            raise CheckpointUnavailable(f"{error}; and there is no folder {Path(name).absolute()}") from error
+        yield checkpoint, catalogue
 
 
 @contextmanager
 def _in_use(entry: dict[str, str]) -> Iterator[Catalogue]:
     """A catalogue of this entry alone, in use within the block."""
     path = cache_dir() / "subjects" / entry["name"] / "models.toml"
-    if entry["source"] == Source.LOCAL:
-        shutil.rmtree(path.parent, ignore_errors=True)
-        shutil.rmtree(cache_dir() / "prompts" / entry["name"], ignore_errors=True)
+    shutil.rmtree(path.parent, ignore_errors=True)
+    shutil.rmtree(cache_dir() / "prompts" / entry["name"], ignore_errors=True)
     with written_whole(path) as temporary:
-        # A JSON string is a TOML string.
-        fields = [f"{key} = {json.dumps(value)}" for key, value in {**entry, "threads": THREADS}.items()]
-        temporary.write_text("\n".join(["[[model]]", *fields, ""]))
+        fields = [f"{key} = {_toml(value)}" for key, value in {**entry, "threads": THREADS}.items()]
+        temporary.write_text("\n".join(["[[model]]", *fields, ""]), encoding="utf-8")
     before = os.environ.get(CATALOGUE_VARIABLE)
     os.environ[CATALOGUE_VARIABLE] = str(path)
     try:
@@ -77,8 +79,19 @@ def _in_use(entry: dict[str, str]) -> Iterator[Catalogue]:
             os.environ[CATALOGUE_VARIABLE] = before
 
 
+def _toml(value: object) -> str:
+    """A value as TOML, which is JSON but for characters beyond 16 bits, that it does not escape in halves, and for DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _entry(name: str, catalogue: Catalogue) -> dict[str, str]:
     folder = Path(name).expanduser().resolve()
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"the path {str(folder)!r} is not UTF-8, which transformers needs: rename it") from error
+    if folder.is_file():
+        raise BadInput(f"{name} is a file: name its folder, with config.json and safetensors")
     if folder.is_dir():
         digest = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
         return {"name": f"{_plain(folder.name)}-{digest}", "source": Source.LOCAL.value, "path": str(folder)}

@@ -23,10 +23,12 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from email.parser import Parser
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ERAS = HERE / "eras"
@@ -34,11 +36,21 @@ PACKAGE = "transformer-lens"
 PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)$", re.MULTILINE)
 OF_TORCH = re.compile(r"nvidia-|cuda-|triton$")
 """Packages that come with a build of torch. They depend on the machine, so no lock has them."""
+REQUIRES = "Requires-Dist:"
+TIME_LIMIT_S = 3600.0
+"""For one step. asv's own ``install_timeout`` is as long."""
+REFUSALS = {
+    "No space left on device": "free some disk space, or set TLBENCH_CACHE and UV_CACHE_DIR to folders on a larger disk",
+    "Read-only file system": "set TLBENCH_CACHE and UV_CACHE_DIR to folders that can be written",
+    "Permission denied": "set TLBENCH_CACHE and UV_CACHE_DIR to folders that can be written",
+}
+"""What to do if a step's output has one of these."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one step. On failure, print one sentence to stderr and return exit status 1."""
     sys.path.insert(0, str(HERE.parents[1]))
+    from tlbench.exceptions import TlbenchError
     from tlbench.spans import Category, span
 
     try:
@@ -50,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
                     install(Path(wheel), commit)
                 case _:
                     raise InstallError("usage: installer.py build BUILD_DIR WHEEL_DIR | install WHEEL COMMIT")
-    except InstallError as error:
+    except (InstallError, TlbenchError) as error:
         print(f"tlbench installer: {error}", file=sys.stderr)
         return 1
     return 0
@@ -73,16 +85,50 @@ def install(wheel: Path, commit: str, python: str = sys.executable) -> None:
     """
     era = era_of(wheel)
     pins = [str(path) for path in pins_of(era)]
-    backend = os.environ.get("TLBENCH_TORCH_BACKEND")
-    arguments = (
-        *("pip", "install", "--quiet", "--python", python, "--upgrade", "--exact"),
-        *(word for file in pins for word in ("--requirements", file, "--overrides", file)),
-        *("--constraints", str(lock_of(era)), "--reinstall-package", PACKAGE, str(wheel)),
-        *(("--torch-backend", backend) if backend else ()),
-    )
-    if not _installed_from_cache(arguments, era, python):
-        run_uv(*arguments, doing=f"installing {wheel.name} from commit {commit[:8]} with the pins of {era}")
+    with tempfile.TemporaryDirectory(prefix="tlbench-wheel-") as folder:
+        arguments = (
+            *("pip", "install", "--quiet", "--python", python, "--upgrade", "--exact"),
+            *(word for file in pins for word in ("--requirements", file, "--overrides", file)),
+            *("--constraints", str(lock_of(era)), "--reinstall-package", PACKAGE),
+            *torch_backend(),
+            str(with_torchs_own(wheel, Path(folder))),
+        )
+        if not _installed_from_cache(arguments, era, python):
+            of_commit = f" from commit {commit[:8]}" if commit else ""
+            run_uv(*arguments, doing=f"installing {wheel.name}{of_commit} with the pins of {era}")
     _record(wheel, commit, era, python)
+
+
+def torch_backend() -> tuple[str, ...]:
+    """uv's words for the build of torch that the user asks for."""
+    backend = os.environ.get("TLBENCH_TORCH_BACKEND")
+    return ("--torch-backend", backend) if backend else ()
+
+
+def with_torchs_own(wheel: Path, folder: Path) -> Path:
+    """The wheel; or, if it requires packages that come with torch, a copy in ``folder`` that does not.
+
+    TransformerLens 1.7 to 1.9.0 pins triton 2.1.0 and nvidia's packages, for a fault of torch 2.1.0's wheels. The pinned
+    torch does not import with them, and brings what it needs itself.
+    """
+    if not any(OF_TORCH.match(requirement.name) for requirement in requirements_of(wheel)):
+        return wheel
+    folder.mkdir(exist_ok=True)
+    copy = folder / wheel.name
+    with zipfile.ZipFile(wheel) as archive, zipfile.ZipFile(copy, "w", zipfile.ZIP_DEFLATED) as changed:
+        for info in archive.infolist():
+            content = archive.read(info)
+            if info.filename.endswith(".dist-info/METADATA"):
+                head, *description = content.decode().split("\n\n", 1)
+                lines = [line for line in head.split("\n") if not OF_TORCH.match(_required(line))]
+                content = "\n\n".join(["\n".join(lines), *description]).encode()
+            changed.writestr(info, content)
+    return copy
+
+
+def _required(line: str) -> str:
+    """The name of the package that a line of a wheel's metadata requires, or ""."""
+    return re.split(r"[^\w.-]", line.removeprefix(REQUIRES).strip())[0] if line.startswith(REQUIRES) else ""
 
 
 def _installed_from_cache(arguments: Sequence[str], era: str, python: str) -> bool:
@@ -122,14 +168,10 @@ def era_of(wheel: Path) -> str:
     A bound below 5 is ``era4`` (TransformerLens 1.x to 3.2.1). From 5 up to but excluding 5.9 it is ``era5a`` (3.3 to 3.5,
     and the 4.0 alphas). From 5.9 on it is ``era5``.
     """
-    from packaging.requirements import Requirement
     from packaging.version import Version
 
-    with zipfile.ZipFile(wheel) as archive:
-        metadata = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        lines = Parser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist") or []
     lower = Version("0")
-    for requirement in map(Requirement, lines):
+    for requirement in requirements_of(wheel):
         marker = requirement.marker
         if requirement.name.lower() == "transformers" and (marker is None or marker.evaluate({"extra": ""})):
             bounds = [Version(s.version) for s in requirement.specifier if s.operator in (">=", "==", "~=", ">")]
@@ -137,6 +179,16 @@ def era_of(wheel: Path) -> str:
     if lower < Version("5"):
         return "era4"
     return "era5a" if lower < Version("5.9") else "era5"
+
+
+def requirements_of(wheel: Path) -> Iterator[Any]:
+    """The requirements that a wheel's metadata lists."""
+    from packaging.requirements import Requirement
+
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        text = archive.read(metadata).decode()
+    yield from map(Requirement, Parser().parsestr(text).get_all(REQUIRES.rstrip(":")) or [])
 
 
 def _record(wheel: Path, commit: str, era: str, python: str) -> None:
@@ -164,9 +216,15 @@ def run_uv(*arguments: str, doing: str) -> str:
 
 
 def _run(command: Sequence[str], *, doing: str, environment: dict[str, str] | None = None) -> str:
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", check=False, timeout=TIME_LIMIT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InstallError(f"{doing} took longer than {TIME_LIMIT_S:.0f} s: check the network and try again") from error
     if done.returncode:
-        raise InstallError(f"{doing} failed:\n{done.stderr.strip()}")
+        advice = next((advice for refusal, advice in REFUSALS.items() if refusal in done.stderr), "")
+        raise InstallError(f"{doing} failed{advice and f' ({advice})'}:\n{done.stderr.strip()}")
     return done.stdout
 
 

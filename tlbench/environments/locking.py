@@ -15,7 +15,17 @@ from packaging.version import Version
 from rich.console import Console
 from rich.progress import track
 
-from tlbench.environments.installer import OF_TORCH, PACKAGE, PINNED, InstallError, era_of, lock_of, pins_of, run_uv
+from tlbench.environments.installer import (
+    OF_TORCH,
+    PACKAGE,
+    PINNED,
+    InstallError,
+    era_of,
+    lock_of,
+    pins_of,
+    run_uv,
+    with_torchs_own,
+)
 from tlbench.environments.package_index import client, download, packages_of
 from tlbench.paths import cache_dir
 
@@ -53,7 +63,7 @@ def resolved(wheel: Path) -> dict[str, str]:
     overrides = [word for path in pins for word in ("--overrides", path)]
     with TemporaryDirectory() as folder:
         requirements = Path(folder) / "requirements.in"
-        requirements.write_text(f"{PACKAGE} @ {wheel.as_uri()}\n")
+        requirements.write_text(f"{PACKAGE} @ {with_torchs_own(wheel, Path(folder)).as_uri()}\n")
         words = ("pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", "3.11")
         output = run_uv(*words, str(requirements), *pins, *overrides, doing=f"resolving {wheel.name}")
     return {name: version for name, version in PINNED.findall(output) if name != PACKAGE}

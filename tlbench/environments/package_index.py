@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect
+from collections.abc import Sequence
 from pathlib import Path
 
+from packaging.version import InvalidVersion, Version
 from pypi_simple import DistributionPackage, NoSuchProjectError, PyPISimple, UnsupportedRepoVersionError
 
 from tlbench.environments import Say
@@ -74,11 +77,30 @@ def wheel(project: str, version: str, folder: Path, say: Say = lambda _: None) -
     """
     index = client()
     try:
-        for package in packages_of(index, project):
-            if package.version == version and package.filename.endswith(".whl"):
+        packages = packages_of(index, project)
+        wheels = {p.version: p for p in packages if p.version and p.filename.endswith(".whl")}
+        for other, package in wheels.items():
+            if _parsed(other) == _parsed(version):
                 return download(index, package, folder, say)
     except OSError as error:
         cause = f"the package index cannot be reached ({type(error).__name__})"
         advice = "connect to the network and run the command again"
         raise BadInput(f"cannot download {project} {version}: {cause}: {advice}") from error
-    raise BadInput(f"no wheel of {project} {version} on the package index: correct the version")
+    raise BadInput(f"no release {version} of {project}{_nearest(version, list(wheels))}")
+
+
+def _nearest(version: str, others: Sequence[str]) -> str:
+    """Which releases there are instead: the two before, the two after, and the newest."""
+    releases = sorted((other for other in others if not _parsed(other).is_prerelease), key=_parsed)
+    if not releases:
+        return " has a wheel on the package index"
+    place = bisect(list(map(_parsed, releases)), _parsed(version))
+    nearest = releases[max(place - 2, 0) : place + 2]
+    return f" is on the package index: the nearest are {', '.join(nearest)}, and the newest is {releases[-1]}"
+
+
+def _parsed(version: str) -> Version:
+    try:
+        return Version(version)
+    except InvalidVersion:
+        return Version("0")  # older than any

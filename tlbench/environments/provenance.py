@@ -1,13 +1,15 @@
-"""Verify which TransformerLens a process has imported.
+"""Verify which TransformerLens, torch and transformers a process has imported.
 
 Every commit installs as version 0.0.0, so version numbers cannot show that an environment still has the previous commit's
 code. The installer (``tlbench/environments/installer.py``) leaves a record in the environment: the commit, and a hash of the
-wheel's files. Before a figure is recorded, the imported files are hashed and compared with it.
+wheel's files. Before a figure is recorded, the imported files are hashed and compared with it. torch and transformers must
+come from the environment itself, in the recorded versions: another folder on the path may hold others.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import sys
@@ -15,12 +17,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from tlbench.exceptions import WrongTransformerLens
+from tlbench.exceptions import WrongLibrary, WrongTransformerLens
 from tlbench.files import sha256_of, tree_digest
 from tlbench.paths import COMMIT_VARIABLE
 
 PACKAGE = "transformer_lens"
 RECORD_NAME = "tlbench-install.json"
+LIBRARIES = ("torch", "transformers")
+ADVICE = "delete the environment and run again"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ def prove() -> Provenance:
     Raises:
         WrongTransformerLens: if a commit is requested and the record is missing or names another commit, or if the imported
             files differ from the wheel's.
+        WrongLibrary: if the installer made the environment, and torch or transformers is not the one that it installed.
     """
     import transformer_lens
 
@@ -53,12 +58,27 @@ def prove() -> Provenance:
             "install_command of asv.conf.json"
         )
     record = json.loads(record_path.read_text())
-    commit, advice = record["commit"], "delete the environment and run again"
+    commit = record["commit"]
     if requested and commit != requested:
-        raise WrongTransformerLens(f"expected commit {requested[:8]}, but {commit[:8]} is installed: {advice}")
+        raise WrongTransformerLens(f"expected commit {requested[:8]}, but {commit[:8]} is installed: {ADVICE}")
     if record["package_digest"] != digest:
-        raise WrongTransformerLens(f"the files in {folder} differ from the wheel built from {commit[:8]}: {advice}")
+        raise WrongTransformerLens(
+            f"the files in {folder} differ from the wheel built from {commit[:8] or 'the source tree'}: {ADVICE}"
+        )
+    for name in LIBRARIES:
+        _prove_library(name, record["packages"])
     return Provenance(commit, digest)
+
+
+def _prove_library(name: str, installed: list[str]) -> None:
+    library = importlib.import_module(name)
+    file, prefix = Path(str(library.__file__)).absolute(), Path(sys.prefix).absolute()
+    if not file.is_relative_to(prefix):
+        raise WrongLibrary(f"imported {name} from {file.parent}, not from the environment {prefix}: unset PYTHONPATH")
+    found = f"{name}=={library.__version__}"
+    recorded = next((line for line in installed if line.startswith(f"{name}==")), found)
+    if found != recorded:
+        raise WrongLibrary(f"imported {found} in {prefix}, but {recorded} was installed there: {ADVICE}")
 
 
 def package_digest(folder: Path) -> str:

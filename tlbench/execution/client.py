@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -20,7 +21,7 @@ from subprocess import DEVNULL, Popen
 from typing import Any
 
 from tlbench import arithmetic, exceptions
-from tlbench.exceptions import CellFailed
+from tlbench.exceptions import BadInput, CellFailed
 from tlbench.execution import server
 from tlbench.files import locked
 from tlbench.paths import package_dir
@@ -28,6 +29,9 @@ from tlbench.spans import Category, span
 
 Function = Callable[..., Any]
 START_TIMEOUT_S = 600.0
+TIME_LIMIT_VARIABLE = "TLBENCH_TIME_LIMIT"
+TIME_LIMIT_S = 4 * 3600.0
+"""How long a call may take to its next answer. Only what hangs takes as long, or a golden of many billion parameters."""
 POLL_S = 0.005
 QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -68,7 +72,8 @@ class Server:
 
         Raises:
             TlbenchError: what the function raises.
-            CellFailed: if it raises anything else, if the fork dies, or if the server cannot be started.
+            CellFailed: if it raises anything else, if the fork dies or exceeds the time limit, or if the server cannot be
+                started.
         """
         (value,) = self.stream(function, *arguments, before=before)
         return value
@@ -81,16 +86,24 @@ class Server:
             "before": _address(before) if before else "",
             "variables": self._settings(),
         }
+        limit = time_limit_s()
         with span(Category.WAIT), self._connected() as connection:
-            connection.sendall(json.dumps(request).encode() + b"\n")
-            for line in connection.makefile():
-                reply = json.loads(line)
-                if "value" in reply:
-                    yield reply["value"]
-                elif error := reply["end"]:
-                    raise getattr(exceptions, error["error"], CellFailed)(error["message"])
-                else:
-                    return
+            connection.settimeout(limit)
+            try:
+                connection.sendall(json.dumps(request).encode() + b"\n")
+                for line in connection.makefile():
+                    reply = json.loads(line)
+                    if "value" in reply:
+                        yield reply["value"]
+                    elif error := reply["end"]:
+                        raise getattr(exceptions, error["error"], CellFailed)(error["message"])
+                    else:
+                        return
+            except TimeoutError as error:  # the server kills a fork whose client has gone
+                raise CellFailed(
+                    f"the {self.name} process gave no answer for {limit:g} s: if the model needs longer, set "
+                    f"{TIME_LIMIT_VARIABLE} to more seconds"
+                ) from error
         raise CellFailed(f"the {self.name} server ended without an answer: {server.last_line(self._file('log'))}")
 
     def start(self) -> None:
@@ -141,11 +154,22 @@ class Server:
                 connection.makefile().readline()
         return self._try_to_connect()
 
+    def _import_folder(self) -> Path:
+        """A folder from which tlbench, and nothing else, can be imported.
+
+        The folder that tlbench is installed in may hold another torch, which would hide the environment's own.
+        """
+        folder = self.folder / "import"
+        folder.mkdir(exist_ok=True)
+        with suppress(FileExistsError):
+            (folder / package_dir().name).symlink_to(package_dir())
+        return folder
+
     def _interpret(self) -> socket.socket | None:
         """Start in a new interpreter. None if that failed."""
         environment = arithmetic.environment(arithmetic.wanted(), {**os.environ, **self.variables, **QUIET})
-        environment |= {"PYTHONPATH": str(package_dir().parent)}
-        command = [str(self.python), "-m", "tlbench.execution.server", self._full_name, str(self.owner), self.preload]
+        environment |= {"PYTHONPATH": str(self._import_folder())}
+        command = [str(self.python), "-P", "-m", "tlbench.execution.server", self._full_name, str(self.owner), self.preload]
         with self._file("log").open("ab") as log:
             process = Popen(
                 command, cwd=self.folder, env=environment, stdin=DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -157,6 +181,16 @@ class Server:
             time.sleep(POLL_S)
         process.kill()
         return None
+
+
+def time_limit_s() -> float:
+    """How long a call may take to its next answer: ``$TLBENCH_TIME_LIMIT``. Raises ``BadInput`` if that is no time."""
+    wanted = os.environ.get(TIME_LIMIT_VARIABLE, "")
+    with suppress(ValueError):
+        seconds = float(wanted or TIME_LIMIT_S)
+        if 0 < seconds < threading.TIMEOUT_MAX:
+            return seconds
+    raise BadInput(f"invalid {TIME_LIMIT_VARIABLE}={wanted!r}: expected a number of seconds above 0")
 
 
 def named(name: str, interpreter: Path) -> str:

@@ -270,7 +270,8 @@ def attempt(question: Question[S, R], cell: S, measure: Callable[[Question[S, R]
             with span(Category.ARITHMETIC):  # anything else inside has its own span
                 record = measure(question)
             if path and getattr(record, "is_final", True):  # another run would find the same
-                write_json(path, plain(record), sort=False)
+                with suppress(BadInput):  # a full or read-only cache makes the next run measure again, and loses no figure
+                    write_json(path, plain(record), sort=False)
             return Outcome(Kind.MEASURED, record)
     except NotApplicable as error:
         return Outcome(Kind.NOT_APPLICABLE, reason=str(error))

@@ -1,6 +1,7 @@
 """The cost of a cell, of a release and of a question, next to what they are compared with."""
 
 import itertools
+import json
 import statistics
 import subprocess
 import time
@@ -37,7 +38,7 @@ def speed_beside_a_plain_suite(folder, commit):
     checkpoint = ensure(models.get(MODEL), models)
     environment = {
         "TLBENCH_PERF_FOLDER": str(checkpoint.folder),
-        "TLBENCH_PERF_PROMPTS": repr((checkpoint.prompts.natural, checkpoint.prompts.origin)),
+        "TLBENCH_PERF_PROMPTS": json.dumps([checkpoint.prompts.natural, checkpoint.prompts.origin]),
     }
     plain_seconds = 3 * plain.run(rf"'{PLAIN_DTYPE}'", [commit], **environment)
     differing = compare(ours.stored(commit), plain.stored(commit))

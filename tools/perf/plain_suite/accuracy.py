@@ -4,6 +4,7 @@ It measures what ``benchmarks/accuracy.py`` measures of one zoo model under Tran
 issue 496's function written out, to be timed beside it and to have its numbers compared.
 """
 
+import json
 import os
 
 import torch
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 FOLDER = os.environ["TLBENCH_PERF_FOLDER"]
 FLAGS = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
-NATURAL, ORIGIN = eval(os.environ["TLBENCH_PERF_PROMPTS"])
+NATURAL, ORIGIN = json.loads(os.environ["TLBENCH_PERF_PROMPTS"])
 
 
 class Plain:

@@ -73,6 +73,7 @@ def run(settings, *words):
 def test_a_fine_tune_and_a_revision_are_measured_with_their_own_weights(settings, release, wrapper, monkeypatch):
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", f"{settings['HF_HOME']}/hub")  # read when imported
     done = run(settings, "checkpoints", "finetune", "earlier")
     assert done.returncode == 0, done.stderr
     cells = [Cell(name, "float32", "all_options", wrapper) for name in ("finetune", "earlier")]

@@ -104,7 +104,7 @@ def history(repository: Repository = None) -> None:
     checkout = checkout_dir()
     target = repository or (checkout and checkout / "releases" / "TransformerLens.git")
     if target is None:
-        raise BadInput("tlbench runs outside a checkout: name the repository to write with --repository PATH")
+        raise BadInput("there is no releases/ outside a checkout: name the repository to write with --repository PATH")
     console = Console()
     with progress_bar(console) as progress:
         task = progress.add_task("listing releases", total=None)

@@ -34,9 +34,12 @@ REVERSED, RANDOM, DEFAULT_ATTENTION, THREADS, BATCH = (
 )
 MOVES = {
     getattr(torch.ops.aten, name)
-    for name in ("clone", "_to_copy", "cat", "stack", "embedding", "index", "index_select", "gather", "where", "masked_fill")
+    for name in (
+        *("clone", "_to_copy", "cat", "stack", "embedding", "index", "index_select", "gather", "where", "masked_fill"),
+        *("topk", "sort", "max", "amax", "histc", "one_hot"),
+    )
 }
-"""Operations that return numbers they were given."""
+"""Operations that move numbers or count. A count that is no integer would send tokens to other experts."""
 PRODUCTS = (torch.matmul, torch.bmm, torch.mm, Tensor.matmul, Tensor.bmm, Tensor.mm, Tensor.__matmul__)
 
 

@@ -1,5 +1,5 @@
 # Two commands: `make bench` measures, `make test` tests. Both set up what they need; both may be run twice.
-# `make check` is the quick part of `make test`, about a minute and a half on two cores.
+# `make check` is the quick part of `make test`, about two minutes on two cores.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -38,7 +38,7 @@ JOBS ?= 2
 
 bench: $(BIN)/tlbench
 	@mkdir -p $(dir $(BENCH_LOG)) && : > "$(BENCH_LOG)"
-	@echo "Making $(words $(BENCH_MODELS)) checkpoints and a repository of releases; the first verdicts come in about 3 minutes."
+	@echo "Making $(words $(BENCH_MODELS)) checkpoints and a repository of releases; the first verdicts come in about 4 minutes."
 	@# The releases and asv's environment wait for the network, checkpoints for the processor. `asv setup` always exits with 1.
 	@{ $(BIN)/tlbench history && cd releases && { PATH="$(CURDIR)/$(BIN):$$PATH" asv setup || true; }; } >> "$(BENCH_LOG)" 2>&1 & other=$$!; \
 		$(BIN)/tlbench checkpoints --quiet $(BENCH_MODELS) || echo "Going on without them."; \

@@ -36,7 +36,7 @@ from tlbench.questions.question import Question, R, S, find
 from tlbench.records.outcome import Kind, Outcome
 from tlbench.records.serial import plain, restored
 from tlbench.reference import preload as reference
-from tlbench.reference.preload import before_computing, import_architecture, reference_server
+from tlbench.reference.preload import before_computing, import_architecture
 from tlbench.spans import Category, span
 
 MEASURING = "measuring"
@@ -107,8 +107,7 @@ def measuring(
     with tempfile.TemporaryDirectory(prefix="tlbench-", ignore_cleanup_errors=True) as folder:
         references = _reference_server(Path(folder), python, None, settings)
         server = measuring_server(Path(folder), python, settings=settings)
-        of_goldens = reference_python(python)
-        goldens = references if of_goldens == python else reference_server(of_goldens)
+        goldens = _reference_server(Path(folder), reference_python(python), None, settings)
         try:
             _start(server, references, goldens, questions, cells)
         except CellFailed as error:
@@ -129,7 +128,8 @@ def _start(server: Server, references: Server, goldens: Server, questions: Quest
         with suppress(TlbenchError):  # the cell will fail in the same way, and report it
             elsewhere.call(address, dtypes, model, before=before_computing)
 
-    with ThreadPoolExecutor() as pool:
+    pool = ThreadPoolExecutor()
+    try:
         computing = [pool.submit(compute, goldens, q.golden, model) for q in questions if q.golden for model in models]
         if not small:
             wait(computing)
@@ -138,6 +138,8 @@ def _start(server: Server, references: Server, goldens: Server, questions: Quest
             computing += [pool.submit(compute, references, q.reference, m) for q in questions if q.reference for m in models]
         for started in (*computing, starting):
             started.result()
+    finally:  # if interrupted, nobody waits: the servers end with their folder
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def interview(

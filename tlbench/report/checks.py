@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from tlbench.grid import Dtype
 from tlbench.metrics.figures import RATIO_GATE, UNIT_ROUNDOFF
+from tlbench.questions import registry
 
 ROUNDINGS = 16.0
 """The largest difference over a few thousand logits that is still a rounding, over the cell's rms error against the golden.
@@ -49,14 +50,14 @@ OTHER_MODULES = ("accuracy.", "runtime.")
 OTHER_CLASSES = ("truth.HuggingFace",)
 """Not TransformerLens's figures."""
 QUESTIONS = {
-    Part.LOGITS: "accuracy",
-    Part.HOOKS: "hooks",
-    Part.GENERATION: "generation",
-    Part.READING: "reading",
-    Part.GRADIENTS: "gradients",
-    Part.DEPTH: "depth",
-    Part.LENGTH: "context-length",
-    Part.FLOOR: "noise-floor",
+    Part.LOGITS: registry.ACCURACY.name,
+    Part.HOOKS: registry.HOOKS.name,
+    Part.GENERATION: registry.GENERATION.name,
+    Part.READING: registry.READING.name,
+    Part.GRADIENTS: registry.GRADIENTS.name,
+    Part.DEPTH: registry.DEPTH.name,
+    Part.LENGTH: registry.CONTEXT_LENGTH.name,
+    Part.FLOOR: registry.NOISE_FLOOR.name,
 }
 """The question that measures each part, as kept endings name it."""
 

@@ -29,7 +29,7 @@ def code_digest(*modules: str) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(modules_behind(*modules)):
-        digest.update(name.encode() + b"\0" + _code(name))
+        digest.update(name.encode() + b"\0" + _read(name)[1])
     return digest.hexdigest()
 
 
@@ -42,7 +42,7 @@ def modules_behind(*modules: str) -> frozenset[str]:
         name = waiting.pop()
         if name not in behind:
             behind.add(name)
-            waiting += [PACKAGE, *_imported(name)]
+            waiting += [PACKAGE, *_read(name)[0]]
     return frozenset(behind)
 
 
@@ -66,21 +66,24 @@ def libraries(*roots: str) -> dict[str, str]:
     return dict(sorted(versions.items()))
 
 
+@lru_cache
 def _file(name: str) -> Path | None:
     path = package_dir().parent.joinpath(*name.split("."))
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
 @lru_cache
-def _tree(name: str) -> ast.Module:
+def _read(name: str) -> tuple[frozenset[str], bytes]:
+    """The tlbench modules that a module imports, and its :func:`_code`."""
     file = _file(name)
     if file is None:
         raise ModuleNotFoundError(f"no module {name} in {PACKAGE}", name=name)
-    return ast.parse(file.read_text())
+    tree = ast.parse(file.read_text())
+    return frozenset(_imported(tree)), _code(tree)
 
 
-def _imported(name: str) -> Iterator[str]:
-    for node in ast.walk(_tree(name)):
+def _imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             candidates = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -94,9 +97,9 @@ def _imported(name: str) -> Iterator[str]:
                 yield from (package for package in packages if _file(package))
 
 
-def _code(name: str) -> bytes:
+def _code(tree: ast.Module) -> bytes:
     """A module's bytecode without line numbers. Bytecode at this optimisation level has neither comments nor docstrings."""
-    code = compile(_tree(name), PACKAGE, "exec", dont_inherit=True, optimize=2)
+    code = compile(tree, PACKAGE, "exec", dont_inherit=True, optimize=2)
     return marshal.dumps(_without_places(code), PLAIN_MARSHAL)
 
 

@@ -7,9 +7,10 @@ from contextlib import suppress
 
 from tlbench import catalogue
 from tlbench.environments import metadata
+from tlbench.environments.sources import code_digest
 from tlbench.lens import modules as lens
 from tlbench.paths import outcomes_dir
-from tlbench.questions import answers
+from tlbench.questions import answers, registry
 from tlbench.reference import preload as reference
 from tlbench.spans import Category, span
 
@@ -24,6 +25,8 @@ def preload() -> None:
             answers.setting()
         with suppress(Exception), span(Category.KEEP):
             catalogue.load()
+            for question in registry.QUESTIONS.values():
+                code_digest(question.module)
 
 
 def preload_and_record() -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tlbench import checkpoints
+from tlbench.environments.sources import code_digest
 from tlbench.execution.client import Server, beside
 from tlbench.spans import Category, span
 
@@ -24,6 +25,7 @@ MODULES = (
     "transformers.models.auto.tokenization_auto",
     "transformers.generation.utils",
 )
+GOLDEN = "tlbench.reference.golden"
 NAME, PRELOAD = "references", f"{__name__}:preload"
 
 
@@ -35,7 +37,9 @@ def reference_server(python: Path) -> Server:
 def preload() -> None:
     """Import everything that HuggingFace's models need."""
     with collected_once():
-        import_all((*MODULES, "tlbench.reference.golden"))
+        import_all((*MODULES, GOLDEN))
+        with suppress(Exception), span(Category.KEEP):
+            code_digest(GOLDEN)
 
 
 def import_all(modules: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from asv_runner.benchmarks.mark import SkipNotImplemented
 from tlbench import Attention, Cell, Dtype, NotApplicable, Option, ReferenceCell, Wrapper
 from tlbench.catalogue import load
 from tlbench.exceptions import CellFailed, NonFiniteLogits, NotMeasured
-from tlbench.questions.answers import PRELOAD_AND_RECORD, measuring_server, shared
+from tlbench.questions.answers import recording_server, shared
 from tlbench.questions.attempts import NOT_APPLICABLE
 from tlbench.questions.registry import ACCURACY, REFERENCE
 
@@ -77,7 +77,7 @@ def figure(value, reason):
 
 def answer(question, cell):
     """The answer, which the whole run shares. The server that measures it runs in asv's folder and stops with asv."""
-    server = measuring_server(Path.cwd(), Path(sys.executable), owner=os.getppid(), preload=PRELOAD_AND_RECORD)
+    server = recording_server(Path.cwd(), Path(sys.executable), os.getppid())
     return or_skip(shared, question, cell, server)
 
 

@@ -32,7 +32,7 @@ def before():
 
 
 def forget():
-    for function in (sources.code_digest, sources.modules_behind, sources._tree):
+    for function in (sources.code_digest, sources.modules_behind, sources._read, sources._file):
         function.cache_clear()
 
 

@@ -81,11 +81,12 @@ def main(arguments):
     parser.add_argument("--since", default="v1.3.0")
     parser.add_argument("--until", default="main")
     parser.add_argument("--commit", action="append", help="only this commit")
+    parser.add_argument("--without", action="append", default=[], metavar="PATTERN", help="leave these files out")
     parser.add_argument("--kept", type=Path, help="default: a file in tlbench's cache, for these pins")
     options = parser.parse_args(arguments)
     pins = "".join(path.read_text() for path in sorted(installer.ERAS.glob("*.txt")))
     kept = options.kept or cache_dir() / f"commits-{hashlib.sha256(pins.encode()).hexdigest()[:8]}.jsonl"
-    history = History(options.repository)
+    history = History(options.repository, options.without)
     try:
         commits = history.commits(options.commit or history.walk(options.since, options.until))
         results = list(examined(history, commits, kept))
@@ -123,10 +124,10 @@ def read(kept):
 
 
 class History:
-    """The commits of a git repository."""
+    """The commits of a git repository. Files that match a pattern of ``without`` are never read."""
 
-    def __init__(self, repository):
-        self.repository = repository
+    def __init__(self, repository, without=()):
+        self.repository, self.without = repository, [f":(exclude){pattern}" for pattern in without]
 
     def git(self, *words):
         done = subprocess.run(["git", "-C", self.repository, *words], capture_output=True, check=False)
@@ -150,7 +151,7 @@ class History:
         return {name: digest for _, one_kind, digest, name in entries if one_kind == kind}
 
     def extract(self, commit, names, folder):
-        with tarfile.open(fileobj=BytesIO(self.git("archive", "--format=tar", commit, "--", *names))) as tar:
+        with tarfile.open(fileobj=BytesIO(self.git("archive", "--format=tar", commit, "--", *names, *self.without))) as tar:
             tar.extractall(folder, filter="data")
 
 

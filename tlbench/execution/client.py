@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from subprocess import DEVNULL, Popen
+from types import MappingProxyType
 from typing import Any
 
 from tlbench import arithmetic, exceptions
@@ -193,22 +194,30 @@ def time_limit_s() -> float:
     raise BadInput(f"invalid {TIME_LIMIT_VARIABLE}={wanted!r}: expected a number of seconds above 0")
 
 
-def named(name: str, interpreter: Path) -> str:
-    """A server's name with its interpreter, so that two interpreters never share a server."""
-    return f"{name}-{hashlib.sha256(str(interpreter).encode()).hexdigest()[:8]}"
+def named(name: str, interpreter: Path, variables: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A server's name with what it starts with, so that two interpreters never share a server."""
+    key = f"{interpreter}{sorted(variables.items()) or ''}"
+    return f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
-def beside(name: str, *, python: Path | None = None, preload: str = "") -> Server:
+def beside(
+    name: str,
+    *,
+    python: Path | None = None,
+    preload: str = "",
+    variables: Mapping[str, str] = MappingProxyType({}),
+    forked_from: Server | None = None,
+) -> Server:
     """A server that lives as long as this process or, in a fork of a server, as long as that server.
 
     ``python`` is by default this interpreter.
     """
     interpreter = python or Path(sys.executable)
-    full_name = named(name, interpreter)
+    full_name = named(name, interpreter, variables)
     folder, owner = os.environ.get(server.FOLDER_VARIABLE), os.environ.get(server.PID_VARIABLE)
     if folder and owner and Path(folder).is_dir():
-        return Server(full_name, Path(folder), interpreter, int(owner), preload)
-    return Server(full_name, _own_folder(os.getpid()), interpreter, preload=preload)
+        return Server(full_name, Path(folder), interpreter, int(owner), preload, variables, forked_from)
+    return Server(full_name, _own_folder(os.getpid()), interpreter, os.getpid(), preload, variables, forked_from)
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +28,7 @@ from tlbench.environments import reference_python
 from tlbench.environments.metadata import version_of
 from tlbench.environments.sources import code_digest, libraries
 from tlbench.exceptions import BadInput, CellFailed, NotApplicable, NotMeasured, TlbenchError
-from tlbench.execution.client import Server, named
+from tlbench.execution.client import Server, beside, named
 from tlbench.files import canonical_json, locked, write_json
 from tlbench.grid import Cell, Import, RuntimeCell
 from tlbench.paths import cache_dir, outcomes_dir
@@ -41,7 +41,9 @@ from tlbench.spans import Category, span
 
 MEASURING = "measuring"
 """The name of the measuring server."""
-PRELOAD, PRELOAD_AND_RECORD = "tlbench.questions.preload:preload", "tlbench.questions.preload:preload_and_record"
+IMPORT, PRELOAD, PRELOAD_AND_RECORD = (
+    f"tlbench.questions.preload:{name}" for name in ("import_everything", "preload", "preload_and_record")
+)
 REMEASURE_VARIABLE = "TLBENCH_REMEASURE"
 TRANSFORMER_LENS = "transformer-lens"
 VERSIONS = (TRANSFORMER_LENS, "torch", "transformers", "numpy", "tokenizers")
@@ -70,29 +72,17 @@ def shared(question: Question[S, R], cell: S, server: Server) -> R:
         return read(path, question).require()
 
 
-def measuring_server(
-    folder: Path,
-    python: Path,
-    *,
-    owner: int | None = None,
-    preload: str = PRELOAD,
-    settings: Mapping[str, str] = MappingProxyType({}),
-) -> Server:
-    """The server that measures in an environment. It is forked from the one that computes references there.
+def recording_server(folder: Path, python: Path, owner: int) -> Server:
+    """The server that measures in an environment for asv, and leaves the outcomes in ``folder``.
 
-    Args:
-        folder: where it runs, and leaves the outcomes.
-        python: the environment's interpreter.
-        owner: the process that it ends with; by default this one.
-        preload: what it does first.
-        settings: environment variables for it.
+    It is forked from the one that computes references there, and ends with the process ``owner``.
     """
-    references = _reference_server(folder, python, owner, settings)
-    return Server(MEASURING, folder, python, references.owner, preload, settings, forked_from=references)
+    references = _reference_server(folder, python, owner, {})
+    return Server(MEASURING, folder, python, owner, PRELOAD_AND_RECORD, forked_from=references)
 
 
-def _reference_server(folder: Path, python: Path, owner: int | None, settings: Mapping[str, str]) -> Server:
-    return Server(named(reference.NAME, python), folder, python, owner or os.getpid(), reference.PRELOAD, settings)
+def _reference_server(folder: Path, python: Path, owner: int, settings: Mapping[str, str]) -> Server:
+    return Server(named(reference.NAME, python), folder, python, owner, reference.PRELOAD, settings)
 
 
 @contextmanager
@@ -101,13 +91,23 @@ def measuring(
 ) -> Iterator[Server]:
     """An environment's measuring server, which runs for the duration of the block and is ready to measure these cells.
 
+    It and the servers of references and goldens are forked from servers that only import, and live as long as this process.
+
     Raises:
         BadInput: if the environment cannot run tlbench.
     """
+
+    def imported(interpreter: Path) -> Server:
+        return beside("imports", python=interpreter, preload=reference.PRELOAD, variables=settings)
+
+    def references_of(interpreter: Path) -> Server:
+        return replace(_reference_server(here, interpreter, os.getpid(), settings), forked_from=imported(interpreter))
+
     with tempfile.TemporaryDirectory(prefix="tlbench-", ignore_cleanup_errors=True) as folder:
-        references = _reference_server(Path(folder), python, None, settings)
-        server = measuring_server(Path(folder), python, settings=settings)
-        goldens = _reference_server(Path(folder), reference_python(python), None, settings)
+        here = Path(folder)
+        lens = beside("lens-imports", python=python, preload=IMPORT, variables=settings, forked_from=imported(python))
+        server = Server(MEASURING, here, python, os.getpid(), PRELOAD, settings, forked_from=lens)
+        references, goldens = references_of(python), references_of(reference_python(python))
         try:
             _start(server, references, goldens, questions, cells)
         except CellFailed as error:

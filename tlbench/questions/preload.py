@@ -17,16 +17,23 @@ from tlbench.spans import Category, span
 MODULES = (*reference.MODULES, *lens.MODULES, "einops._torch_specific", "tlbench.questions.accuracy")
 
 
-def preload() -> None:
+def import_everything() -> None:
     """Import every module that imports. The cell that needs a missing or broken one runs into it again, and reports it."""
     with reference.collected_once():
         reference.import_all(MODULES)
+        with suppress(Exception), span(Category.KEEP):
+            for question in registry.QUESTIONS.values():
+                code_digest(question.module)
+
+
+def preload() -> None:
+    """:func:`import_everything`, then verify what was imported."""
+    import_everything()
+    with reference.collected_once():
         with suppress(Exception), span(Category.VERIFY):
             answers.setting()
         with suppress(Exception), span(Category.KEEP):
             catalogue.load()
-            for question in registry.QUESTIONS.values():
-                code_digest(question.module)
 
 
 def preload_and_record() -> None:

@@ -147,7 +147,12 @@ class Server:
 
     def _fork(self, other: Server) -> socket.socket | None:
         """Start as a fork of another server. None if that failed."""
-        request = {"serve": self._full_name, "preload": self.preload, "variables": self._settings()}
+        request = {
+            "serve": self._full_name,
+            "folder": str(self.folder),
+            "preload": self.preload,
+            "variables": self._settings(),
+        }
         with other._connected() as connection:
             connection.settimeout(START_TIMEOUT_S)
             connection.sendall(json.dumps(request).encode() + b"\n")

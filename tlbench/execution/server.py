@@ -11,8 +11,8 @@ that it returns, comes back as a line ``{"value": ...}``. The last line is ``{"e
 what it caches, and if it returns values, they are the answer and nothing forks. ``variables`` are the client's settings
 (environment variables that begin with ``TLBENCH_``).
 
-A request ``{"serve": NAME, "preload": "module:name", "variables": {...}}`` forks another server, which starts with all that
-this one has imported, and answers ``{"end": null}`` when it listens.
+A request ``{"serve": NAME, "folder": PATH, "preload": "module:name", "variables": {...}}`` forks another server, which starts
+in that folder with all that this one has imported, and answers ``{"end": null}`` when it listens.
 
 The server ends when the process OWNER or its socket is gone. It starts no thread and computes no tensor before it forks:
 after torch has run threads a fork may deadlock, and after CUDA was touched a fork cannot use it.
@@ -141,7 +141,7 @@ class _Loop:
                 if client is not None:
                     client.close()
             if "serve" in request:
-                _become_server(request["serve"], self.owner, request["preload"], connection)
+                _become_server(request, self.owner, connection)
             else:
                 os.setpgid(0, 0)
                 _run(connection, request)
@@ -181,13 +181,14 @@ def _run(connection: socket.socket, request: dict[str, Any]) -> None:
     _reply(connection, end=end)
 
 
-def _become_server(name: str, owner: int, preload: str, connection: socket.socket) -> None:
+def _become_server(request: dict[str, Any], owner: int, connection: socket.socket) -> None:
     """In a fork: serve under another name, in a session and with a log of its own."""
     os.setsid()
-    with Path(f"{name}.log").open("ab") as log:
+    os.chdir(request["folder"])
+    with Path(f"{request['serve']}.log").open("ab") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-    serve(name, owner, preload, connection)
+    serve(request["serve"], owner, request["preload"], connection)
 
 
 def _reply(connection: socket.socket, **reply: Any) -> None:

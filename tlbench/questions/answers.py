@@ -29,6 +29,7 @@ from tlbench.environments.metadata import version_of
 from tlbench.environments.sources import code_digest, libraries
 from tlbench.exceptions import BadInput, CellFailed, NotApplicable, NotMeasured, TlbenchError
 from tlbench.execution.client import Server, beside, named
+from tlbench.execution.server import SETTINGS
 from tlbench.files import canonical_json, locked, write_json
 from tlbench.grid import Cell, Import, RuntimeCell
 from tlbench.paths import cache_dir, outcomes_dir
@@ -97,15 +98,17 @@ def measuring(
         BadInput: if the environment cannot run tlbench.
     """
 
+    lasting = {name: value for name, value in settings.items() if not name.startswith(SETTINGS)}  # requests bring the others
+
     def imported(interpreter: Path) -> Server:
-        return beside("imports", python=interpreter, preload=reference.PRELOAD, variables=settings)
+        return beside("imports", python=interpreter, preload=reference.PRELOAD, variables=lasting)
 
     def references_of(interpreter: Path) -> Server:
         return replace(_reference_server(here, interpreter, os.getpid(), settings), forked_from=imported(interpreter))
 
     with tempfile.TemporaryDirectory(prefix="tlbench-", ignore_cleanup_errors=True) as folder:
         here = Path(folder)
-        lens = beside("lens-imports", python=python, preload=IMPORT, variables=settings, forked_from=imported(python))
+        lens = beside("lens-imports", python=python, preload=IMPORT, variables=lasting, forked_from=imported(python))
         server = Server(MEASURING, here, python, os.getpid(), PRELOAD, settings, forked_from=lens)
         references, goldens = references_of(python), references_of(reference_python(python))
         try:

@@ -132,6 +132,11 @@ def plants(faulty_tree, tmp_path_factory):
     return of
 
 
+def uv_cache():
+    """uv's own cache, which lies in the user's home."""
+    return subprocess.run([BIN / "uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
+
+
 @pytest.fixture(scope="session")
 def project(tmp_path_factory):
     """Every commit of the small history, measured; exit status 2 is asv's word for "some cells failed"."""
@@ -146,9 +151,8 @@ def project(tmp_path_factory):
     home.mkdir()
     made = Project(folder, {commit.message: hashes[commit.tag] for commit in commits})
     with pytest.MonkeyPatch.context() as patch:
-        uv_cache = subprocess.run([BIN / "uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout
         patch.setenv("TLBENCH_CACHE", str(cache_dir()))
-        patch.setenv("UV_CACHE_DIR", uv_cache.strip())
+        patch.setenv("UV_CACHE_DIR", uv_cache())
         patch.setenv("HOME", str(home))
         made.asv("run", "--machine", MACHINE, "-b", cells("float32"), "ALL", expect=2)
         yield made

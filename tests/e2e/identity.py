@@ -1,9 +1,9 @@
 """Run in an environment with a TransformerLens: how far each option is from an identity when all is float64.
 
-``python -m tests.e2e.identity WRAPPER INTERCEPTED PLANTED MODEL...`` prints one JSON line a model and option: how far its
-logits are from the golden ones, and from those of the unprocessed model. With
-``INTERCEPTED`` 1, TransformerLens's own requests for float32 are answered with float64 too; with ``PLANTED`` 1, one
-processed weight is scaled by 1 + 1e-9.
+``python -m tests.e2e.identity WRAPPER VARIANT:MODEL...`` prints one JSON line a model and option: how far its logits are
+from the golden ones, and from those of the unprocessed model. The variants: ``intercepted``, in which TransformerLens's own
+requests for float32 are answered with float64 too; ``planted``, the same with one processed weight scaled by 1 + 1e-9; and
+``plain``, in which they are not.
 """
 
 import json
@@ -24,20 +24,20 @@ from tlbench.reference.golden import Weights
 LOADERS = {Wrapper.HOOKED_TRANSFORMER: load_hooked_transformer, Wrapper.TRANSFORMER_BRIDGE: load_bridge}
 
 
-def main(wrapper, intercepted, planted, *names):
+def main(wrapper, *cases):
     models = catalogue.load()
     torch.set_num_threads(1)
-    for name in names:
+    for variant, name in (case.split(":") for case in cases):
         checkpoint = locate(models.get(name), models)
         exact = golden.golden(checkpoint, Weights.ORIGINAL).logits
         unprocessed = exact
         for option in Option:
-            with true_float64() if intercepted == "1" else nullcontext():
+            with nullcontext() if variant == "plain" else true_float64():
                 try:
                     lens = LOADERS[Wrapper(wrapper)](checkpoint, "float64", option)
                 except NotApplicable:
                     continue
-                if planted == "1" and option is not Option.UNPROCESSED:
+                if variant == "planted" and option is not Option.UNPROCESSED:
                     with torch.no_grad():
                         largest(lens.model).mul_(1 + 1e-9)
                 lens.widen()
@@ -46,6 +46,7 @@ def main(wrapper, intercepted, planted, *names):
             if option is Option.UNPROCESSED:
                 unprocessed = found
             line = {
+                "variant": variant,
                 "model": name,
                 "option": option,
                 "from_golden": relative(found, exact),

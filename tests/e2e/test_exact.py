@@ -7,6 +7,7 @@ with that cast intercepted, and the cast itself is shown.
 import json
 import os
 import subprocess
+from functools import lru_cache
 
 import pytest
 
@@ -15,6 +16,9 @@ from tlbench import catalogue
 from tlbench.checkpoints import ensure
 from tlbench.environments import lens_environment
 
+NEWEST = "4.3.0"
+WRAPPERS = {NEWEST: "TransformerBridge", "2.18.0": "HookedTransformer"}
+VARIANTS = ("intercepted", "planted", "plain")
 TOLERANCE = 1e-11
 ZOO = [model.name for model in catalogue.load().models if model.source == "zoo"]
 # Wrong at any precision, and found by this suite: docs/findings.md, part 2.
@@ -23,20 +27,26 @@ NOT_IDENTITIES = {"4.3.0": set(), "2.18.0": {("zoo-mixtral", "fold_ln"), ("zoo-m
 OTHER_FUNCTIONS = {"4.3.0": set(), "2.18.0": {"zoo-bloom"}}
 
 
-def identities(release, wrapper, models, *, intercepted=True, planted=False):
-    for name in models:
+@lru_cache
+def identities(release):
+    """How far each option of each model of a release is from an identity, by variant."""
+    for name in ZOO:
         ensure(catalogue.load().get(name), catalogue.load())
     python = lens_environment(release).python
-    words = [str(python), "-m", "tests.e2e.identity", wrapper, str(int(intercepted)), str(int(planted)), *models]
+    words = [str(python), "-m", "tests.e2e.identity", WRAPPERS[release], *(f"intercepted:{name}" for name in ZOO)]
+    words += ["planted:zoo-gpt2", "planted:zoo-llama", "plain:zoo-gpt2"] if release == NEWEST else []
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return [json.loads(line.removeprefix("result ")) for line in done.stdout.splitlines() if line.startswith("result ")]
+    lines = [json.loads(line.removeprefix("result ")) for line in done.stdout.splitlines() if line.startswith("result ")]
+    return {
+        variant: [line for line in lines if line["variant"] == variant] for variant in ("intercepted", "planted", "plain")
+    }
 
 
-@pytest.mark.parametrize(("release", "wrapper"), [("4.3.0", "TransformerBridge"), ("2.18.0", "HookedTransformer")])
-def test_every_option_is_an_identity_in_true_float64(release, wrapper):
-    found = identities(release, wrapper, ZOO)
+@pytest.mark.parametrize("release", WRAPPERS)
+def test_every_option_is_an_identity_in_true_float64(release):
+    found = identities(release)["intercepted"]
     assert len({line["model"] for line in found}) >= 17
     differing = {(line["model"], line["option"]) for line in found if not line["from_unprocessed"] < TOLERANCE}
     assert differing == NOT_IDENTITIES[release]
@@ -47,12 +57,10 @@ def test_every_option_is_an_identity_in_true_float64(release, wrapper):
 
 def test_an_option_that_is_not_an_identity_is_seen():
     """The planted fault: one processed weight scaled by 1 + 1e-9."""
-    found = identities("4.3.0", "TransformerBridge", ["zoo-gpt2", "zoo-llama"], planted=True)
-    for line in found:
+    for line in identities(NEWEST)["planted"]:
         assert (line["from_unprocessed"] < TOLERANCE) is (line["option"] == "unprocessed")
 
 
 def test_from_3_0_processing_casts_float64_weights_to_float32():
-    found = identities("4.3.0", "TransformerBridge", ["zoo-gpt2"], intercepted=False)
-    folded = next(line for line in found if line["option"] == "fold_ln")
+    folded = next(line for line in identities(NEWEST)["plain"] if line["option"] == "fold_ln")
     assert 1e-9 < folded["from_unprocessed"] < 1e-5

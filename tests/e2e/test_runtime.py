@@ -3,6 +3,7 @@
 import pytest
 
 from tests.command import run
+from tests.e2e.conftest import uv_cache
 from tests.e2e.slow_history import measure, slow_project
 from tlbench import catalogue
 from tlbench.checkpoints import ensure
@@ -21,6 +22,7 @@ def project(tmp_path_factory):
     (folder / "home").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(cache_dir()))  # which lies in the user's own home
+        patch.setenv("UV_CACHE_DIR", uv_cache())
         patch.setenv("HOME", str(folder / "home"))
         made = slow_project(folder, share=0.5)
         measure(made, MODEL, "plain")

@@ -154,8 +154,9 @@ def test_the_command_exits_1_with_the_place_of_the_fault_and_0_with_nulls_where_
     assert printed["cells"][0]["sites"].keys() == cell["sites"].keys()
 
 
-def test_the_table_has_a_line_a_block_and_a_sentence():
-    done = where("zoo-llama", "--tl", RELEASE, "--wrapper", "TransformerBridge")
+def test_the_table_has_a_line_a_block_and_a_sentence(tree):
+    tree.plant("")
+    done = where("zoo-llama", "--tl", tree.folder, "--wrapper", "TransformerBridge", **tree.settings)
     assert done.returncode == 0, done.stderr
     assert all(word in done.stdout for word in ("ln1", "pattern", "attn_out", "ln2", "mlp_out", "ln_final", "logits"))
     assert "no component is wrong" in done.stdout

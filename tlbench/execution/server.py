@@ -11,8 +11,8 @@ that it returns, comes back as a line ``{"value": ...}``. The last line is ``{"e
 what it caches, and if it returns values, they are the answer and nothing forks. ``variables`` are the client's settings
 (environment variables that begin with ``TLBENCH_``).
 
-A request ``{"serve": NAME, "folder": PATH, "preload": "module:name", "variables": {...}}`` forks another server, which starts
-in that folder with all that this one has imported, and answers ``{"end": null}`` when it listens.
+A request ``{"serve": NAME, "folder": PATH, "preload": "module:name", "variables": {...}}`` forks another server, which
+starts in that folder with all that this one has imported, and answers ``{"end": null}`` when it listens.
 
 The server ends when the process OWNER or its socket is gone. It starts no thread and computes no tensor before it forks:
 after torch has run threads a fork may deadlock, and after CUDA was touched a fork cannot use it.

@@ -1,6 +1,7 @@
 """Fixtures that many tests share. Checkpoints go to the machine's own cache unless a test takes one of its own."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """Run a module's tests in one process, where they share fixtures, and test_site with test_asv, whose history it shows.
+    """Run a module's tests in one process, where they share fixtures, and all that use test_asv's history in one too.
 
     ``--dist loadgroup`` is made for this, but xdist 3.8 does not see its marks under pytest 9.2.
     """
@@ -28,7 +29,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class ByModule(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return nodeid.split("::")[0].replace("e2e/test_site.py", "e2e/test_asv.py")
+            return re.sub("e2e/test_(site|runtime)", "e2e/test_asv", nodeid.split("::")[0])
 
     return ByModule(config, log)
 

@@ -60,7 +60,7 @@ class Project:
 
     def results(self, commit):
         """asv's stored values, by benchmark and cell."""
-        (path,) = self.folder.glob(f"results/*/{self.commits[commit][:8]}-*.json")
+        (path,) = self.folder.glob(f"results/{MACHINE}/{self.commits[commit][:8]}-*.json")
         return json.loads(path.read_text())
 
 

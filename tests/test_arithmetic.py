@@ -184,6 +184,7 @@ def test_a_fork_of_an_established_process_computes_with_two_threads():
     assert done.stdout.strip() == "0", done.stderr
 
 
+@pytest.mark.slow
 def test_the_probe_leaves_torch_as_it_was():
     torch.manual_seed(3)
     before = torch.get_num_threads(), torch.is_grad_enabled(), torch.get_rng_state()

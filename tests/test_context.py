@@ -49,6 +49,7 @@ def test_a_long_text_is_the_prompts_one_after_another_again_and_again():
     assert long_ids(found, 200).tolist() == [(once + once)[:200]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zoo-gpt2", "zoo-mistral", "zoo-bloom", "zoo-gemma3"])
 def test_the_exact_logits_of_the_longest_context_are_those_of_every_shorter_one(name):
     found = checkpoint(name)

@@ -251,6 +251,7 @@ NEWEST = "281d0a89"  # 4.3.0; a clone without `tlbench history` knows no tags
 CONFIG = ROOT / "releases" / "asv.conf.json"
 
 
+@pytest.mark.slow
 def test_what_the_findings_say_is_wrong_in_the_newest_release_is_found_from_stored_results():
     done = status(NEWEST, "--config", CONFIG)
     shown = " ".join(done.stdout.split())
@@ -262,6 +263,7 @@ def test_what_the_findings_say_is_wrong_in_the_newest_release_is_found_from_stor
     assert max(map(len, done.stdout.splitlines()[1:])) <= 80
 
 
+@pytest.mark.slow
 def test_what_is_healthy_in_the_newest_release_is_not_accused():
     lines = csv.DictReader(io.StringIO(status(NEWEST, "--config", CONFIG, "--format", "csv").stdout))
     wrong = {one["check"] for one in lines if one["word"] == "wrong"}
@@ -384,6 +386,7 @@ def test_what_a_filter_leaves_without_results_is_not_called_no_worse(store):
     assert since("--model", "zoo-gpt2", "--dtype", "bfloat16").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_fresh_clone_knows_the_releases_by_name_before_it_has_their_history(tmp_path):
     shutil.copytree(CONFIG.parent / "results", tmp_path / "results")
     shutil.copy(CONFIG, tmp_path)
@@ -392,6 +395,7 @@ def test_a_fresh_clone_knows_the_releases_by_name_before_it_has_their_history(tm
     assert done.stdout.startswith("Yes, in TransformerLens v4.3.0: wrong in hooks")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

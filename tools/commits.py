@@ -85,7 +85,8 @@ def main(arguments):
     parser.add_argument("--kept", type=Path, help="default: a file in tlbench's cache, for these pins")
     options = parser.parse_args(arguments)
     pins = "".join(path.read_text() for path in sorted(installer.ERAS.glob("*.txt")))
-    kept = options.kept or cache_dir() / f"commits-{hashlib.sha256(pins.encode()).hexdigest()[:8]}.jsonl"
+    kept = options.kept or cache_dir() / "commits" / f"{hashlib.sha256(pins.encode()).hexdigest()[:8]}.jsonl"
+    kept.parent.mkdir(parents=True, exist_ok=True)
     history = History(options.repository, options.without)
     try:
         commits = history.commits(options.commit or history.walk(options.since, options.until))

@@ -29,6 +29,7 @@ WHOLE_FOLDERS = {
 }
 SINGLE_FILES = {
     "cells": "measured cells",
+    "commits": "which commits of TransformerLens can be measured",
     "context": "golden logits at each context length",
     "context-errors": "HuggingFace's errors at each context length",
     "downloads": "wheels and source archives",

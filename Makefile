@@ -8,6 +8,10 @@ BIN := $(VENV)/bin
 SHARED ?= shared-x86-64-local
 MACHINE ?= local
 
+# Without bytecode, which some container images switch off, every process compiles torch and transformers anew: imports take
+# three times as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 # uv does not read pip's own setting for packages that lie on the machine.
 export UV_FIND_LINKS ?= $(subst $(space),$(comma),$(PIP_FIND_LINKS))
 comma := ,

@@ -175,6 +175,7 @@ class Server:
         """Start in a new interpreter. None if that failed."""
         environment = arithmetic.environment(arithmetic.wanted(), {**os.environ, **self.variables, **QUIET})
         environment |= {"PYTHONPATH": str(self._import_folder())}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else every server compiles torch and transformers anew
         command = [str(self.python), "-P", "-m", "tlbench.execution.server", self._full_name, str(self.owner), self.preload]
         with self._file("log").open("ab") as log:
             process = Popen(

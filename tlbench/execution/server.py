@@ -43,7 +43,7 @@ FOLDER_VARIABLE, PID_VARIABLE = "TLBENCH_SERVER_FOLDER", "TLBENCH_SERVER_PID"
 """The server's folder and process, in the environment of its forks. They start further servers beside it."""
 SETTINGS = "TLBENCH_"
 OWN_SETTINGS = (FOLDER_VARIABLE, PID_VARIABLE)
-IDLE_CHECK_S = 1.0
+IDLE_CHECK_S = 0.2
 
 
 def settings(environment: Mapping[str, str]) -> dict[str, str]:

@@ -56,6 +56,7 @@ def in_process(code, settings, python=sys.executable):
     return subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("dtype", SIGNIFICANT_BITS)
 def test_the_square_root_is_the_exact_one_rounded_once(dtype):
@@ -63,6 +64,7 @@ def test_the_square_root_is_the_exact_one_rounded_once(dtype):
     assert torch.equal(x.sqrt(), exact_roots(x))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("dtype", SIGNIFICANT_BITS)
 @pytest.mark.parametrize(
@@ -195,6 +197,7 @@ def test_the_probe_leaves_torch_as_it_was():
     assert one == probing.probe.__wrapped__()
 
 
+@pytest.mark.slow
 def test_the_probe_sees_the_last_bit_of_one_operator(monkeypatch):
     one, tanh = probing.probe.__wrapped__(), torch.Tensor.tanh
     monkeypatch.setattr(torch.Tensor, "tanh", lambda x: torch.nextafter(tanh(x), torch.zeros_like(x)))

@@ -42,6 +42,7 @@ def test_zoo_bytes_are_the_pinned_ones(own_cache, family):
     assert store.hashes(model, checkpoint.folder, checkpoint.folder / "prompts.json") == pinned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", zoo.families())
 def test_huggingface_loads_every_zoo_parameter_and_no_other_and_its_logits_are_a_trained_model_s(own_cache, family):
     from transformers import AutoModelForCausalLM

@@ -320,6 +320,7 @@ def relative(one, other):
     return ((one - other).abs().max() / other.abs().max()).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 def test_what_attention_and_mlp_add_to_a_blocks_input_is_its_output_in_every_architecture(name):
     seen = watched(name)

@@ -188,6 +188,7 @@ def test_a_healthy_model_leaves_nothing_but_float64_s_own_noise(drawn, name):
     assert 0.1 < found.amplification < 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_rounding_of_one_activation_that_torch_cannot_see_is_refused(drawn, name):
     model, ids, _ = drawn(name)
@@ -196,6 +197,7 @@ def test_a_rounding_of_one_activation_that_torch_cannot_see_is_refused(drawn, na
         assert_true_float64(model, ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NORMS)
 def test_a_rounding_of_one_scalar_for_each_token_is_refused(drawn, name):
     """The planted fault: the mean square of what a norm is given goes through float32 in numpy."""
@@ -210,6 +212,7 @@ def test_a_rounding_of_one_scalar_for_each_token_is_refused(drawn, name):
         assert_true_float64(model, ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROUTERS)
 def test_a_rounding_of_a_router_s_scores_is_refused(drawn, name):
     model, ids, _ = drawn(name)

@@ -1223,6 +1223,7 @@ def seen_under(model, ids, component, edit):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 def test_an_edit_is_felt_where_it_is_made_and_the_identity_nowhere_in_every_architecture(name):
     point = checkpoint(name)
@@ -1258,6 +1259,7 @@ def huggingface_generated(name):
     return model, ids, inside._generated(model, ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_huggingfaces_steps_with_the_cache_are_its_full_forward_pass_but_for_float32_rounding(name):
     model, ids, generated = huggingface_generated(name)

@@ -153,6 +153,7 @@ def repeated(chance, between, within, slower=1.0):
     return Paired(tuple(tuple(math.exp(chance.gauss(centre, within)) for _ in range(PROCESSES)) for centre in centres))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("between", "within"), [(0.0, 0.003), (0.003, 0.008), (0.005, 0.02), (0.02, 0.005)])
 def test_a_repeated_run_ends_in_the_interval_nearly_always(between, within):
     chance = random.Random(0)
@@ -200,6 +201,7 @@ def test_what_one_interpreter_cannot_measure_is_the_cell_s_outcome(monkeypatch):
         measure_slowdown(CELL)
 
 
+@pytest.mark.slow
 def test_a_slowdown_of_ten_percent_is_flagged_and_unchanged_repeats_are_not():
     chance = random.Random(1)
     noise = (chance, 0.005, 0.01)

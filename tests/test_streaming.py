@@ -122,6 +122,7 @@ def test_the_median_is_torch_s_to_the_bit(values, entries):
         assert median(chunked(values), values.numel()) == values.median().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_median_of_fewer_bits_is_torch_s_too(dtype):
     values = logits(2, 30, 7, dtype=dtype).abs()

@@ -212,16 +212,17 @@ def test_goldens_are_computed_where_measuring_is_if_the_versions_are_the_pinned_
     assert (reference_python(python) == python) is is_used
 
 
-PINS_OF_1_9 = [
+PINS_OF_ANOTHER_TORCH = [
     "torch (>=1.10)",
     'nvidia-cublas-cu12 (==12.1.3.1) ; platform_system == "Linux" and platform_machine == "x86_64"',
     'triton (==2.1.0) ; platform_system == "Linux" and platform_machine == "x86_64"',
+    "torchvision (<0.23,>=0.22)",
     "transformers (>=4.25.1)",
 ]
 
 
 def test_packages_that_come_with_torch_are_left_to_torch(tmp_path):
-    original = wheel(tmp_path, PINS_OF_1_9, FILES)
+    original = wheel(tmp_path, PINS_OF_ANOTHER_TORCH, FILES)
     copy = installer.with_torchs_own(original, tmp_path / "copy")
     assert [requirement.name for requirement in installer.requirements_of(copy)] == ["torch", "transformers"]
     assert copy.name == original.name
@@ -231,12 +232,12 @@ def test_packages_that_come_with_torch_are_left_to_torch(tmp_path):
 
 
 def test_a_wheel_that_requires_none_of_torch_s_packages_is_installed_as_it_is(tmp_path):
-    original = wheel(tmp_path, PINS_OF_1_9[:1])
+    original = wheel(tmp_path, PINS_OF_ANOTHER_TORCH[:1])
     assert installer.with_torchs_own(original, tmp_path / "copy") == original
     assert not (tmp_path / "copy").exists()
 
 
-def test_the_wheel_that_is_installed_pins_neither_triton_nor_nvidia_s_packages(tmp_path, monkeypatch):
+def test_the_wheel_that_is_installed_pins_nothing_of_another_torch(tmp_path, monkeypatch):
     required = []
 
     def run_uv(*words, doing):
@@ -247,7 +248,7 @@ def test_the_wheel_that_is_installed_pins_neither_triton_nor_nvidia_s_packages(t
 
     monkeypatch.setattr(installer, "run_uv", run_uv)
     monkeypatch.setattr(installer, "_record", lambda *_: None)
-    installer.install(wheel(tmp_path, PINS_OF_1_9), "c" * 40)
+    installer.install(wheel(tmp_path, PINS_OF_ANOTHER_TORCH), "c" * 40)
     assert required == ["torch", "transformers"]
 
 

@@ -34,8 +34,8 @@ HERE = Path(__file__).resolve().parent
 ERAS = HERE / "eras"
 PACKAGE = "transformer-lens"
 PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)$", re.MULTILINE)
-OF_TORCH = re.compile(r"nvidia-|cuda-|triton$")
-"""Packages that come with a build of torch. They depend on the machine, so no lock has them."""
+OF_TORCH = re.compile(r"nvidia-|cuda-|(triton|torchvision|torchaudio)$")
+"""Packages that belong to one build of torch. They depend on the machine, so no lock has them."""
 REQUIRES = "Requires-Dist:"
 TIME_LIMIT_S = 3600.0
 """For one step. asv's own ``install_timeout`` is as long."""
@@ -106,10 +106,11 @@ def torch_backend() -> tuple[str, ...]:
 
 
 def with_torchs_own(wheel: Path, folder: Path) -> Path:
-    """The wheel; or, if it requires packages that come with torch, a copy in ``folder`` that does not.
+    """The wheel; or, if it requires packages that belong to one build of torch, a copy in ``folder`` that does not.
 
-    TransformerLens 1.7 to 1.9.0 pins triton 2.1.0 and nvidia's packages, for a fault of torch 2.1.0's wheels. The pinned
-    torch does not import with them, and brings what it needs itself.
+    TransformerLens 1.7 to 1.9.0 pins triton 2.1.0 and nvidia's packages, for a fault of torch 2.1.0's wheels, and three
+    commits of June 2026 pin torchvision 0.22, which is torch 2.7's. Neither torch nor transformers imports with another
+    torch's, and no language model needs them.
     """
     if not any(OF_TORCH.match(requirement.name) for requirement in requirements_of(wheel)):
         return wheel

@@ -4,8 +4,8 @@ To asv, a cell that failed in one commit is no difference, because the cells tha
 a figure, or have figures that an earlier run stored, which it compares too. So a commit that fails in the middle of a range
 sends the search to the wrong side, without a word, and another cell's change is found instead. Here only the cells that were
 asked for have figures, and absent ones are failures, past which asv moves an end of its range. A commit that does not build
-is a failure too, where asv would stop. Afterwards the output says which commits failed, what the figure was before and at the
-commit that asv names, and which commits in between have none.
+is a failure too, at which asv would stop. Afterwards the output says which commits failed, what the figure was before and at
+the commit that asv names, and which commits in between have none.
 
 asv has no hook for this, so this module wraps the function of the command, and those with which it prepares environments and
 measures a commit.

@@ -1,7 +1,7 @@
 """Write results whole or not at all: an `asv run` that is killed while it saves must not lose what was stored before.
 
-asv empties a file before it writes it anew. It has no hook for this, so this module wraps the two functions that save results and
-benchmarks, and within them replaces the one that writes JSON.
+asv empties a file before it writes it anew. It has no hook for this, so this module wraps the functions that save results
+and benchmarks, and within them replaces the one that writes JSON.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 ``python -m tools.kills [--kills 20] [--seed 1]`` makes a folder and a cache of its own, in which one model's
 figures are stored already. Then it starts a run over a small grid of two others, sends SIGKILL to asv alone or to its whole
-process group by turns, each at a random moment, and starts it again. The last run may end. It prints a line per kill, and
-exit status 1 says what is wrong:
+process group by turns, each at a random moment, every other pair while it measures, and starts it again. The last run may
+end. It prints a line per kill, and exit status 1 says what is wrong:
 
 - a figure that was stored is gone or has changed, or the last run stores other figures than a run that nobody killed;
 - a kept measurement was written again, though it was finished;
@@ -41,8 +41,8 @@ STORED, KILLED = "zoo-opt", "zoo-(gpt2|llama)"
 PATTERN = r"accuracy\.Logit.*\('{}', 'float32', .*TransformerBridge"
 SHARED_FOLDERS = ("checkpoints", "downloads", "proofs")
 """What is copied from the machine's own cache, where it is there."""
-LONGER = 1.2
-"""How many times longer than a run that only reads what is kept the latest kill waits."""
+LATEST_S = 10.0
+"""The latest moment of a kill, after the start or after measuring began."""
 GONE_WITHIN_S = 15.0
 """How long a killed run's processes have to end: a server looks every second whether its owner is there."""
 
@@ -78,10 +78,14 @@ class Place:
     def start(self, models):
         """A run over some models, in a process group of its own."""
         command = [BIN / "asv", "run", "--machine", MACHINE, "--bench", PATTERN.format(models), f"{TAG}^!"]
-        with (self.folder / "log").open("a") as log:
+        with (self.folder / "log").open("w") as log:
             return subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
+
+    def measures(self):
+        """Whether the last run has begun to."""
+        return "Setting up" in (self.folder / "log").read_text()
 
     def finish(self, models):
         status = self.start(models).wait()
@@ -139,14 +143,13 @@ def main():
 
 def kill(place, kills, chance):
     """What went wrong, in sentences."""
-    place.finish(STORED)  # which makes the environment, too
-    started = time.monotonic()
     place.finish(STORED)
-    latest = LONGER * (time.monotonic() - started)
     stored, faults = place.figures(), []
     for i in range(kills):
-        who, moment, kept = ("asv", "its group")[i % 2], chance.uniform(0, latest), place.kept()
-        run = place.start(KILLED)
+        who, moment, kept = ("asv", "its group")[i % 2], chance.uniform(0, LATEST_S), place.kept()
+        since, run = ("the start", "measuring began")[i // 2 % 2], place.start(KILLED)
+        while since != "the start" and run.poll() is None and not place.measures():
+            time.sleep(0.1)
         with suppress(subprocess.TimeoutExpired):
             run.wait(moment)
         had_ended = run.poll() is not None
@@ -156,7 +159,7 @@ def kill(place, kills, chance):
         left, took = place.left()
         now = place.kept()
         end = "it had ended" if had_ended else f"its processes ended in {took:.1f} s"
-        print(f"{i + 1:2} {who:9} after {moment:4.1f} s: {len(kept)} kept, then {len(now)}; {end}", flush=True)
+        print(f"{i + 1:2} {who:9} {moment:4.1f} s after {since}: {len(kept)} kept, then {len(now)}; {end}", flush=True)
         faults += [f"kill {i + 1}: still running: {words}" for words in left]
         faults += [f"kill {i + 1}: {path.name} was measured again" for path in kept if now.get(path) != kept[path]]
         try:

@@ -43,8 +43,9 @@ SHARED_FOLDERS = ("checkpoints", "downloads", "proofs")
 """What is copied from the machine's own cache, where it is there."""
 LATEST_S = 10.0
 """The latest moment of a kill, after the start or after measuring began."""
-GONE_WITHIN_S = 15.0
-"""How long a killed run's processes have to end: a server looks every second whether its owner is there."""
+GONE_WITHIN_S = 60.0
+"""How long a killed run's processes have to end: a server looks every second whether its owner is there, but first imports
+what it was started to import."""
 
 
 @dataclass(frozen=True)

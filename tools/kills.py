@@ -41,8 +41,8 @@ STORED, KILLED = "zoo-opt", "zoo-(gpt2|llama)"
 PATTERN = r"accuracy\.Logit.*\('{}', 'float32', .*TransformerBridge"
 SHARED_FOLDERS = ("checkpoints", "downloads", "proofs")
 """What is copied from the machine's own cache, where it is there."""
-LATEST_S = 10.0
-"""The latest moment of a kill, after the start or after measuring began."""
+LATEST_S = {"the start": 10.0, "measuring began": 20.0}
+"""The latest moment of a kill. The first ten seconds of measuring are imports."""
 GONE_WITHIN_S = 60.0
 """How long a killed run's processes have to end: a server looks every second whether its owner is there, but first imports
 what it was started to import."""
@@ -147,8 +147,8 @@ def kill(place, kills, chance):
     place.finish(STORED)
     stored, faults = place.figures(), []
     for i in range(kills):
-        who, moment, kept = ("asv", "its group")[i % 2], chance.uniform(0, LATEST_S), place.kept()
-        since, run = ("the start", "measuring began")[i // 2 % 2], place.start(KILLED)
+        who, since, kept = ("asv", "its group")[i % 2], [*LATEST_S][i // 2 % 2], place.kept()
+        moment, run = chance.uniform(0, LATEST_S[since]), place.start(KILLED)
         while since != "the start" and run.poll() is None and not place.measures():
             time.sleep(0.1)
         with suppress(subprocess.TimeoutExpired):

@@ -216,7 +216,9 @@ class StoredResults:
             problem = f"{name} was not measured" if is_known else f"{name!r} matches no commits with results"
             several = f", the nearest of {len(self.commits)}" if len(self.commits) > NEAREST else ""
             hint = "; `cd releases` has the releases" if (self._folder / "releases" / "asv.conf.json").is_file() else ""
-            raise BadInput(f"{problem}: choose one of {_listed(map(str, self._nearest(name)))}{several}{hint}")
+            tag = name if name.startswith("v") else f"v{name}"
+            words = f', or measure a part: `asv run --bench "(accuracy|truth).*zoo-gpt2" "{tag}^!"`' if is_known else ""
+            raise BadInput(f"{problem}: choose one of {_listed(map(str, self._nearest(name)))}{several}{words}{hint}")
         return matches[0]
 
     def _nearest(self, name: str) -> list[Commit]:

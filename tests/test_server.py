@@ -189,13 +189,14 @@ def import_for_a_minute():
 
 
 def test_a_server_ends_with_its_owner_even_while_it_imports(one):
+    (one.folder / "import").mkdir()
+    (one.folder / "import" / "tests").symlink_to(Path(__file__).parent)
     owner = subprocess.Popen(["sleep", "60"])
     server = Server("test", one.folder, owner=owner.pid, preload=f"{HERE}:import_for_a_minute")
     with ThreadPoolExecutor() as pool:
         starting = pool.submit(server.start)
-        while not (started := one.folder / "imports").exists() or not started.read_text():
-            time.sleep(0.05)
-        process = psutil.Process(int(started.read_text()))
+        wait_until(lambda: (one.folder / "imports").exists() and (one.folder / "imports").read_text())
+        process = psutil.Process(int((one.folder / "imports").read_text()))
         owner.kill()
         owner.wait()
         try:

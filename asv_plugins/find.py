@@ -1,11 +1,14 @@
 """Let `asv find` say how far its answer can be trusted.
 
 To asv, a cell that failed in one commit is no difference, because the cells that were not asked for are NaN, which counts as
-a figure. So a commit that fails in the middle of a range sends the search to the wrong side, without a word. Here absent
-figures are failures, past which asv moves an end of its range. Afterwards the output says which commits failed, what the
-figure was before and at the commit that asv names, and which commits in between have none.
+a figure, or have figures that an earlier run stored, which it compares too. So a commit that fails in the middle of a range
+sends the search to the wrong side, without a word, and another cell's change is found instead. Here only the cells that were
+asked for have figures, and absent ones are failures, past which asv moves an end of its range. A commit that does not build
+is a failure too, at which asv would stop. Afterwards the output says which commits failed, what the figure was before and at
+the commit that asv names, and which commits in between have none.
 
-asv has no hook for this, so this module wraps the function of the command, and the one with which it measures a commit.
+asv has no hook for this, so this module wraps the function of the command, and those with which it prepares environments and
+measures a commit.
 """
 
 from __future__ import annotations
@@ -14,13 +17,15 @@ import itertools
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from unittest.mock import patch
 
 from asv.commands import find
 from asv.commands.find import Find
 from asv.console import log
+from asv.util import ProcessError
 
 from tlbench.report.stored import is_nan
 
@@ -40,48 +45,88 @@ class Search(logging.Handler):
     Attributes:
         figures: by commit.
         named: the first characters of the hash that asv names, or "".
+        unbuilt: the commits that could not be built or installed.
     """
 
-    def __init__(self, figures: Mapping[str, Figures] | None = None, named: str = "") -> None:
+    def __init__(self, figures: Mapping[str, Figures] | None = None, named: str = "", unbuilt: Iterable[str] = ()) -> None:
         super().__init__()
-        self.figures, self.named = dict(figures or {}), named
+        self.figures, self.named, self.unbuilt = dict(figures or {}), named, set(unbuilt)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Read the commit from asv's log."""
         if match := NAMED.match(str(record.msg)):
             self.named = match[1]
 
-    def run_benchmarks(self, benchmarks: Any, *args: Any, **named: Any) -> Any:
-        """Measure a commit like asv's function does. Absent figures of the result are None."""
-        measured = _Measured(_run_benchmarks(benchmarks, *args, **named))
+    def goes_on(self, install: Callable[..., None]) -> Callable[..., None]:
+        """Install a commit like an environment's own function does, and remember it if that fails."""
+
+        def install_project(conf: Any, repo: Any, commit: str) -> None:
+            try:
+                install(conf, repo, commit)
+            except ProcessError:
+                log.error(f"{repo.get_decorated_hash(commit, 8)} does not build, so the search moves past it")
+                self.unbuilt.add(commit)
+
+        return install_project
+
+    def run_benchmarks(self, benchmarks: Any, env: Any, results: Any, **named: Any) -> Any:
+        """Measure a commit like asv's function does. Figures that are absent or were not asked for are None."""
         ((name, benchmark),) = benchmarks.items()
-        self.figures[measured.commit_hash] = measured.get_result_value(name, benchmark["params"])
+        is_unbuilt = results.commit_hash in self.unbuilt
+        done = results if is_unbuilt else _run_benchmarks(benchmarks, env, results=results, **named)
+        measured = _Measured(done, benchmarks.benchmark_selection.get(name), is_unbuilt)
+        self.figures[results.commit_hash] = measured.get_result_value(name, benchmark["params"])
         return measured
 
 
 class _Measured:
-    """asv's results of a commit, in which a figure that is NaN is None."""
+    """asv's results of a commit, in which only the cells that were asked for have figures, and a NaN is None.
 
-    def __init__(self, results: Any) -> None:
-        self._results = results
+    Args:
+        asked: the indices of those cells; None for all.
+        is_unbuilt: whether the commit could not be built, so that no cell has a figure and nothing is saved.
+    """
+
+    def __init__(self, results: Any, asked: Sequence[int] | None, is_unbuilt: bool) -> None:
+        self._results, self._asked, self._is_unbuilt = results, asked, is_unbuilt
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._results, name)
 
+    @property
+    def errcode(self) -> Mapping[str, int]:
+        return defaultdict(int) if self._is_unbuilt else self._results.errcode
+
+    def save(self, folder: str) -> None:
+        if not self._is_unbuilt:
+            self._results.save(folder)
+
     def get_result_value(self, key: str, params: Any) -> list[float | None]:
-        return [None if is_nan(value) else value for value in self._results.get_result_value(key, params)]
+        if self._is_unbuilt:
+            return [None] * math.prod(map(len, params))
+        values = enumerate(self._results.get_result_value(key, params))
+        return [
+            None if is_nan(value) or (self._asked is not None and i not in self._asked) else value for i, value in values
+        ]
 
 
 def run(cls: Any, /, conf: Any, range_spec: str, bench: str, invert: bool = False, **named: Any) -> Any:
     """Search like asv's function does, then say what its answer rests on."""
-    repo = find.get_repo(conf)
+    repo, set_up = find.get_repo(conf), find.Setup.run
     search = Search()
+
+    def prepare(**named: Any) -> Any:
+        environments = set_up(**named)
+        for environment in environments:
+            environment.install_project = search.goes_on(environment.install_project)
+        return environments
+
     logger = logging.getLogger()
     logger.addHandler(search)
     if note := about_range(range_spec):
         log.warning(note)
     try:
-        with patch.object(find, "run_benchmarks", search.run_benchmarks):
+        with patch.object(find, "run_benchmarks", search.run_benchmarks), patch.object(find.Setup, "run", prepare):
             return _run(cls, conf, range_spec, bench, invert=invert, **named)
     finally:
         logger.removeHandler(search)
@@ -110,8 +155,11 @@ def grounds(commits: Sequence[str], search: Search, name: Callable[[str], str], 
         invert: whether the search was for a decrease.
     """
     figures = {commit: found for commit, found in search.figures.items() if any(value is not None for value in found)}
-    failed = [commit for commit in commits if commit in search.figures and commit not in figures]
+    unbuilt = [commit for commit in commits if commit in search.unbuilt]
+    failed = [commit for commit in commits if commit in search.figures and commit not in (*figures, *unbuilt)]
     sentences = []
+    if unbuilt:
+        sentences.append(f"No figure at {_listed(map(name, unbuilt))}: it does not build, and the search moved past")
     if failed:
         sentences.append(
             f"No figure at {_listed(map(name, failed))}: it failed there or is not applicable, and the search moved past"

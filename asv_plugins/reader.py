@@ -7,6 +7,7 @@ this server runs it in its own process, with asv_runner's own function and asv's
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 LENGTH = "<Q"
+PR_SET_PDEATHSIG = 1
 OURS = "tlbench.exceptions"
 """The module of errors whose message says everything, so that a traceback would only hide it."""
 SKIPPED = "asv: skipped: "
@@ -34,6 +36,7 @@ def main(suite: str, socket_name: str) -> None:
     """Answer commands until asv interrupts the process."""
     from asv_runner._aux import update_sys_path
 
+    end_with_parent()
     update_sys_path(suite)
     leave_sources_alone()
     with socket.socket(socket.AF_UNIX) as listening, tempfile.NamedTemporaryFile() as file, suppress(KeyboardInterrupt):
@@ -46,6 +49,11 @@ def main(suite: str, socket_name: str) -> None:
                 command = _receive(connection)
                 is_preimport = command["action"] == "preimport"
                 _send(connection, preimport(suite, output) if is_preimport else run(suite, command, output))
+
+
+def end_with_parent() -> None:
+    """Have Linux kill this process when asv dies, which may not get to interrupt it: a killed process does not."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def leave_sources_alone() -> None:

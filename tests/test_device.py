@@ -1,8 +1,10 @@
-"""A GPU is touched in no process that forks, and one that is there and fails is a failure."""
+"""A GPU is touched in no process that forks, one that is there and fails is a failure, and token ids go to it."""
 
 import pytest
 import torch
+from torch import Tensor
 
+from tests.test_inside import IDS, MadeUp, lens_of
 from tlbench import device
 from tlbench.arithmetic import LANE_VARIABLE, Lane, establish
 from tlbench.exceptions import CellFailed, NotApplicable
@@ -75,3 +77,73 @@ def test_the_name_of_the_device_is_read_without_touching_it(monkeypatch):
     monkeypatch.setenv(LANE_VARIABLE, Lane.NATIVE)
     monkeypatch.setattr(torch, "empty", lambda *_, **__: pytest.fail("touched"))
     assert device.current() == "cuda"
+
+
+class OnGpu(Tensor):
+    """A tensor on a stand-in for a GPU: like there, an operation with a tensor elsewhere raises."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            tensors = [word for word in (*args, *(kwargs or {}).values()) if isinstance(word, Tensor) and word.ndim]
+        if not all(isinstance(tensor, OnGpu) for tensor in tensors):
+            raise RuntimeError("Expected all tensors to be on the same device, but found cuda:0 and cpu")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """A lens of the made-up model, whose weights are on the stand-in. It has a cache that attributes to heads."""
+    to = Tensor.to
+    monkeypatch.setenv(device.DEVICE_VARIABLE, "cuda")
+    monkeypatch.setenv(LANE_VARIABLE, Lane.NATIVE)
+
+    def put(self, *where, **named):
+        return self.as_subclass(OnGpu) if where == ("cuda",) else to(self, *where, **named)
+
+    monkeypatch.setattr(Tensor, "to", put)
+
+    class Cache(dict):
+        def stack_head_results(self, layer, pos_slice):
+            return model.unembedding[:4, :2]
+
+        def logit_attrs(self, heads, tokens, incorrect_tokens, pos_slice, has_batch_dim):
+            return heads + model.unembedding[0][tokens] - model.unembedding[0][incorrect_tokens]
+
+    model = MadeUp()
+    for name in ("embedding", "mixing", "mapping", "unembedding"):
+        setattr(model, name, getattr(model, name).as_subclass(OnGpu))
+    model.pattern = lambda i, x: torch.eye(x.shape[1]).as_subclass(OnGpu).expand(len(x), 1, -1, -1)
+    run, forward = model.run_with_cache, model.forward
+    model.run_with_cache = lambda ids, return_type: (run(ids, return_type)[0], Cache())
+    model.forward = lambda ids, return_type="logits", attention_mask=None, start_at_layer=0, stop_at_layer=None: forward(
+        ids if attention_mask is None else ids * attention_mask, return_type, start_at_layer, stop_at_layer
+    )
+
+    def steps(ids):
+        yield model(ids)
+
+    def greedy(ids, n):
+        return torch.cat([ids, model(ids).argmax(-1)[:, :n]], -1)
+
+    return lens_of(model, steps=steps, greedy=greedy)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda lens: lens.logits(IDS),
+        lambda lens: next(lens.steps(IDS)),
+        lambda lens: lens.greedy(IDS, 2),
+        lambda lens: lens.run_with_cache(IDS)[0],
+        lambda lens: lens.run_with_hooks(IDS, {"blocks.1.hook_mlp_out": lambda value: None}),
+        lambda lens: lens.stopped_at(IDS, 2),
+        lambda lens: lens.started_at(lens.stopped_at(IDS, 2), 2),
+        lambda lens: lens.masked_logits(IDS, torch.ones_like(IDS)),
+        lambda lens: lens.head_attribution(IDS, IDS[:, :2]),
+    ],
+    ids=["logits", "steps", "greedy", "cache", "hooks", "stop", "start", "mask", "heads"],
+)
+def test_whatever_reads_token_ids_gets_them_on_the_device_of_the_model(on_gpu, use):
+    with torch.inference_mode():
+        assert isinstance(use(on_gpu), OnGpu)

@@ -171,3 +171,13 @@ def _environment(words):
         (Path(words[-1]) / "bin").mkdir(parents=True)
         (Path(words[-1]) / "bin" / "python").touch()
     return ""
+
+
+def test_an_environment_that_another_installer_made_is_made_anew(made, tree, monkeypatch, tmp_path):
+    first = lens_environment(str(tree))
+    assert lens_environment(str(tree)) == first
+    changed = tmp_path / "installer.py"
+    changed.write_text(Path(installer.__file__).read_text() + "# It installs otherwise.\n")
+    monkeypatch.setattr(installer, "__file__", str(changed))
+    assert lens_environment(str(tree)).python != first.python
+    assert [step.split()[0] for step in made].count("install") == 2

@@ -1,15 +1,16 @@
-"""`asv find` says what its answer rests on, and a commit that fails does not mislead it."""
+"""`asv find` says what its answer rests on, and neither a commit that fails nor another cell misleads it."""
 
 from types import SimpleNamespace
 
 import pytest
 from asv.commands import find as command
-from asv.util import UserError
+from asv.util import ProcessError, UserError
 
 from asv_plugins import find
 from asv_plugins.find import Search, about_range, grounds
 
 NAN = float("nan")
+UNBUILT = "does not build"
 COMMITS = [f"{i:08d}" for i in range(12)]
 
 
@@ -71,8 +72,11 @@ class Repository:
 def search(monkeypatch, caplog):
     """Run asv's own search over a history of these figures, one a commit, of one of three cells. Returns what is logged."""
     benchmark = {"name": "track", "params": [["'a'", "'b'", "'c'"]], "type": "track", "timeout": 1}
+
+    class Benchmarks(dict):
+        benchmark_selection = {"track": [1]}
+
     environment = SimpleNamespace(
-        install_project=lambda *_: None,
         python="3.11",
         requirements={},
         name="env",
@@ -82,19 +86,24 @@ def search(monkeypatch, caplog):
 
     caplog.set_level("INFO")
 
-    def searching(history, text, **options):
+    def searching(history, text, stored=(NAN,) * 12, **options):
+        def install(conf, repo, commit):
+            if history[COMMITS.index(commit)] == UNBUILT:
+                raise ProcessError(["build"], 1, "", "")
+
         def run_benchmarks(benchmarks, env, results, **_):
-            value = history[COMMITS.index(results.commit_hash)]
+            at = COMMITS.index(results.commit_hash)
             return SimpleNamespace(
                 commit_hash=results.commit_hash,
-                get_result_value=lambda *_: [NAN, value, NAN],
+                get_result_value=lambda *_: [NAN, history[at], stored[at]],
                 errcode={"track": 0},
             )
 
+        environment.install_project = install
         monkeypatch.setattr(find, "_run_benchmarks", run_benchmarks)
         monkeypatch.setattr(command, "get_repo", lambda _: Repository())
         monkeypatch.setattr(command.Setup, "run", lambda **_: [environment])
-        monkeypatch.setattr(command.Benchmarks, "discover", lambda *_, **__: {"track": benchmark})
+        monkeypatch.setattr(command.Benchmarks, "discover", lambda *_, **__: Benchmarks(track=benchmark))
         machine = SimpleNamespace(machine="mine", save=lambda _: None)
         monkeypatch.setattr(command.Machine, "load", lambda **_: machine)
         conf = SimpleNamespace(project="tl", results_dir="results")
@@ -111,6 +120,22 @@ def test_a_commit_that_fails_in_the_middle_does_not_send_the_search_to_the_wrong
     assert "Greatest regression found: 00000009" in lines
     assert "No figure at 00000005: it failed there or is not applicable, and the search moved past" in lines
     assert "Verified: the figure is 1e-06 at 00000008 and 4e-06 at 00000009, and no commit lies in between" in lines
+
+
+@pytest.mark.parametrize("unbuilt", [0, 5, 11])
+def test_a_commit_that_does_not_build_is_skipped_and_named(search, unbuilt):
+    history = [1e-6] * 9 + [4e-6] * 3
+    history[unbuilt] = UNBUILT
+    lines = search(history, "a^..b")
+    assert "Greatest regression found: 00000009" in lines
+    assert f"No figure at 000000{unbuilt:02d}: it does not build, and the search moved past" in lines
+    assert lines[-1].startswith("Verified")
+
+
+def test_figures_that_are_stored_of_other_cells_do_not_decide(search):
+    lines = search([1e-6] * 9 + [2e-6] * 3, "a^..b", stored=[0.0] * 3 + [9.0] * 9)
+    assert "Greatest regression found: 00000009" in lines
+    assert lines[-1].startswith("Verified: the figure is 1e-06 at 00000008 and 2e-06 at 00000009")
 
 
 def test_a_cause_among_commits_that_fail_is_one_of_several(search, caplog):

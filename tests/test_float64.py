@@ -2,6 +2,7 @@
 
 import json
 import math
+import weakref
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -12,11 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.test_golden import checkpoint, relative
+from tlbench.components import ROUTING, site
 from tlbench.exceptions import NotGolden
 from tlbench.grid import Dtype
 from tlbench.reference import float64, golden, huggingface
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
+from tlbench.reference.sites import watching
 from tools.architectures import draw_model, invisible, planted, visible
 
 SHORT = (torch.float32, torch.float16, torch.bfloat16)
@@ -227,6 +230,27 @@ def test_a_cast_that_torch_sees_is_refused_with_the_operation_s_name(drawn, name
         assert_true_float64(model, ids)
 
 
+def test_the_logits_of_the_first_pass_are_freed_before_the_last_ones_are_computed(drawn, monkeypatch):
+    model, ids, _ = drawn("gpt2")
+    alive = []
+
+    class Watched(float64._Moved):
+        def __call__(self, step):
+            logits = super().__call__(step)
+            if step == float64.STEP:
+                weakref.finalize(logits, alive.clear)
+                alive.append(step)
+            return logits
+
+    def growth(*_):
+        assert not alive
+        return math.inf
+
+    monkeypatch.setattr(float64, "_Moved", Watched)
+    monkeypatch.setattr(float64, "_growth", growth)
+    assert assert_true_float64(model, ids).growth == math.inf
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt_oss"])
 def test_rotary_tables_made_in_numpy_s_float32_are_refused(drawn, name):
     """No step of the embeddings moves them, so the differences cannot show their rounding."""
@@ -236,6 +260,17 @@ def test_rotary_tables_made_in_numpy_s_float32_are_refused(drawn, name):
         pytest.raises(NotGolden, match=r"output of its module model\.rotary_emb was rounded"),
     ):
         assert_true_float64(model, ids)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_a_mixture_of_experts_shows_where_its_tokens_go(drawn, name):
+    model, ids, _ = drawn(name)
+    seen = {}
+    with true_float64(), torch.inference_mode(), watching(model, seen.__setitem__):
+        model(ids)
+    mask = seen[site(int(ROUTERS[name].split(".")[2]), ROUTING)]
+    assert mask.shape[:2] == ids.shape
+    assert (mask.sum(-1) == model.config.num_experts_per_tok).all()
 
 
 @pytest.mark.parametrize("as_buffer", [True, False])

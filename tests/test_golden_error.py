@@ -340,7 +340,8 @@ def test_a_vocabulary_of_one_token_has_no_differences():
 
 
 def close(**figures):
-    usual = {"identical": False, "distance_rms": 1e-6, "spread_rms": 1e-6, "widest": "reversed sums", "ratio": 1.0}
+    usual = dict.fromkeys(("distance_rms", "spread_rms", "typical_spread_rms"), 1e-6)
+    usual |= {"identical": False, "widest": "reversed sums", "ratio": 1.0}
     return Closeness(**{**usual, "top1_unexplained": 0, **figures})
 
 
@@ -380,6 +381,9 @@ def test_where_huggingface_itself_overflows_nothing_is_blamed_on_transformerlens
         (close(ratio=1.0), truth_with(error_ratio=1.0), Verdict.BENIGN),  # as HuggingFace, wrong as that is
         (close(ratio=5e5), truth_with(error_rms=1e-6), Verdict.BENIGN),  # right, though HuggingFace is not
         (close(ratio=5e5), truth_with(error_rms=1.0, error_ratio=2.4), Verdict.UNJUDGED),
+        # A token that went to another expert makes the errors of all positions large, and those of the median none.
+        (close(ratio=5e5), truth_with(has_experts=True, error_rms=1.0, typical_rms=1e-6), Verdict.BENIGN),
+        (close(ratio=5e5, spread_rms=1.0), truth_with(has_experts=True, error_rms=0.1, typical_rms=0.1), Verdict.UNJUDGED),
         (close(ratio=5e5), None, Verdict.UNJUDGED),
         (None, truth_with(error_ratio=1.0), Verdict.UNJUDGED),
     ],

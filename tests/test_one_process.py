@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 
+import psutil
 import pytest
 
-from asv_plugins.one_process import ReadingServer, _ForkServer, is_track
+from asv_plugins.one_process import READER, ReadingServer, _ForkServer, is_track
 
 SUITE = """
 import os, time
@@ -149,3 +151,21 @@ def test_a_benchmark_that_takes_its_process_with_it_fails_alone(launchers):
         assert value is None
         assert status
         assert one.run("some.Suite.track_folder-0")[:2] == ("1", 0)
+
+
+def test_the_process_ends_with_asv_even_if_that_is_killed(tmp_path):
+    (tmp_path / "suite").mkdir()
+    words = [sys.executable, str(READER), "run_server", str(tmp_path / "suite"), str(tmp_path / "socket")]
+    starting = f"import subprocess, time; print(subprocess.Popen({words!r}).pid, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", starting], stdout=subprocess.PIPE, text=True) as asv:
+        reader = psutil.Process(int(asv.stdout.readline()))
+        try:
+            while not (tmp_path / "socket").exists():
+                assert reader.is_running()
+            asv.kill()
+            with suppress(psutil.NoSuchProcess):
+                reader.wait(10)
+            assert not reader.is_running() or reader.status() == psutil.STATUS_ZOMBIE
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                reader.kill()

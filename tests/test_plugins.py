@@ -2,7 +2,10 @@
 
 import json
 
-from asv_plugins import machine
+import pytest
+from asv import util
+
+from asv_plugins import machine, whole_files
 from asv_plugins.environments import environments, page
 from asv_plugins.site import write_missing_graphs
 
@@ -48,3 +51,21 @@ def test_the_page_of_environments_marks_what_differs_from_the_commit_before(tmp_
     text = page(found)
     assert "<tr><th>cpu</th><td>&lt;new&gt;</td><td>&lt;new&gt;</td></tr>" in text
     assert "<tr><th>torch</th><td>2</td><td class=other>3</td></tr>" in text
+
+
+def test_a_run_that_dies_while_it_saves_leaves_what_was_stored(tmp_path):
+    class Dies(dict):
+        """Half of it can be written."""
+
+        def items(self):
+            yield "first", 1
+            raise RuntimeError("killed")
+
+    path = tmp_path / "results.json"
+    save = whole_files.whole(lambda data: util.write_json(str(path), data, compact=True))
+    save({"figures": [1.5]})
+    with pytest.raises(RuntimeError, match="killed"):
+        save(Dies(first=1))
+    assert json.loads(path.read_text()) == {"figures": [1.5]}
+    assert [one.name for one in tmp_path.iterdir()] == ["results.json"]
+    assert path.stat().st_mode & 0o777 == 0o644

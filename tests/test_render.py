@@ -3,8 +3,14 @@
 import csv
 import io
 
+import pytest
 from rich.console import Console
 
+from tlbench.cli import cache
+from tlbench.components import Component, site
+from tlbench.grid import Cell, Statistic
+from tlbench.records.depth_profile import DepthProfile, SiteError
+from tlbench.report import budgets, profiles, verify
 from tlbench.report.render import Column, Format, show
 
 COLUMNS = (
@@ -76,3 +82,38 @@ def test_square_brackets_and_colons_are_no_markup_on_a_terminal():
     words = "no [bold] of [/path] :warning:"
     lines = printed(Format.RICH, title=words, columns=[Column(words)], rows=[[words]]).splitlines()
     assert [line.strip("┃│ ") for line in (lines[0], lines[2], lines[4])] == [words] * 3
+
+
+CELL = Cell("zoo-gpt2", "bfloat16", "center_writing_weights", "TransformerBridge")
+NAMES = ["bfloat16", "center_writing_weights", "TransformerBridge"]
+WIDE = {
+    "verify": (
+        verify.COLUMNS,
+        ["same rounding", *NAMES, *[1.23e-05] * len(Statistic), "0.123", 0.123, 1.23, 1.23e-08, "12 + 3 ties", 1.2e-05],
+    ),
+    "budget": (budgets.COLUMNS, ["zoo-gpt2", *NAMES, *[1.23e-05] * len(budgets.FIGURES)]),
+    "cache": (cache.COLUMNS, ["context-errors", "HuggingFace's errors at each context length", 12345.0, 12345.6, 12.0]),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_the_tables_about_one_model_fit_80_columns_and_wrap_no_figure(name):
+    columns, row = WIDE[name]
+    console = Console(file=io.StringIO(), width=80)
+    show(console, Format.RICH, name, columns, [row, [*row[:-1], 1.0]])
+    printed = console.file.getvalue()
+    assert max(map(len, printed.splitlines())) <= 80
+    figure = {"verify": "0.123", "budget": "1.23e-05", "cache": "12345.6"}[name]
+    assert printed.count(figure) >= 2
+
+
+def test_the_table_of_where_fits_80_columns_with_every_component():
+    wrong = SiteError(0.12, 3.6, 1.2e-07, 3.6e-07)
+    profile = DepthProfile(CELL, 2, {site(i, name): wrong for i in range(2) for name in Component}, (), (), ())
+    console = Console(file=io.StringIO(), width=80)
+    profiles.print_profile(console, "TransformerLens 4.3.0", profile)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.split().count("3.6") for line in lines) == 2 * len(Component) - 1, (
+        "every block's input but the first is one"
+    )

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -180,6 +181,30 @@ def test_one_server_serves_many_clients_and_ends_with_its_socket(one):
     wait_until(lambda: len(servers(one.folder)) == 1)  # the forks that answered are gone
     next(one.folder.glob("*.socket")).unlink()
     wait_until(lambda: not servers(one.folder))
+
+
+def import_for_a_minute():
+    Path("imports").write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def test_a_server_ends_with_its_owner_even_while_it_imports(one):
+    (one.folder / "import").mkdir()
+    (one.folder / "import" / "tests").symlink_to(Path(__file__).parent)
+    owner = subprocess.Popen(["sleep", "60"])
+    server = Server("test", one.folder, owner=owner.pid, preload=f"{HERE}:import_for_a_minute")
+    with ThreadPoolExecutor() as pool:
+        starting = pool.submit(server.start)
+        wait_until(lambda: (one.folder / "imports").exists() and (one.folder / "imports").read_text())
+        process = psutil.Process(int((one.folder / "imports").read_text()))
+        owner.kill()
+        owner.wait()
+        try:
+            with pytest.raises(CellFailed, match="did not start"):
+                starting.result(20)
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def test_a_server_ends_with_its_owner(one):

@@ -60,7 +60,7 @@ def store(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     params = [[*map(repr, words)] for words in GRID]
 
-    def write(values, failed="", release="v1.0.0", of_inside="xeon"):
+    def write(values, failed="", release="v1.0.0", of_inside="xeon", noticed_on=SHARED_MACHINE):
         benchmarks = {
             name: {"name": name, "params": params, "param_names": list(NAMES), "version": "1", "type": "track"}
             for name in values
@@ -82,7 +82,8 @@ def store(tmp_path, monkeypatch):
         if failed:
             line = {"question": "accuracy", "kind": "failed", "judged_by": "", "reason": "it raised SomeError"}
             lines.append({**line, "cells": [failed]})
-        endings = tmp_path / "results" / SHARED_MACHINE / f"{commits[release][:8]}-env.endings.jsonl"
+        (tmp_path / "results" / noticed_on).mkdir(exist_ok=True)
+        endings = tmp_path / "results" / noticed_on / f"{commits[release][:8]}-env.endings.jsonl"
         endings.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     return write
@@ -171,6 +172,26 @@ def test_failed_not_applicable_and_not_measured_never_look_alike(store):
     lines = {line.split("  ")[0]: line.split() for line in done.stdout.splitlines()}
     # wrong, failed, unjudged, right, n/a (the other wrapper, at every machine) and not measured (gpt2)
     assert lines["logits"][-6:] == lines["hooks"][-6:] == ["0", "1", "0", "3", "6", "2"]
+
+
+def words_of_hooks(output):
+    (line,) = (line.split() for line in output.splitlines() if line.startswith("hooks  "))
+    return dict(zip(("wrong", "failed", "unjudged", "right", "n/a", "not measured"), map(int, line[-6:]), strict=True))
+
+
+def test_what_the_shared_arithmetic_found_not_applicable_holds_for_every_machine_and_the_page_says_where_from(store):
+    store(right_values())
+    done = status("1.0.0")
+    assert (words_of_hooks(done.stdout)["n/a"], words_of_hooks(done.stdout)["not measured"]) == (6, 2)
+    said = " ".join(done.stdout.split())
+    assert f"context length and noise floor: noticed on {SHARED_MACHINE}." in said.replace("depth, ", "")
+    assert f"it was removed (noticed on {SHARED_MACHINE})" in status("1.0.0", "--format", "csv").stdout
+
+
+def test_what_is_not_applicable_on_one_machine_was_not_measured_on_another(store):
+    store(right_values(), noticed_on="another machine")
+    found = words_of_hooks(status("1.0.0").stdout)
+    assert (found["n/a"], found["not measured"]) == (0, 8)
 
 
 def test_a_failure_inside_a_measured_cell_is_a_finding_of_its_own(store):

@@ -304,6 +304,7 @@ def whole_truth(t, h, g, original, dtype):
         "total_rms": whole_rms(e_t + z_g - z_original),
         "weights_rms": whole_rms(z_g - z_original),
         "golden_precision": "float64",
+        "typical_rms": typical(e_t),
         "typical_ratio": typical(e_t) / max(typical(e_h), resolution),
         "has_experts": False,
         "tail_ratio": tail(e_t) / max(tail(e_h), resolution),

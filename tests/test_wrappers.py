@@ -192,6 +192,16 @@ def test_a_step_without_the_cache_of_the_one_before_it_fails_and_is_no_error_of_
         list(lens.steps(IDS))
 
 
+EMPTY = "self._last_hf_cache = type('Cache', (), {'get_seq_length': lambda self: 0})()"
+"""What TransformerLens 4.3.0 leaves with transformers 5.24: a step runs without context, and raises nothing."""
+
+
+def test_an_empty_cache_is_said_to_be_one(bridge):
+    lens = bridge(Option.UNPROCESSED, BRIDGE.replace(LEAVES, EMPTY))
+    with pytest.raises(CellFailed, match=r"key-value cache is empty .* transformers 5\.24"):
+        list(lens.steps(IDS))
+
+
 HOOKED = """
 import torch
 from transformer_lens import loading_from_pretrained as loading

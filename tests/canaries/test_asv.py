@@ -530,6 +530,18 @@ def test_results_are_saved_by_our_function_into_a_file_of_a_known_name(tmp_path,
     assert calls == [file, tmp_path / ".asv" / "outcomes" / "mine" / COMMIT]
 
 
+@canary("asv changed util.write_json, or results and benchmarks are saved otherwise", "asv_plugins/whole_files.py")
+def test_results_and_benchmarks_are_saved_by_write_json_of_util():
+    import inspect
+
+    from asv import benchmarks, results, util
+
+    assert list(inspect.signature(util.write_json).parameters) == ["path", "data", "api_version", "compact"]
+    for module, owner in ((results, results.Results), (benchmarks, benchmarks.Benchmarks)):
+        assert module.util is util
+        assert "util.write_json(" in inspect.getsource(inspect.unwrap(owner.save))
+
+
 @canary("asv changed results.iter_results: it reads files that are no results", "tlbench/records/endings.py")
 def test_asv_reads_no_other_file_beside_the_results(tmp_path):
     from asv.results import iter_results

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from tlbench.cli.common import FormatName, app, wide_console
+from tlbench.cli.common import FormatName, app, terminal
 from tlbench.exceptions import BadInput
 from tlbench.grid import parse
 from tlbench.paths import cache_dir
@@ -44,8 +44,8 @@ SINGLE_FILES = {
 DAY_S = 86_400.0
 COLUMNS = (
     Column("folder"),
-    Column("what it holds"),
-    Column("entries", "{:.0f}".format),
+    Column("what it holds", is_wrapped=True),
+    Column("entries", "{:.0f}".format, drop=1),
     Column("MiB", "{:.1f}".format),
     Column("days unused", "{:.0f}".format),
 )
@@ -116,7 +116,7 @@ def cache(
     if unused_days is None:
         rows = [_row(kind, [one for one in found if one.kind == kind], now) for kind in sorted({one.kind for one in found})]
         title = f"{cache_dir()}: {sum(one.size for one in found) / 2**20:.0f} MiB"
-        render.show(wide_console(), style, title, COLUMNS, rows)
+        render.show(terminal(), style, title, COLUMNS, rows)
         return
     unused = [one for one in found if now - one.used > unused_days * DAY_S]
     for one in unused:

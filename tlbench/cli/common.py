@@ -69,8 +69,3 @@ def progress_bar(console: Console) -> Progress:
 def terminal() -> Console:
     """A console as wide as the terminal, or 80 columns where there is none; tables fit it."""
     return Console(highlight=False)
-
-
-def wide_console() -> Console:
-    """A console wide enough for any table. A terminal then wraps a long line; rich would cut figures short."""
-    return Console(width=400)

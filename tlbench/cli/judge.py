@@ -18,7 +18,7 @@ from rich.console import Console
 from tlbench import device as devices
 from tlbench.arithmetic import LANE_VARIABLE, Lane
 from tlbench.checkpoints import Checkpoint
-from tlbench.cli.common import AsJson, FormatName, app, progress_bar, wide_console
+from tlbench.cli.common import AsJson, FormatName, app, progress_bar, terminal
 from tlbench.cli.subject import prepared
 from tlbench.environments import LensEnvironment, lens_environment
 from tlbench.environments.package_index import client
@@ -84,7 +84,7 @@ def verify(
         run.print_json(conclusion, [one.to_json(one_space) for one in judgements])
     else:
         if full:
-            verifying.print_table(wide_console(), one_space, judgements)
+            verifying.print_table(terminal(), one_space, judgements)
         verifying.print_summary(Console(soft_wrap=True, highlight=False), run.subject, judgements, run.notes(full))
     raise typer.Exit(verdicts.exit_status([one.verdict for one in judgements]))
 
@@ -106,7 +106,7 @@ def budget(
     rows = [(answers.cell, answers.outcomes[ERROR_BUDGET.name]) for answers in run.answers]
     if all(outcome.record is None for _, outcome in rows):
         raise run.nothing_measured(outcome.reason for _, outcome in rows)
-    budgets.show(wide_console(), style, run.title, rows)
+    budgets.show(terminal(), style, run.title, rows)
 
 
 @app.command()
@@ -134,7 +134,7 @@ def where(
     else:
         for _, outcome in rows:
             if outcome.record:
-                profiles.print_profile(wide_console(), f"TransformerLens {run.environment}", outcome.record)
+                profiles.print_profile(terminal(), f"TransformerLens {run.environment}", outcome.record)
         for row in rows:
             Console(soft_wrap=True, highlight=False).print(profiles.sentence(*row))
     raise typer.Exit(profiles.exit_status(rows))

@@ -411,7 +411,7 @@ def _nothing_matches(what: str, places: Sequence[_Place], read: Reader[R], model
     if there := [other.name for other in elsewhere if _has_run(read(other))]:
         return BadInput(f"{problem}: it was measured at {' and '.join(there[-2:])}")
     if model and not any(State.NOT_APPLICABLE in of_place for of_place in words):
-        part = status_report.part_status(stored, commit, Part.LOGITS, lambda _: True, {})
+        part = status_report.part_status(stored, commit, Part.LOGITS, lambda _: True)
         measured = sorted({cell.model for cell, word in part.words.items() if word.has_run})
         nearest = f"{choices(model, measured)}, or measure it" if measured else "measure it"
         against = "against the golden " if module == "truth" else ""

@@ -243,8 +243,9 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _folder(key: str) -> Path:
-    pins = b"".join(path.read_bytes() for path in sorted(installer.ERAS.glob("*.txt")))
-    return cache_dir() / "envs" / f"tl-{key}-{hashlib.sha256(pins).hexdigest()[:8]}"
+    """Where an environment lies: under what is installed, the pins, and the code that installs it."""
+    made_by = b"".join(path.read_bytes() for path in (Path(installer.__file__), *sorted(installer.ERAS.glob("*.txt"))))
+    return cache_dir() / "envs" / f"tl-{key}-{hashlib.sha256(made_by).hexdigest()[:8]}"
 
 
 def _lock_of(folder: Path) -> Path:

@@ -55,7 +55,7 @@ def serve(name: str, owner: int, preload: str = "", starting: socket.socket | No
     """Answer requests until the process ``owner`` or the socket is gone. ``starting`` is told when the server listens."""
     os.environ[FOLDER_VARIABLE], os.environ[PID_VARIABLE] = str(Path.cwd()), str(os.getpid())
     if preload:
-        resolve_name(preload)()
+        _preload(preload, owner)
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(f"{name}.socket")
     listening.listen()
@@ -63,6 +63,15 @@ def serve(name: str, owner: int, preload: str = "", starting: socket.socket | No
         with starting, suppress(OSError):  # the client may have gone
             _reply(starting, end=None)
     _Loop(name, owner, listening).run()
+
+
+def _preload(address: str, owner: int) -> None:
+    """Call the function at an address, which may import for a minute, and exit if the process ``owner`` ends meanwhile."""
+    signal.signal(signal.SIGALRM, lambda *_: None if pid_exists(owner) else os._exit(1))
+    signal.setitimer(signal.ITIMER_REAL, IDLE_CHECK_S, IDLE_CHECK_S)
+    resolve_name(address)()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 def last_line(log: Path) -> str:

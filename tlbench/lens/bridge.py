@@ -80,6 +80,11 @@ def _take_cache(bridge: Any) -> Any:
             "TransformerLens changed how it returns the key-value cache: a forward pass with _capture_hf_cache set no "
             "_last_hf_cache, so generation from the cache cannot be measured; see tlbench/lens/bridge.py"
         )
+    if getattr(cache, "get_seq_length", lambda: 1)() == 0:
+        raise CellFailed(
+            "TransformerLens's key-value cache is empty after a forward pass, so a token at a time runs without context. "
+            "TransformerLens 4.3.0 does this with transformers 5.24: take the transformers that tlbench pins"
+        )
     del bridge._last_hf_cache
     return cache
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tlbench import device
 from tlbench.exceptions import CellFailed, NotApplicable, TlbenchError
 from tlbench.grid import Option
 
@@ -68,6 +69,10 @@ class Lens:
     greedy: Callable[[Tensor, int], Tensor]
     process: Callable[[Option], None]
     other_constants: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("logits", "steps", "greedy"):
+            object.__setattr__(self, name, _on_the_device(getattr(self, name)))
 
     @property
     def n_blocks(self) -> int:
@@ -126,7 +131,7 @@ class Lens:
 
     def run_with_cache(self, ids: Tensor) -> tuple[Tensor, Any]:
         """The logits and TransformerLens's ``ActivationCache``."""
-        logits, cache = self.model.run_with_cache(ids, return_type="logits")
+        logits, cache = self.model.run_with_cache(ids.to(device.current()), return_type="logits")
         return logits, cache
 
     def head_attribution(self, ids: Tensor, tokens: Tensor) -> Tensor:
@@ -138,6 +143,7 @@ class Lens:
         if not hasattr(cache, "logit_attrs"):
             raise NotApplicable("this TransformerLens has no ActivationCache.logit_attrs")
         heads = cache.stack_head_results(layer=-1, pos_slice=-1)
+        tokens = tokens.to(device.current())
         pair = {"tokens": tokens[:, 0], "incorrect_tokens": tokens[:, 1]}
         attribution: Tensor = cache.logit_attrs(heads, **pair, pos_slice=-1, has_batch_dim=True)
         return attribution.T.reshape(len(ids), self.n_blocks, -1)
@@ -163,12 +169,15 @@ class Lens:
     def _forward_with(self, argument: str, value: Tensor, argument_value: int | Tensor) -> Tensor:
         if argument not in inspect.signature(self.model.forward).parameters:
             raise NotApplicable(f"this TransformerLens has no {argument}")
-        result: Tensor = self.model(value, return_type="logits", **{argument: argument_value})
+        if isinstance(argument_value, Tensor):
+            argument_value = argument_value.to(device.current())
+        result: Tensor = self.model(value.to(device.current()), return_type="logits", **{argument: argument_value})
         return result
 
     def run_with_hooks(self, ids: Tensor, hooks: Mapping[str, Hook]) -> Tensor:
         """The logits ``[batch, pos, d_vocab]`` from TransformerLens's ``run_with_hooks``, with hooks by hook point name."""
         fwd_hooks = [(name, _as_hook(edit)) for name, edit in hooks.items()]
+        ids = ids.to(device.current())
         logits: Tensor = self.model.run_with_hooks(ids, return_type="logits", fwd_hooks=fwd_hooks)
         return logits
 
@@ -198,6 +207,11 @@ class Lens:
         """Within the block, the unembedding reads ``residual``, ``[batch, pos, d_model]``, instead of its own input."""
         with self.model.unembed.register_forward_pre_hook(lambda _, inputs: (residual, *inputs[1:])):
             yield
+
+
+def _on_the_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function of token ids, which it moves to the device that the model is on."""
+    return lambda ids, *arguments: function(ids.to(device.current()), *arguments)
 
 
 def _as_hook(edit: Hook) -> Callable[..., Tensor | None]:

@@ -58,9 +58,8 @@ def closeness(t: Tensor, h: Tensor, variants: Mapping[str, Spread], dtype: Dtype
     distance = spread(t, h)
     widest = max(variants, key=lambda name: variants[name].rms, default="")
     width = variants[widest].rms if widest else 0.0
-    tl_rms, variant_rms = distance.rms, width
-    if has_experts:
-        tl_rms, variant_rms = distance.typical, max((variant.typical for variant in variants.values()), default=0.0)
+    typical_width = max((variant.typical for variant in variants.values()), default=0.0)
+    tl_rms, variant_rms = (distance.typical, typical_width) if has_experts else (distance.rms, width)
     ratio = tl_rms / variant_rms if variant_rms else (0.0 if tl_rms == 0 else math.inf)
     largest_explained = 2 * RATIO_GATE[dtype] * max((variant.largest for variant in variants.values()), default=0.0)
     unexplained = int((top1_changes(t, h, dtype) > largest_explained).sum())
@@ -68,6 +67,7 @@ def closeness(t: Tensor, h: Tensor, variants: Mapping[str, Spread], dtype: Dtype
         identical=torch.equal(t, h),
         distance_rms=distance.rms,
         spread_rms=width,
+        typical_spread_rms=typical_width,
         widest=widest if width else "",
         ratio=ratio,
         top1_unexplained=0 if has_experts and ratio <= RATIO_GATE[dtype] else unexplained,

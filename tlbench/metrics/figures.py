@@ -70,7 +70,8 @@ class Truth:
         total_rms: rms distance from the golden of the weights as stored in the file, in nats.
         weights_rms: how far rounding the weights to the dtype alone moves the golden, rms in nats.
         golden_precision: ``float64``, or ``float32`` for a makeshift golden.
-        typical_ratio: root of the median over positions of the mean square of e_t, over that of e_h.
+        typical_rms: rms(e_t) at the median position, in nats.
+        typical_ratio: the same over that of e_h.
         has_experts: whether the model is a mixture of experts, where rounding may send a token to another expert.
         tail_ratio: the same as ``typical_ratio``, but at the level that a twelfth of the positions exceed.
         settled_ratio: the ratio over positions up to which no rounding can send a token to another expert; None if too few.
@@ -96,6 +97,7 @@ class Truth:
     total_rms: float
     weights_rms: float
     golden_precision: str
+    typical_rms: float
     typical_ratio: float
     has_experts: bool
     tail_ratio: float
@@ -127,7 +129,8 @@ class Closeness:
         identical: whether the logits equal HuggingFace's bit for bit.
         distance_rms: rms(z_t - z_h), in nats.
         spread_rms: the largest rms(z_v - z_h) over HuggingFace's variants v. If 0, the cell stays unjudged.
-        widest: the name of that variant; "" if there is none.
+        typical_spread_rms: the same at the median position.
+        widest: the name of the variant with the largest spread; "" if there is none.
         ratio: distance over spread, at the median position for a mixture of experts. Infinite if only the spread is 0.
         top1_unexplained: changed top tokens whose margin no variant's error, times the gate, could bridge.
     """
@@ -135,6 +138,7 @@ class Closeness:
     identical: bool
     distance_rms: float
     spread_rms: float
+    typical_spread_rms: float
     widest: str
     ratio: float
     top1_unexplained: int

@@ -82,6 +82,7 @@ def against_truth(
         total_rms=total_rms,
         weights_rms=weights_rms,
         golden_precision=precision,
+        typical_rms=_typical(squares),
         typical_ratio=_typical(squares) / max(_typical(reference_squares), resolution),
         tail_ratio=_tail(squares) / max(_tail(reference_squares), resolution),
         has_experts=settled is not None,

@@ -12,7 +12,7 @@ def relative_error(value: Tensor, exact: Tensor, *, centred: bool = False) -> fl
 
     With ``centred``, both are centred over their last axis first, for quantities defined only up to a constant along it.
     """
-    v, e = value.double().cpu(), exact.double()
+    v, e = value.double().cpu(), exact.double().cpu()
     if centred:
         v, e = v - v.mean(-1, keepdim=True), e - e.mean(-1, keepdim=True)
     error = float((v - e).square().mean().sqrt())

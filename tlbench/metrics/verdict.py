@@ -139,13 +139,20 @@ def _by_huggingface(dtype: Dtype, closeness: Closeness) -> Verdict:
 
 
 def _with_wrong_reference(evidence: Evidence) -> tuple[Verdict, JudgedBy]:
-    """TransformerLens is right if it computes what HuggingFace does, or what HuggingFace should. Otherwise unjudged."""
+    """TransformerLens is right if it computes what HuggingFace does, or what HuggingFace should. Otherwise unjudged.
+
+    In a mixture of experts, the median position counts: elsewhere a token may go to another expert in any variant.
+    """
     closeness, truth, gate = evidence.closeness, evidence.truth, RATIO_GATE[evidence.dtype]
     if closeness is None:
         return Verdict.UNJUDGED, JudgedBy.NOTHING
     word = _by_huggingface(evidence.dtype, closeness)
     if word.passes:
         return word, JudgedBy.HUGGINGFACE
-    if truth is not None and truth.error_rms <= gate * closeness.spread_rms:
-        return Verdict.BENIGN, JudgedBy.GOLDEN
+    if truth is not None:
+        error, spread = truth.error_rms, closeness.spread_rms
+        if truth.has_experts:
+            error, spread = truth.typical_rms, closeness.typical_spread_rms
+        if error <= gate * spread:
+            return Verdict.BENIGN, JudgedBy.GOLDEN
     return Verdict.UNJUDGED, JudgedBy.NOTHING

@@ -50,7 +50,8 @@ def _greedy(lens: Lens, ids: Tensor, reference: HuggingFaceInside, dtype: Dtype)
     actual = list(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
     if actual != expected:
         raise NotApplicable(f"generate returned {actual}: expected token ids of shape {expected}")
-    differs = tokens.cpu() != reference.greedy
+    tokens = tokens.cpu()
+    differs = tokens != reference.greedy
     divergences = []
     for row in range(len(tokens)):
         if differs[row].any():

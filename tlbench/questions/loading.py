@@ -55,7 +55,7 @@ def hash_kept(cell: Cell, references: Iterable[Attention]) -> None:
 def forward(model: lens.Lens, ids: Tensor) -> Tensor:
     """TransformerLens's logits ``[batch, pos, d_vocab]``. Raises CellFailed if the forward pass raised."""
     with failures("the forward pass"), torch.inference_mode(), span(Category.FORWARD):
-        return model.logits(ids.to(device.current())).cpu()
+        return model.logits(ids).cpu()
 
 
 def make_deterministic(threads: int) -> None:

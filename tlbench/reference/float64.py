@@ -165,15 +165,7 @@ def assert_true_float64(model: Any, ids: Tensor) -> SelfCheck:
         raise _refusal(model, f"its table {table} was rounded to float32. {causes}")
     with true_float64(), torch.inference_mode():
         moved = _Moved(model, ids)
-        with low_precision_operations() as seen, _rounded_outputs(model) as rounded:
-            forward = moved(STEP)
-        if seen:
-            casts = ", ".join(list(seen)[:3])
-            raise _refusal(model, f"{casts}. tlbench did not intercept these casts, so this model cannot have a golden")
-        if rounded:
-            module = next(iter(rounded))
-            raise _refusal(model, f"the output of its module {module} was rounded to float32 where torch cannot see it")
-        check = _measure(moved, forward)
+        check = _measure(moved, _watched(model, moved))  # without a name here, so that it frees the logits
     if not math.isfinite(check.difference):
         raise NotGolden(f"{type(model).__name__} has logits that are not finite in float64, so it cannot have a golden")
     if not check.passed:
@@ -185,6 +177,19 @@ def assert_true_float64(model: Any, ids: Tensor) -> SelfCheck:
         )
         raise _refusal(model, reason)
     return check
+
+
+def _watched(model: Any, moved: _Moved) -> Tensor:
+    """The logits at :data:`STEP`, of a pass in which nothing was rounded. Raises NotGolden if something was."""
+    with low_precision_operations() as seen, _rounded_outputs(model) as rounded:
+        forward = moved(STEP)
+    if seen:
+        casts = ", ".join(list(seen)[:3])
+        raise _refusal(model, f"{casts}. tlbench did not intercept these casts, so this model cannot have a golden")
+    if rounded:
+        module = next(iter(rounded))
+        raise _refusal(model, f"the output of its module {module} was rounded to float32 where torch cannot see it")
+    return forward
 
 
 def _refusal(model: Any, reason: str) -> NotGolden:

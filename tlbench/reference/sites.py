@@ -26,7 +26,7 @@ ATTENTION = ("self_attention", "self_attn", "attn.attention", "attn", "attention
 # BLOOM's attention and MLP add the residual themselves, so what they add is the output of their last matrix.
 ATTN_OUT = ("self_attention.dense", *ATTENTION)
 MLP_OUT = ("mlp.dense_4h_to_h", "fc2", "mlp", "block_sparse_moe", "feed_forward")
-ROUTER = ("mlp.gate", "block_sparse_moe.gate")
+ROUTER = ("mlp.gate", "block_sparse_moe.gate", "mlp.router")
 LN1 = ("input_layernorm", "ln_1", "self_attn_layer_norm")
 LN2 = ("post_attention_layernorm", "ln_2", "final_layer_norm")
 # Gemma 2, Gemma 3 and OLMo 2 have a norm after attention and MLP, and add its output.

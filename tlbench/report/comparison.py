@@ -76,7 +76,6 @@ def compare(
     stored: StoredResults, earlier: Commit, later: Commit, is_wanted: Callable[[Cell], bool]
 ) -> list[PartComparison]:
     """Every part at both commits."""
-    absent = {commit.hash: stored.not_applicable(commit) for commit in (earlier, later)}
     found = []
     for part in Part:
         sources = {str(commit): status.source(stored, commit, part) for commit in (earlier, later)}
@@ -89,9 +88,7 @@ def compare(
         except BadInput:
             found.append(PartComparison(part, None, None, problem="measured on two machines, which are not compared"))
             continue
-        was, now = (
-            status.part_status(stored, commit, part, is_wanted, absent[commit.hash], machine) for commit in (earlier, later)
-        )
+        was, now = (status.part_status(stored, commit, part, is_wanted, machine) for commit in (earlier, later))
         if not (changes := tuple(_changes(was, now))):
             found.append(PartComparison(part, None, None, problem=f"{Word.NOT_MEASURED} at both"))
             continue

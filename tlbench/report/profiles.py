@@ -18,6 +18,8 @@ from tlbench.report.render import Column, Format, Value
 
 Profiles = Sequence[tuple[Cell, Outcome[DepthProfile]]]
 OWN = "HuggingFace's own"
+LARGE = 100
+"""A multiple from which on its power of ten says enough."""
 
 
 def print_profile(console: Console, title: str, profile: DepthProfile) -> None:
@@ -31,14 +33,23 @@ def print_profile(console: Console, title: str, profile: DepthProfile) -> None:
     for name in (LN_FINAL, LOGITS):
         error = profile.sites.get(name)
         lines.append(_line(name, profile, [*[None] * (len(components) - 1), error], error))
-    columns = [Column("block"), *(Column(name, str) for name in names), Column("propagated", "{:.2g}".format)]
+    columns = [Column("block"), *(Column(name, short=_on_two_lines) for name in names)]
+    columns.append(Column("propagated", "{:.2g}".format, drop=1))
     title = f"{title}: {profile.cell}, error of each block with golden input (times {OWN})"
     render.show(console, Format.RICH, title, columns, lines)
 
 
 def _line(name: str, profile: DepthProfile, errors: Sequence[SiteError | None], output: SiteError | None) -> list[Value]:
-    texts = [f"{error.local:.2g} ({profile.ratio(error):.3g})" if error else "" for error in errors]
+    texts = [f"{error.local:.2g} ({_multiple(profile.ratio(error))})" if error else "" for error in errors]
     return [name, *texts, output.propagated if output else None]
+
+
+def _multiple(ratio: float) -> str:
+    return f"{ratio:.2g}" if ratio < LARGE else f"{ratio:.0e}"
+
+
+def _on_two_lines(text: str) -> str:
+    return text.replace(" ", "\n")
 
 
 def sentence(cell: Cell, outcome: Outcome[DepthProfile]) -> str:

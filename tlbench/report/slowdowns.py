@@ -126,7 +126,7 @@ def rows(stored: StoredResults, commit: Commit, machine: str = "") -> list[CostR
 
 def absences(stored: StoredResults, commit: Commit, machine: str) -> dict[RuntimeCell, State]:
     """Why cells have no slowdown: they failed, are not applicable there, or were not measured."""
-    absent, failed = stored.not_applicable(commit), failed_cells(stored, commit, machine)
+    absent, failed = stored.not_applicable(commit, machine), failed_cells(stored, commit, machine)
     cells = (
         cell
         for operation in RUNS

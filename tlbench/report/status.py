@@ -28,7 +28,7 @@ from tlbench.records.outcome import Kind
 from tlbench.report import render
 from tlbench.report.checks import CHECKS, CLASSES, OTHER_CLASSES, OTHER_MODULES, OWN_ERROR, QUESTIONS, RATIO, UNCHECKED, Part
 from tlbench.report.render import CELL, COMMIT, Column, Format
-from tlbench.report.stored import BENCHMARKS, Commit, Figure, Row, State, StoredResults, TruthRow, is_figure, is_nan
+from tlbench.report.stored import BENCHMARKS, Absence, Commit, Figure, Row, State, StoredResults, TruthRow, is_figure, is_nan
 
 NAMED = 4
 """How many models a finding names before it counts the rest."""
@@ -104,6 +104,7 @@ class PartStatus:
         machine: whose results these are; "" if the part was not measured there.
         measured_at: when that machine last measured it; None if asv does not say.
         unknown: tracks and classes with figures that have no check, nor a reason for having none.
+        noticed_on: the other machines that noticed that cells are not applicable.
     """
 
     part: Part
@@ -111,6 +112,7 @@ class PartStatus:
     measured_at: datetime | None
     checked: tuple[Checked, ...]
     unknown: tuple[str, ...] = ()
+    noticed_on: tuple[str, ...] = ()
 
     @cached_property
     def by_cell(self) -> dict[Cell, list[Checked]]:
@@ -133,33 +135,32 @@ class PartStatus:
 
 def examine(stored: StoredResults, commit: Commit, is_wanted: Callable[[Cell], bool]) -> list[PartStatus]:
     """Every part at a commit, measured or not, for the cells that are wanted."""
-    absent = stored.not_applicable(commit)
-    return [part_status(stored, commit, part, is_wanted, absent) for part in Part]
+    return [part_status(stored, commit, part, is_wanted) for part in Part]
 
 
 def part_status(
-    stored: StoredResults,
-    commit: Commit,
-    part: Part,
-    is_wanted: Callable[[Cell], bool],
-    absent: Mapping[str, str],
-    machine: str = "",
+    stored: StoredResults, commit: Commit, part: Part, is_wanted: Callable[[Cell], bool], machine: str = ""
 ) -> PartStatus:
-    """One part at a commit, of one machine; ``absent`` says why cells are not applicable."""
+    """One part at a commit, of one machine."""
     benchmark = source(stored, commit, part)
     if not benchmark:
         return PartStatus(part, "", None, (), _unknown(stored, commit, part, machine))
     machine = machine or stored.machine(commit, benchmark)
+    absent: Mapping[str, Absence] = {}
     if benchmark == CLASSES[Part.LOGITS]:
         checked = [*map(_logits, stored.truth_rows(commit, machine))]
     elif part is Part.LOGITS:
         space = next(space for space, name in BENCHMARKS.items() if name == benchmark)
         checked = [*map(_unjudged_logits, stored.rows(commit, space, machine))]
     else:
+        absent = stored.not_applicable(commit, machine)
         checked = list(_inside(stored, commit, part, machine, absent))
     wanted = tuple(one for one in checked if is_wanted(one.cell))
+    not_applicable = (str(one.cell) for one in wanted if one.word is Word.NOT_APPLICABLE)
+    noticed = {absent[name].machine for name in not_applicable if name in absent}
     at = stored.measured_at(commit, benchmark, machine)
-    return PartStatus(part, machine, at, wanted, _unknown(stored, commit, part, machine))
+    unknown = _unknown(stored, commit, part, machine)
+    return PartStatus(part, machine, at, wanted, unknown, tuple(sorted(noticed - {machine})))
 
 
 def source(stored: StoredResults, commit: Commit, part: Part) -> str:
@@ -180,7 +181,9 @@ def _logits(row: TruthRow) -> Checked:
     return Checked(Part.LOGITS, "logits", row.cell, word, ratio, limit, RATIO, row.reason, row.verdict)
 
 
-def _inside(stored: StoredResults, commit: Commit, part: Part, machine: str, absent: Mapping[str, str]) -> Iterable[Checked]:
+def _inside(
+    stored: StoredResults, commit: Commit, part: Part, machine: str, absent: Mapping[str, Absence]
+) -> Iterable[Checked]:
     checks = [check for check in CHECKS if check.part is part]
     values = {check: stored.values(commit, check.benchmark, Cell, machine) for check in checks}
     others = [stored.values(commit, f"{CLASSES[part]}.track_{name}", Cell, machine) for name in UNCHECKED.get(part, ())]
@@ -193,7 +196,9 @@ def _inside(stored: StoredResults, commit: Commit, part: Part, machine: str, abs
         for check in checks:
             value = values[check].get(cell, math.nan)
             limit = check.limit(cell.dtype, own_error if is_figure(own_error) else None)
-            reason = _reason(ended, QUESTIONS[part], cell) if value is None else absent.get(str(cell), "")
+            reason = _reason(ended, QUESTIONS[part], cell) if value is None else ""
+            if str(cell) in absent:
+                reason = reason or f"{absent[str(cell)].reason} (noticed on {absent[str(cell)].machine})"
             word = _word(value, limit, has_run, str(cell) in absent)
             yield Checked(part, check.what, cell, word, value if is_figure(value) else None, limit, check.unit, reason)
 
@@ -415,6 +420,8 @@ def notes(parts: Sequence[PartStatus]) -> Iterable[str]:
     for (machine, day), of_source in sources.items():
         arithmetic = "the arithmetic that all machines share" if is_shared(machine) else "its own arithmetic"
         yield f"{joined([status.part for status in of_source])}: {machine} ({arithmetic}), {day}."
+    for others, of_noticing in _noticed(parts).items():
+        yield f"{Word.NOT_APPLICABLE} in {joined(of_noticing)}: noticed on {joined(others)}."
     if failed_logits(parts):
         yield f"Where logits {Word.FAILED}, nothing else of the cell can be measured: it is listed once."
     models = {one.cell.model for status in parts for one in status.checked}
@@ -425,6 +432,15 @@ def notes(parts: Sequence[PartStatus]) -> Iterable[str]:
         yield f"{Word.NOT_MEASURED.capitalize()} in {joined(of_part)}: {words}."
     if unknown := [name for status in parts for name in status.unknown]:
         yield f"Stored, but no check knows the largest right figure: {', '.join(unknown)}."
+
+
+def _noticed(parts: Sequence[PartStatus]) -> dict[tuple[str, ...], list[Part]]:
+    """The parts whose cells are not applicable according to other machines, by these machines."""
+    found: dict[tuple[str, ...], list[Part]] = defaultdict(list)
+    for status in parts:
+        if status.noticed_on and status.is_measured:
+            found[status.noticed_on].append(status.part)
+    return found
 
 
 def _partly(measured: Mapping[Part, set[Cell]]) -> dict[str, list[Part]]:

@@ -111,6 +111,14 @@ class TruthRow:
 
 
 @dataclass(frozen=True)
+class Absence:
+    """Why a cell is not applicable, and the machine that noticed."""
+
+    reason: str
+    machine: str
+
+
+@dataclass(frozen=True)
 class Commit:
     """A commit with results: its hash, its time in ms since 1970, and its tag or ""."""
 
@@ -208,7 +216,9 @@ class StoredResults:
             problem = f"{name} was not measured" if is_known else f"{name!r} matches no commits with results"
             several = f", the nearest of {len(self.commits)}" if len(self.commits) > NEAREST else ""
             hint = "; `cd releases` has the releases" if (self._folder / "releases" / "asv.conf.json").is_file() else ""
-            raise BadInput(f"{problem}: choose one of {_listed(map(str, self._nearest(name)))}{several}{hint}")
+            tag = name if name.startswith("v") else f"v{name}"
+            words = f', or measure a part: `asv run --bench "(accuracy|truth).*zoo-gpt2" "{tag}^!"`' if is_known else ""
+            raise BadInput(f"{problem}: choose one of {_listed(map(str, self._nearest(name)))}{several}{words}{hint}")
         return matches[0]
 
     def _nearest(self, name: str) -> list[Commit]:
@@ -299,11 +309,21 @@ class StoredResults:
             found |= endings.read(path)
         return found
 
-    def not_applicable(self, commit: Commit) -> Mapping[str, str]:
-        """Why cells are not applicable: no such wrapper, option or architecture, whichever machine or question noticed."""
-        paths = sorted((self._folder / self._conf.results_dir).glob(f"*/{commit.hash[:8]}-*{endings.SUFFIX}"))
-        found = (item for path in paths for item in endings.read(path).items())
-        return {cell: e.reason for (asked, cell), e in found if e.kind is Kind.NOT_APPLICABLE and endings.PART not in asked}
+    def not_applicable(self, commit: Commit, machine: str) -> Mapping[str, Absence]:
+        """Which cells are not applicable on a machine, and why: no such wrapper, option, architecture or device.
+
+        Whichever question noticed. What was noticed in the shared arithmetic, which belongs to no machine, holds for each;
+        what was noticed on another machine does not.
+        """
+        folders = (self._folder / self._conf.results_dir).iterdir()
+        names = sorted((f.name for f in folders if is_shared(f.name) or f.name == machine), key=lambda name: name == machine)
+        return {
+            cell: Absence(ending.reason, name)
+            for name in names
+            for path in self._beside(commit, endings.SUFFIX, name)
+            for (asked, cell), ending in endings.read(path).items()
+            if ending.kind is Kind.NOT_APPLICABLE and endings.PART not in asked
+        }
 
     def _beside(self, commit: Commit, suffix: str, machine: str) -> list[Path]:
         """The files with this suffix beside a commit's results."""

@@ -25,13 +25,13 @@ from tlbench.report.verdicts import BY_HUGGINGFACE, counted, word
 COLUMNS = (
     Column("verdict"),
     *CELL[1:],
-    *(Column(statistic, "{:.3g}".format) for statistic in Statistic),
+    *(Column(statistic, "{:.3g}".format, drop=drop) for statistic, drop in zip(Statistic, (0, 4, 7, 8), strict=True)),
     Column("ratio", str),
-    Column("corr.", "{:.3f}".format),
-    Column("bits lost", "{:.2f}".format),
-    Column("KL, nats", "{:.2e}".format),
-    Column("flips", str),
-    Column("floor", "{:.2g}".format),
+    Column("corr.", "{:.3f}".format, drop=6),
+    Column("bits lost", "{:.2f}".format, drop=3),
+    Column("KL, nats", "{:.2e}".format, drop=5),
+    Column("flips", str, drop=1),
+    Column("floor", "{:.2g}".format, drop=2),
 )
 STYLES = {Verdict.UNJUDGED: "magenta", Verdict.WORSE: "yellow", Verdict.BROKEN: "red", Verdict.FAILED: "red"}
 STYLES_OF_HEADLINES = {"RIGHT": "bold green", "UNJUDGED": "bold magenta", "WRONG": "bold red"}

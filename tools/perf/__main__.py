@@ -10,7 +10,7 @@ from tlbench import catalogue
 from tlbench.checkpoints import ensure
 from tlbench.history import build_history
 from tlbench.paths import cache_dir
-from tools.perf import goldens, long, memory, mistral, profile, scaling, slower, speed, stack
+from tools.perf import goldens, long, memory, mistral, profile, scaling, slower, speed, stack, verify
 from tools.perf.bench import HISTORY, ROOT, Bench, commit_of
 
 LATEST = "v4.3.0"
@@ -18,6 +18,7 @@ FIGURES = {
     "cell": lambda folder: speed.asv_cost_per_cell(Bench(folder / "cell"), commit_of(LATEST)),
     "versions": lambda folder: speed.versions_beside_a_bare_fork_server(folder, Bench(folder / "versions")),
     "plain": lambda folder: speed.speed_beside_a_plain_suite(folder, commit_of(LATEST)),
+    "verify": verify.verify_beside_the_suite,
     "golden": goldens.golden_figures,
     "truth": lambda folder: speed.truth_beside_accuracy(Bench(folder / "truth"), commit_of(LATEST)),
     "inside": lambda folder: speed.inside_of_one_model(Bench(folder / "inside"), commit_of(LATEST)),

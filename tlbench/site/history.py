@@ -1,0 +1,469 @@
+"""Every cell's history: the stored figures of the logits at each measured commit, as runs of equal states.
+
+Figures repeat from commit to commit to the last bit, so a history is a few runs. Files are read one at a time, and only
+arrays are kept: five hundred commits of three thousand cells fit in a few hundred megabytes.
+
+Results are drawn as one line only if they come from one arithmetic: all machines of the shared arithmetic whose probe is the
+same, or one machine of its own. That is a lane.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tlbench.arithmetic import SHARED_MACHINE, is_shared
+from tlbench.environments.metadata import SUFFIX, Metadata
+from tlbench.environments.metadata import read as read_metadata
+from tlbench.exceptions import BadInput
+from tlbench.grid import Attention, Cell, Dtype, Option, Space, Statistic, Wrapper
+from tlbench.metrics.verdict import SEVERITIES, Verdict
+from tlbench.questions.registry import ACCURACY
+from tlbench.records import endings
+from tlbench.records.outcome import Kind
+from tlbench.report.stored import BENCHMARKS, CHANGED_WEIGHTS, NOISE_FLOOR, TRUTH, Figure
+
+MEANS = f"{BENCHMARKS[Space.LOGIT]}.track_"
+VERDICT = f"{TRUTH}.track_verdict"
+TRACKS = (
+    *(f"{MEANS}{statistic}" for statistic in Statistic),
+    *(
+        f"{TRUTH}.track_{figure}"
+        for figure in (
+            Figure.RATIO,
+            Figure.BITS_LOST,
+            Figure.KL_NATS,
+            Figure.TOTAL_RMS,
+            Figure.DIFFERENCE_RMS,
+            Figure.DIFFERENCE_P99,
+        )
+    ),
+    VERDICT,
+    CHANGED_WEIGHTS,
+)
+"""What a history holds of each cell."""
+MEAN, MAX, BITS = (
+    f"{MEANS}{Statistic.MEAN}",
+    f"{MEANS}{Statistic.MAX}",
+    f"{TRUTH}.track_{Figure.BITS_LOST}",
+)
+REFERENCE_BITS = "truth.HuggingFace.track_bits_lost"
+FLOORS = tuple(f"{NOISE_FLOOR}.track_{name}" for name in ("repeat", "threads", "batch"))
+VERDICTS = tuple(Verdict)
+KNOWN_MODULES = ("accuracy.", "truth.", "noise_floor.", "depth.", "context_length.", "hooks.", "gradients.", "runtime.")
+"""The benchmark modules whose figures have a page."""
+
+ORDER = {str(word): i for kind in (Dtype, Option, Wrapper) for i, word in enumerate(kind)}
+
+Floats = npt.NDArray[np.float64]
+Key = tuple[str, str, str, str]
+"""A cell's words: model, dtype, option, wrapper."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One arithmetic: a machine's own, or the one that machines share, proved by its probe."""
+
+    name: str
+    probe: str = ""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether its figures belong to no machine."""
+        return is_shared(self.name)
+
+    def __str__(self) -> str:
+        return f"{self.name} (probe {self.probe[:8]})" if self.probe else self.name
+
+
+@dataclass
+class Sheet:
+    """What one results file holds of the logits."""
+
+    commit: str
+    date_ms: int
+    machine: str
+    lane: Lane
+    started_ms: float
+    cells: list[Key]
+    values: Floats
+    """[track, cell]; NaN where there is no figure."""
+    failed: npt.NDArray[np.bool_]
+    """Whether the cell failed."""
+    endings: Mapping[endings.Asked, endings.Ending]
+    reference_bits: dict[tuple[str, str], float]
+    floors: dict[Key, tuple[str, float]]
+    metadata: Metadata
+
+
+@dataclass(frozen=True)
+class State:
+    """What is stored of a cell at a commit: its word, its figures by track, and why it has none."""
+
+    verdict: Verdict
+    figures: Mapping[str, float]
+    reason: str = ""
+
+    @property
+    def has_run(self) -> bool:
+        """Whether somebody measured it, or tried to."""
+        return self.verdict not in (Verdict.NOT_APPLICABLE, Verdict.NOT_MEASURED)
+
+
+ABSENT = State(Verdict.NOT_MEASURED, {})
+
+
+@dataclass(frozen=True)
+class Run:
+    """A state, from one measured commit to another, both included."""
+
+    first: int
+    last: int
+    state: State
+    number: int
+    """Equal states of a cell have the same number."""
+    machine: str
+
+
+@dataclass
+class CellHistory:
+    """All runs of a cell, oldest first."""
+
+    cell: Cell
+    runs: list[Run]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [run.first for run in self.runs]
+
+    def at(self, commit: int) -> Run:
+        """The run that holds at a commit."""
+        return self.runs[bisect_right(self._starts, commit) - 1]
+
+    @property
+    def has_run(self) -> bool:
+        """Whether any commit measured it, or tried to."""
+        return any(run.state.has_run for run in self.runs)
+
+
+@dataclass
+class History:
+    """The histories of all cells in one lane.
+
+    Attributes:
+        hashes: the measured commits, oldest first; every other field counts them from zero.
+        machines: which machines measured the commits.
+        started_ms: when each commit was last measured; 0 if asv does not say.
+        metadata: what each commit was last measured in; empty if nobody kept it.
+        reference_bits: the bits that HuggingFace itself loses, by commit, model and dtype.
+        floors: a cell's largest noise floor in nats: commit, track and figure.
+    """
+
+    lane: Lane | None
+    hashes: list[str] = field(default_factory=list)
+    dates_ms: list[int] = field(default_factory=list)
+    started_ms: list[float] = field(default_factory=list)
+    machines: list[list[str]] = field(default_factory=list)
+    metadata: list[Metadata] = field(default_factory=list)
+    cells: list[CellHistory] = field(default_factory=list)
+    reference_bits: dict[tuple[int, str, str], float] = field(default_factory=dict)
+    floors: dict[Key, tuple[int, str, float]] = field(default_factory=dict)
+
+    @cached_property
+    def models(self) -> list[str]:
+        """The models with any result, those that need no Hub first, in alphabetical order."""
+        return sorted({history.cell.model for history in self.cells if history.has_run})
+
+    @cached_property
+    def by_model(self) -> dict[str, list[CellHistory]]:
+        """The cells of each model."""
+        found: dict[str, list[CellHistory]] = defaultdict(list)
+        for history in self.cells:
+            found[history.cell.model].append(history)
+        return dict(found)
+
+
+@dataclass
+class Read:
+    """What was read: one sheet a file, asv's results of the commits to keep, and what could not be read."""
+
+    sheets: list[Sheet] = field(default_factory=list)
+    kept: list[Any] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def results_files(folder: Path) -> Iterator[Path]:
+    """Every results file, by machine."""
+    for path in sorted(folder.glob("*/*.json")):
+        if path.name != "machine.json":
+            yield path
+
+
+def read(folder: Path, commits_to_keep: Iterable[str] = ()) -> Read:
+    """Read every results file once.
+
+    Args:
+        folder: asv's results.
+        commits_to_keep: the first eight characters of the hashes whose results are kept whole.
+    """
+    found, keep = Read(), set(commits_to_keep)
+    for path in results_files(folder):
+        try:
+            results = _load(path)
+        except BadInput as error:
+            found.problems.append(str(error))
+            continue
+        try:
+            found.sheets.append(_sheet(path, results, found.problems))
+        except BadInput as error:
+            found.problems.append(str(error))
+        if path.name[:8] in keep:
+            found.kept.append(results)
+    found.problems[:] = dict.fromkeys(found.problems)
+    return found
+
+
+def _load(path: Path) -> Any:
+    """A results file, through asv's library. Raises BadInput, in a sentence, whatever is wrong with it."""
+    from asv.results import Results
+    from asv.util import UserError
+
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        results = Results.load(str(path))
+    except (UserError, ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError):
+        raise BadInput(f"{where} is not a whole results file of asv, so nothing of it is shown: restore or delete it") from None
+    machine = results.params.get("machine") if isinstance(results.params, dict) else None
+    if machine != path.parent.name:
+        raise BadInput(f"{where} says that it is of machine {machine!r}, so nothing of it is shown: move or delete it")
+    if not str(results.commit_hash).startswith(path.name[:8]):
+        raise BadInput(f"{where} is of commit {str(results.commit_hash)[:8]}, so nothing of it is shown: rename or delete it")
+    return results
+
+
+def _sheet(path: Path, results: Any, problems: list[str]) -> Sheet:
+    machine = path.parent.name
+    where = f"{machine}/{path.name}"
+    names = set(results.get_all_result_keys())
+    if unknown := sorted({name for name in names if not name.startswith(KNOWN_MODULES)}):
+        problems.append(f"{where}: no page shows {', '.join(unknown)}, which the benchmarks here do not have")
+    grids = {name: grid for name in TRACKS if name in names and (grid := _grid(results, name)) is not None}
+    if bad := [name for name in TRACKS if name in names and name not in grids]:
+        problems.append(f"{where}: the parameters of {', '.join(bad)} are not model, dtype, option and wrapper; not shown")
+    cells = list(dict.fromkeys(itertools.chain.from_iterable(cells for cells, _ in grids.values())))
+    places = {cell: i for i, cell in enumerate(cells)}
+    values = np.full((len(TRACKS), len(cells)), np.nan)
+    failed = np.zeros(len(cells), dtype=bool)
+    for t, name in enumerate(TRACKS):
+        if name not in grids:
+            continue
+        own, stored = grids[name]
+        at = slice(None) if own == cells else [places[cell] for cell in own]
+        try:
+            values[t, at] = np.array(stored, dtype=np.float64)  # None becomes NaN
+        except (TypeError, ValueError):
+            problems.append(f"{where}: {name} holds something that is no number; not shown")
+            continue
+        if name in (VERDICT, MEAN):
+            failed[at] |= np.fromiter((value is None for value in stored), bool, len(stored))
+    metadata = _metadata(path, problems)
+    try:
+        own_endings = endings.read(ended) if (ended := path.with_suffix(endings.SUFFIX)).is_file() else {}
+    except BadInput as error:
+        problems.append(_relative(error, path))
+        own_endings = {}
+    started = results.started_at
+    last = max((float(at) for name, at in started.items() if at and name in names), default=0.0)
+    probe = metadata.get("probe", "") if is_shared(machine) else ""
+    lane = Lane(SHARED_MACHINE, probe) if probe else Lane(machine)
+    return Sheet(
+        str(results.commit_hash),
+        int(results.date),
+        machine,
+        lane,
+        last,
+        cells,
+        values,
+        failed,
+        own_endings,
+        _reference_bits(results, names),
+        _floors(results, names),
+        metadata,
+    )
+
+
+def _relative(error: BadInput, path: Path) -> str:
+    return str(error).replace(f"{path.parent.parent}/", "")
+
+
+def _metadata(path: Path, problems: list[str]) -> Metadata:
+    beside = path.with_suffix(SUFFIX)
+    try:
+        runs = read_metadata(beside) if beside.is_file() else []
+    except BadInput as error:
+        problems.append(_relative(error, path))
+        return {}
+    probes = {run.get("probe", "") for run in runs}
+    if len(probes) > 1:
+        problems.append(f"{path.parent.name}/{path.name} was measured under {len(probes)} probes: only the last one's is named")
+    return runs[-1] if runs else {}
+
+
+_GRIDS: dict[tuple[tuple[str, ...], ...], list[Key]] = {}
+
+
+def _grid(results: Any, name: str) -> tuple[list[Key], list[float | None]] | None:
+    """The cells and values of a track; None if its parameters are others."""
+    params = results.get_result_params(name)
+    if not params or len(params) != 4:
+        return None
+    key = tuple(tuple(words) for words in params)
+    if key not in _GRIDS:
+        _GRIDS[key] = [(m, d, o, w) for m, d, o, w in itertools.product(*([x.strip("'\"") for x in words] for words in params))]
+    cells = _GRIDS[key]
+    stored = results.get_result_value(name, params)
+    return (cells, list(stored)) if len(stored) == len(cells) else None
+
+
+def _reference_bits(results: Any, names: set[str]) -> dict[tuple[str, str], float]:
+    if REFERENCE_BITS not in names:
+        return {}
+    params = results.get_result_params(REFERENCE_BITS)
+    points = itertools.product(*([word.strip("'\"") for word in words] for words in params))
+    values = zip(points, results.get_result_value(REFERENCE_BITS, params), strict=True)
+    return {
+        (point[0], point[1]): value
+        for point, value in values
+        if point[2] == Attention.EAGER and value is not None and np.isfinite(value)
+    }
+
+
+def _floors(results: Any, names: set[str]) -> dict[Key, tuple[str, float]]:
+    found: dict[Key, tuple[str, float]] = {}
+    for name in FLOORS:
+        if name in names and (grid := _grid(results, name)):
+            for cell, value in zip(*grid, strict=True):
+                if value is not None and np.isfinite(value) and value >= found.get(cell, ("", -1.0))[1]:
+                    found[cell] = (name, value)
+    return found
+
+
+def lanes(sheets: Sequence[Sheet]) -> dict[Lane, list[Sheet]]:
+    """The sheets with figures of the logits by lane: the shared arithmetic first, then the lane of the newest commit."""
+    found: dict[Lane, list[Sheet]] = defaultdict(list)
+    for sheet in sheets:
+        if sheet.failed.any() or not np.isnan(sheet.values).all():
+            found[sheet.lane].append(sheet)
+
+    def order(item: tuple[Lane, list[Sheet]]) -> tuple[bool, bool, int, int, str]:
+        lane, own = item
+        return lane.is_shared, bool(lane.probe), max(s.date_ms for s in own), len(own), str(lane)
+
+    return dict(sorted(found.items(), key=order, reverse=True))
+
+
+def build(lane: Lane | None, sheets: Sequence[Sheet], problems: list[str]) -> History:
+    """The histories of a lane's cells. What cannot be shown as it is becomes a sentence in ``problems``."""
+    history = History(lane)
+    if not sheets:
+        return history
+    by_commit: dict[str, list[Sheet]] = defaultdict(list)
+    for sheet in sorted(sheets, key=lambda s: (s.date_ms, s.commit, s.machine != SHARED_MACHINE, -s.started_ms)):
+        by_commit[sheet.commit].append(sheet)
+    history.hashes = list(by_commit)
+    keys = sorted({cell for sheet in sheets for cell in sheet.cells}, key=_order)
+    places = {key: i for i, key in enumerate(keys)}
+    machines = sorted({sheet.machine for sheet in sheets})
+    n, reasons = len(history.hashes), [""]
+    values = np.full((len(keys), n, len(TRACKS)), np.nan)
+    codes = np.full((len(keys), n), VERDICTS.index(Verdict.NOT_MEASURED), dtype=np.uint8)
+    why = np.zeros((len(keys), n), dtype=np.int32)
+    machine_of = np.zeros((len(keys), n), dtype=np.uint8)
+    numbers: dict[str, int] = {"": 0}
+    for i, own in enumerate(by_commit.values()):
+        history.dates_ms.append(own[0].date_ms)
+        history.started_ms.append(max(sheet.started_ms for sheet in own))
+        history.machines.append([sheet.machine for sheet in own])
+        history.metadata.append(own[0].metadata)
+        for sheet in reversed(own):  # the first overwrites the others
+            at = np.array([places[cell] for cell in sheet.cells], dtype=np.intp)
+            code, because = _codes(sheet, problems)
+            is_known = (code != VERDICTS.index(Verdict.NOT_MEASURED)) | ~np.isnan(sheet.values).all(axis=0)
+            to = at[is_known]
+            values[to, i] = sheet.values.T[is_known]
+            codes[to, i] = code[is_known]
+            machine_of[to, i] = machines.index(sheet.machine)
+            why[to, i] = 0
+            for place, reason in because.items():
+                if reason not in numbers:
+                    numbers[reason] = len(reasons)
+                    reasons.append(reason)
+                why[at[place], i] = numbers[reason]
+            history.reference_bits |= {(i, *of): bits for of, bits in sheet.reference_bits.items()}
+            history.floors |= {cell: (i, *floor) for cell, floor in sheet.floors.items()}
+    bits = values.view(np.int64)
+    differs = np.ones((len(keys), n), dtype=bool)
+    differs[:, 1:] = (
+        (bits[:, 1:] != bits[:, :-1]).any(axis=2)
+        | (codes[:, 1:] != codes[:, :-1])
+        | (why[:, 1:] != why[:, :-1])
+        | (machine_of[:, 1:] != machine_of[:, :-1])
+    )
+    for k, key in enumerate(keys):
+        starts = np.flatnonzero(differs[k]).tolist()
+        states: dict[tuple[bytes, int, int], tuple[int, State]] = {}
+        runs = []
+        for first, end in zip(starts, [*starts[1:], n], strict=True):
+            identity = (values[k, first].tobytes(), int(codes[k, first]), int(why[k, first]))
+            if identity not in states:
+                row = values[k, first].tolist()
+                figures = {name: value for name, value in zip(TRACKS, row, strict=True) if value == value}
+                states[identity] = len(states), State(VERDICTS[codes[k, first]], figures, reasons[why[k, first]])
+            number, state = states[identity]
+            runs.append(Run(first, end - 1, state, number, machines[machine_of[k, first]]))
+        history.cells.append(CellHistory(Cell(*key), runs))
+    return history
+
+
+def _order(key: Key) -> tuple[Any, ...]:
+    return (key[0], *(ORDER.get(word, len(ORDER)) for word in key[1:]))
+
+
+def _codes(sheet: Sheet, problems: list[str]) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    """Each cell's verdict, as :func:`tlbench.report.stored.StoredResults.truth_rows` words it, and the kept reasons."""
+    severity, mean, changed = (sheet.values[TRACKS.index(name)] for name in (VERDICT, MEAN, CHANGED_WEIGHTS))
+    code = np.full(len(sheet.cells), VERDICTS.index(Verdict.NOT_MEASURED), dtype=np.uint8)
+    code[~np.isnan(mean)] = VERDICTS.index(Verdict.UNJUDGED)  # measured against HuggingFace alone
+    unknown = ~np.isnan(severity)
+    for word, number in SEVERITIES.items():
+        code[severity == number] = VERDICTS.index(word)
+        unknown &= severity != number
+    if unknown.any():
+        problems.append(f"{sheet.machine}: {sheet.commit[:8]} has severities that are no verdict; shown as unjudged")
+        code[unknown] = VERDICTS.index(Verdict.UNJUDGED)
+    if (changed == 0).any():
+        passes = np.isin(code, [VERDICTS.index(word) for word in Verdict if word.passes])
+        processed = np.fromiter((cell[2] != "unprocessed" for cell in sheet.cells), bool, len(sheet.cells))
+        code[(changed == 0) & processed & passes] = VERDICTS.index(Verdict.NO_OP)
+    code[sheet.failed] = VERDICTS.index(Verdict.FAILED)
+    because: dict[int, str] = {}
+    if sheet.endings:
+        places = {" ".join(cell): i for i, cell in enumerate(sheet.cells)}
+        absent = VERDICTS.index(Verdict.NOT_MEASURED)
+        for (question, cell), ending in sheet.endings.items():
+            place = places.get(cell)
+            if question != ACCURACY.name or place is None:
+                continue
+            because[place] = ending.reason.split("\n")[0]
+            if ending.kind is Kind.NOT_APPLICABLE and code[place] == absent:
+                code[place] = VERDICTS.index(Verdict.NOT_APPLICABLE)
+    return code, because

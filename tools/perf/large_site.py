@@ -1,0 +1,95 @@
+"""Generated results in asv's format, as many as a few years of TransformerLens: for measuring how fast the site is."""
+
+import json
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from tlbench.arithmetic import SHARED_MACHINE
+from tlbench.grid import Dtype, Option, Wrapper
+from tlbench.history import SourceCommit, SourceFile, build_from_trees
+from tlbench.metrics.verdict import SEVERITIES, Verdict
+from tlbench.site.history import TRACKS, VERDICT
+
+MOVES = 0.01
+"""The share of cells that a commit moves: between neighbouring releases a fifth move, and a release is some 20 commits."""
+COLUMNS = ("result", "params", "version", "started_at", "duration")
+
+
+def generate(folder: Path, n_commits: int = 500, n_models: int = 84, release_every: int = 40, seed: int = 0) -> list[str]:
+    """A folder with asv's configuration, a history, and results of every commit; returns the hashes, oldest first.
+
+    There are 36 cells a model: three dtypes, six options, two wrappers.
+    """
+    draw, start = random.Random(seed), datetime(2024, 1, 1, tzinfo=UTC)
+    sources = [
+        SourceCommit(
+            f"v1.{i // release_every}.0" if i % release_every == 0 else f"c{i}",
+            start + timedelta(days=i),
+            f"Change {i}: handle <script>alert({i})</script> & more",
+            {"a": SourceFile(str(i).encode())},
+        )
+        for i in range(n_commits)
+    ]
+    commits = build_from_trees(folder / "history.git", sources)
+    params = [
+        [f"'model-{i:03}'" for i in range(n_models)],
+        *([f"'{word}'" for word in kind] for kind in (Dtype, Option, Wrapper)),
+    ]
+    n_cells = n_models * len(Dtype) * len(Option) * len(Wrapper)
+    figures = [_figures(draw) for _ in range(n_cells)]
+    machine = folder / "results" / SHARED_MACHINE
+    machine.mkdir(parents=True)
+    described = {"machine": SHARED_MACHINE, "os": "", "arch": "", "cpu": "", "num_cpu": "", "ram": "", "version": 1}
+    (machine / "machine.json").write_text(json.dumps(described))
+    names = ["model", "dtype", "option", "wrapper"]
+    benchmarks = {n: {"name": n, "param_names": names, "params": params, "type": "track", "unit": "nats"} for n in TRACKS}
+    (folder / "results" / "benchmarks.json").write_text(json.dumps({**benchmarks, "version": 2}))
+    (folder / "asv.conf.json").write_text(
+        json.dumps(
+            {
+                "version": 1,
+                "project": "generated",
+                "repo": "history.git",
+                "branches": ["main"],
+                "dvcs": "git",
+                "plugins": ["asv_plugins.site"],
+            }
+        )
+    )
+    for i, (hash_, source) in enumerate(zip(commits.values(), sources, strict=True)):
+        for k in draw.sample(range(n_cells), int(n_cells * MOVES)):
+            figures[k] = _figures(draw)
+        results = {
+            name: [[of_cell[t] for of_cell in figures], params, "1", 1.7e12 + i, 1.0] for t, name in enumerate(TRACKS)
+        }
+        data = {
+            "commit_hash": hash_,
+            "env_name": "virtualenv-py3.11",
+            "date": int(source.time.timestamp() * 1000),
+            "params": {"machine": SHARED_MACHINE},
+            "python": "3.11",
+            "requirements": {},
+            "env_vars": {},
+            "result_columns": COLUMNS,
+            "results": results,
+            "durations": {},
+            "version": 2,
+        }
+        stem = f"{hash_[:8]}-virtualenv-py3.11"
+        (machine / f"{stem}.json").write_text(json.dumps(data))
+        metadata = {"probe": "0" * 64, "torch": "2.13.0", "transformers": "5.23.0", "transformer-lens": "0.0.0"}
+        (machine / f"{stem}.environments.jsonl").write_text(json.dumps(metadata) + "\n")
+    return list(commits.values())
+
+
+def _figures(draw: random.Random) -> list[float | None]:
+    """One cell's figures: one in a hundred failed, one in ten is not measured."""
+    chance = draw.random()
+    if chance < 0.01:
+        return [None] * len(TRACKS)
+    if chance < 0.1:
+        return [float("nan")] * len(TRACKS)
+    verdict = draw.choice([Verdict.EXACT, Verdict.SAME_ROUNDING, *[Verdict.BENIGN] * 20, Verdict.WORSE])
+    size = 10 ** draw.uniform(-7, -1)
+    return [SEVERITIES[verdict] if name == VERDICT else size * draw.uniform(0.5, 2) for name in TRACKS]

@@ -14,17 +14,20 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from tlbench.arithmetic import SHARED_MACHINE, is_shared
 from tlbench.environments.metadata import SUFFIX, Metadata
 from tlbench.environments.metadata import read as read_metadata
 from tlbench.exceptions import BadInput
+from tlbench.files import written_whole
 from tlbench.grid import Attention, Cell, Dtype, Option, Space, Statistic, Wrapper
 from tlbench.metrics.verdict import SEVERITIES, Verdict
 from tlbench.questions.registry import ACCURACY
@@ -64,7 +67,8 @@ KNOWN_MODULES = ("accuracy.", "truth.", "noise_floor.", "depth.", "context_lengt
 
 ORDER = {str(word): i for kind in (Dtype, Option, Wrapper) for i, word in enumerate(kind)}
 
-Floats = npt.NDArray[np.float64]
+Words = tuple[tuple[str, ...], ...]
+"""The words of each parameter of a grid, in asv's order."""
 Key = tuple[str, str, str, str]
 """A cell's words: model, dtype, option, wrapper."""
 
@@ -94,15 +98,33 @@ class Sheet:
     machine: str
     lane: Lane
     started_ms: float
-    cells: list[Key]
-    values: Floats
+    grids: tuple[Words, ...]
+    values: np.ndarray
     """[track, cell]; NaN where there is no figure."""
-    failed: npt.NDArray[np.bool_]
+    failed: np.ndarray
     """Whether the cell failed."""
-    endings: Mapping[endings.Asked, endings.Ending]
+    ended: dict[str, endings.Ending]
+    """How cells without a figure of the logits ended."""
     reference_bits: dict[tuple[str, str], float]
     floors: dict[Key, tuple[str, float]]
     metadata: Metadata
+
+    @property
+    def cells(self) -> list[Key]:
+        """Its cells, in the order of ``values``."""
+        return _cells(self.grids)
+
+
+@lru_cache
+def _points(words: Words) -> list[Key]:
+    """The cells of a grid, in asv's order."""
+    return [(m, d, o, w) for m, d, o, w in itertools.product(*words)]
+
+
+@lru_cache
+def _cells(grids: tuple[Words, ...]) -> list[Key]:
+    """The cells of all grids."""
+    return list(dict.fromkeys(itertools.chain.from_iterable(map(_points, grids))))
 
 
 @dataclass(frozen=True)
@@ -208,31 +230,93 @@ def results_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def read(folder: Path, commits_to_keep: Iterable[str] = ()) -> Read:
+def read(folder: Path, commits_to_keep: Iterable[str] = (), cache: Path | None = None) -> Read:
     """Read every results file once.
 
     Args:
         folder: asv's results.
         commits_to_keep: the first eight characters of the hashes whose results are kept whole.
+        cache: where to keep what was read, under a hash of the files that it was read from.
     """
     found, keep = Read(), set(commits_to_keep)
     for path in results_files(folder):
+        kept = Cached.place(cache, path) if cache else None
+        if kept and (cached := Cached.read(kept)):
+            found.sheets.append(cached.sheet)
+            found.problems += cached.problems
+            if path.name[:8] in keep:
+                found.kept.append(load(path))
+            continue
         try:
-            results = _load(path)
+            results, problems = load(path), list[str]()
         except BadInput as error:
             found.problems.append(str(error))
             continue
-        try:
-            found.sheets.append(_sheet(path, results, found.problems))
-        except BadInput as error:
-            found.problems.append(str(error))
+        sheet = _sheet(path, results, problems)
+        found.sheets.append(sheet)
+        found.problems += problems
+        if kept:
+            Cached(sheet, problems).write(kept)
         if path.name[:8] in keep:
             found.kept.append(results)
     found.problems[:] = dict.fromkeys(found.problems)
+    if cache:
+        Cached.forget_others(cache, folder)
     return found
 
 
-def _load(path: Path) -> Any:
+@dataclass(frozen=True)
+class Cached:
+    """A sheet and what was wrong with it, as kept between two publications."""
+
+    sheet: Sheet
+    problems: list[str]
+
+    @staticmethod
+    def place(cache: Path, path: Path) -> Path:
+        """Where the sheet of a results file is kept: under a hash of that file, of those beside it, and of this module."""
+        digest = xxhash.xxh3_128(Path(__file__).read_bytes())
+        for part in (path, path.with_suffix(endings.SUFFIX), path.with_suffix(SUFFIX)):
+            digest.update(part.read_bytes() if part.is_file() else b"")
+            digest.update(b"/")
+        return cache / f"{path.parent.name}+{path.stem}+{digest.hexdigest()}.msgpack"
+
+    @classmethod
+    def read(cls, kept: Path) -> Cached | None:
+        """None if it is not there, or damaged."""
+        try:
+            return _DECODER.decode(kept.read_bytes())
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def write(self, kept: Path) -> None:
+        """Keep it, whole or not at all."""
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(kept) as path:
+            path.write_bytes(_ENCODER.encode(self))
+
+    @staticmethod
+    def forget_others(cache: Path, folder: Path) -> None:
+        """Delete what was kept of files that are gone or have changed since."""
+        current = {Cached.place(cache, path).name for path in results_files(folder)}
+        for kept in cache.glob("*.msgpack"):
+            if kept.name not in current:
+                kept.unlink()
+
+
+def _encoded(value: Any) -> Any:
+    return {"shape": value.shape, "type": value.dtype.str, "bytes": value.tobytes()}
+
+
+def _decoded(kind: type, value: Any) -> Any:
+    return np.frombuffer(value["bytes"], dtype=value["type"]).reshape(value["shape"])
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_encoded)
+_DECODER = msgspec.msgpack.Decoder(Cached, dec_hook=_decoded)
+
+
+def load(path: Path) -> Any:
     """A results file, through asv's library. Raises BadInput, in a sentence, whatever is wrong with it."""
     from asv.results import Results
     from asv.util import UserError
@@ -259,7 +343,8 @@ def _sheet(path: Path, results: Any, problems: list[str]) -> Sheet:
     grids = {name: grid for name in TRACKS if name in names and (grid := _grid(results, name)) is not None}
     if bad := [name for name in TRACKS if name in names and name not in grids]:
         problems.append(f"{where}: the parameters of {', '.join(bad)} are not model, dtype, option and wrapper; not shown")
-    cells = list(dict.fromkeys(itertools.chain.from_iterable(cells for cells, _ in grids.values())))
+    different = tuple(dict.fromkeys(words for words, _ in grids.values()))
+    cells = _cells(different)
     places = {cell: i for i, cell in enumerate(cells)}
     values = np.full((len(TRACKS), len(cells)), np.nan)
     failed = np.zeros(len(cells), dtype=bool)
@@ -267,7 +352,7 @@ def _sheet(path: Path, results: Any, problems: list[str]) -> Sheet:
         if name not in grids:
             continue
         own, stored = grids[name]
-        at = slice(None) if own == cells else [places[cell] for cell in own]
+        at: Any = slice(None) if len(different) == 1 else [places[cell] for cell in _points(own)]
         try:
             values[t, at] = np.array(stored, dtype=np.float64)  # None becomes NaN
         except (TypeError, ValueError):
@@ -277,10 +362,10 @@ def _sheet(path: Path, results: Any, problems: list[str]) -> Sheet:
             failed[at] |= np.fromiter((value is None for value in stored), bool, len(stored))
     metadata = _metadata(path, problems)
     try:
-        own_endings = endings.read(ended) if (ended := path.with_suffix(endings.SUFFIX)).is_file() else {}
+        ended = endings.read(beside) if (beside := path.with_suffix(endings.SUFFIX)).is_file() else {}
     except BadInput as error:
         problems.append(_relative(error, path))
-        own_endings = {}
+        ended = {}
     started = results.started_at
     last = max((float(at) for name, at in started.items() if at and name in names), default=0.0)
     probe = metadata.get("probe", "") if is_shared(machine) else ""
@@ -291,10 +376,10 @@ def _sheet(path: Path, results: Any, problems: list[str]) -> Sheet:
         machine,
         lane,
         last,
-        cells,
+        different,
         values,
         failed,
-        own_endings,
+        {cell: ending for (question, cell), ending in ended.items() if question == ACCURACY.name},
         _reference_bits(results, names),
         _floors(results, names),
         metadata,
@@ -318,20 +403,14 @@ def _metadata(path: Path, problems: list[str]) -> Metadata:
     return runs[-1] if runs else {}
 
 
-_GRIDS: dict[tuple[tuple[str, ...], ...], list[Key]] = {}
-
-
-def _grid(results: Any, name: str) -> tuple[list[Key], list[float | None]] | None:
-    """The cells and values of a track; None if its parameters are others."""
+def _grid(results: Any, name: str) -> tuple[Words, list[float | None]] | None:
+    """The parameters' words and the values of a track; None if its parameters are others."""
     params = results.get_result_params(name)
     if not params or len(params) != 4:
         return None
-    key = tuple(tuple(words) for words in params)
-    if key not in _GRIDS:
-        _GRIDS[key] = [(m, d, o, w) for m, d, o, w in itertools.product(*([x.strip("'\"") for x in words] for words in params))]
-    cells = _GRIDS[key]
+    words = tuple(tuple(word.strip("'\"") for word in words) for words in params)
     stored = results.get_result_value(name, params)
-    return (cells, list(stored)) if len(stored) == len(cells) else None
+    return (words, list(stored)) if len(stored) == len(_points(words)) else None
 
 
 def _reference_bits(results: Any, names: set[str]) -> dict[tuple[str, str], float]:
@@ -351,7 +430,7 @@ def _floors(results: Any, names: set[str]) -> dict[Key, tuple[str, float]]:
     found: dict[Key, tuple[str, float]] = {}
     for name in FLOORS:
         if name in names and (grid := _grid(results, name)):
-            for cell, value in zip(*grid, strict=True):
+            for cell, value in zip(_points(grid[0]), grid[1], strict=True):
                 if value is not None and np.isfinite(value) and value >= found.get(cell, ("", -1.0))[1]:
                     found[cell] = (name, value)
     return found
@@ -395,7 +474,7 @@ def build(lane: Lane | None, sheets: Sequence[Sheet], problems: list[str]) -> Hi
         history.machines.append([sheet.machine for sheet in own])
         history.metadata.append(own[0].metadata)
         for sheet in reversed(own):  # the first overwrites the others
-            at = np.array([places[cell] for cell in sheet.cells], dtype=np.intp)
+            at = np.fromiter((places[cell] for cell in sheet.cells), np.intp, len(sheet.cells))
             code, because = _codes(sheet, problems)
             is_known = (code != VERDICTS.index(Verdict.NOT_MEASURED)) | ~np.isnan(sheet.values).all(axis=0)
             to = at[is_known]
@@ -456,12 +535,12 @@ def _codes(sheet: Sheet, problems: list[str]) -> tuple[npt.NDArray[np.uint8], di
         code[(changed == 0) & processed & passes] = VERDICTS.index(Verdict.NO_OP)
     code[sheet.failed] = VERDICTS.index(Verdict.FAILED)
     because: dict[int, str] = {}
-    if sheet.endings:
+    if sheet.ended:
         places = {" ".join(cell): i for i, cell in enumerate(sheet.cells)}
         absent = VERDICTS.index(Verdict.NOT_MEASURED)
-        for (question, cell), ending in sheet.endings.items():
+        for cell, ending in sheet.ended.items():
             place = places.get(cell)
-            if question != ACCURACY.name or place is None:
+            if place is None:
                 continue
             because[place] = ending.reason.split("\n")[0]
             if ending.kind is Kind.NOT_APPLICABLE and code[place] == absent:

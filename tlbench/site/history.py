@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -216,10 +216,9 @@ class History:
 
 @dataclass
 class Read:
-    """What was read: one sheet a file, asv's results of the commits to keep, and what could not be read."""
+    """What was read: one sheet a file, and in sentences what could not be read."""
 
     sheets: list[Sheet] = field(default_factory=list)
-    kept: list[Any] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -230,22 +229,14 @@ def results_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def read(folder: Path, commits_to_keep: Iterable[str] = (), cache: Path | None = None) -> Read:
-    """Read every results file once.
-
-    Args:
-        folder: asv's results.
-        commits_to_keep: the first eight characters of the hashes whose results are kept whole.
-        cache: where to keep what was read, under a hash of the files that it was read from.
-    """
-    found, keep = Read(), set(commits_to_keep)
+def read(folder: Path, cache: Path | None = None) -> Read:
+    """Read every results file of asv's folder. What was read is kept in ``cache``, under a hash of the files it came from."""
+    found = Read()
     for path in results_files(folder):
         kept = Cached.place(cache, path) if cache else None
         if kept and (cached := Cached.read(kept)):
             found.sheets.append(cached.sheet)
             found.problems += cached.problems
-            if path.name[:8] in keep:
-                found.kept.append(load(path))
             continue
         try:
             results, problems = load(path), list[str]()
@@ -257,8 +248,6 @@ def read(folder: Path, commits_to_keep: Iterable[str] = (), cache: Path | None =
         found.problems += problems
         if kept:
             Cached(sheet, problems).write(kept)
-        if path.name[:8] in keep:
-            found.kept.append(results)
     found.problems[:] = dict.fromkeys(found.problems)
     if cache:
         Cached.forget_others(cache, folder)

@@ -29,8 +29,8 @@ class Size:
 
 def write(site: Site, base: dict[str, Any]) -> None:
     """Write every finding's page and the list."""
-    sizes = {one.slug: [_size(site, figure) for figure in one.size] for one in site.findings}
-    right = {one.slug: [_size(site, figure) for figure in one.right] for one in site.findings}
+    sizes = {one.slug: sizes_of(site, one.size) for one in site.findings}
+    right = {one.slug: sizes_of(site, one.right) for one in site.findings}
     for one in site.findings:
         render.write(
             site.html,
@@ -51,9 +51,9 @@ def linked(finding: Finding, site: Site) -> Sequence[str]:
     return [model for model in site.history.models if model in finding.models.replace(",", " ").split()]
 
 
-def first_size(site: Site, finding: Finding) -> Size | None:
-    """The figure that shows a finding's size in a list; None if it names none."""
-    return _size(site, finding.size[0]) if finding.size else None
+def sizes_of(site: Site, figures: Sequence[StoredFigure]) -> list[Size]:
+    """Stored figures, read."""
+    return [_size(site, figure) for figure in figures]
 
 
 def _size(site: Site, figure: StoredFigure) -> Size:

@@ -193,6 +193,16 @@ def _sizes(
     return [row for row in rows if any(value is not None for value in row[1])]
 
 
+def page_of(part: Part) -> str:
+    """The address of a part's page."""
+    return next((address for address, (_, parts) in PAGES.items() if part in parts), "coverage.html")
+
+
+def track_of(one: Checked) -> str:
+    """The track that a check reads."""
+    return next(check.benchmark for check in CHECKS if (check.part, check.what) == (one.part, one.what))
+
+
 def of_model(site: Site, model: str) -> list[tuple[Check, Wrapper, Worst, MeasuredCommit, str]]:
     """Each check of a model at the newest commit that measured its part, the worst configuration of each wrapper."""
     found = []
@@ -270,7 +280,7 @@ def _costs(site: Site, base: dict[str, Any]) -> None:
             growth += [(commit, machine, row) for row in slowdowns.growth_rows(stored, at_commit, machine)]
     ticks = [(tick, _place(tick)) for tick in TICKS]
     render.write(
-        site.html, "costs.html", "costs.html", **base, tables=tables, memory=memory, growth=growth, ticks=ticks, track=cost_track
+        site.html, "costs.html", "costs.html", **base, tables=tables, memory=memory, growth=growth, ticks=ticks, track=cost_track, exponents=slowdowns.EXPONENTS
     )
 
 

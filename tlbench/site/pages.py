@@ -14,6 +14,7 @@ from typing import Any
 from tlbench import catalogue
 from tlbench.grid import Cell, Dtype, Option, Wrapper
 from tlbench.metrics.verdict import Verdict
+from tlbench.report.checks import CLASSES
 from tlbench.report.stored import StoredResults
 from tlbench.site import changes, findings, render, words
 from tlbench.site.changes import Change, Changed, Step
@@ -90,6 +91,8 @@ class Site:
         inside.write(self, base)
 
     def _base(self) -> dict[str, Any]:
+        from tlbench.site import finding_pages, inside
+
         measured = [commit.measured_at for commit in self.commits if commit.measured_at]
         last = max(measured, default=None)
         return {
@@ -101,6 +104,13 @@ class Site:
             "verdicts": words.VERDICTS,
             "dtypes": list(Dtype),
             "options": list(Option),
+            "explained": changes.EXPLAINED,
+            "first_sizes": {one.slug: finding_pages.sizes_of(self, one.size[:1]) for one in self.findings},
+            "measured_architectures": self.measured_architectures,
+            "bits_track": BITS,
+            "classes": CLASSES,
+            "part_page": inside.page_of,
+            "one_track": inside.track_of,
         }
 
     def _first_page(self, base: dict[str, Any]) -> None:
@@ -116,12 +126,11 @@ class Site:
             newest=newest,
             previous=previous,
             headline=headline(newest, previous, compared, self),
-            counts=counted(compared),
+            counts_of=counted(compared),
             glance=glance,
             rows=rows,
             in_full=self.matrices(newest)[-1:],
             n_shown=len(self.shown),
-            measured_architectures=self.measured_architectures,
             worst_cell=self.worst_cell(newest),
         )
 
@@ -176,8 +185,8 @@ class Site:
                 commit=commit,
                 previous=previous,
                 matrices=self.matrices(commit),
-                counts=counted(compared),
-                groups=grouped(compared),
+                counts_of=counted(compared),
+                groups_of=grouped(compared),
                 moved=environment_changes(previous, commit) if previous else [],
                 inside=inside.at(self, commit),
                 known=[one for one in self.findings if commit.version and one.holds_at(commit.version)],
@@ -211,12 +220,11 @@ class Site:
             **base,
             later=newest,
             earlier=previous,
-            counts=counted(compared),
-            groups=grouped(compared),
+            counts_of=counted(compared),
+            groups_of=grouped(compared),
             moved=environment_changes(previous, newest) if previous else [],
-            explained=changes.EXPLAINED,
         )
-        render.write(self.html, "method.html", "method.html", **base, explained=changes.EXPLAINED)
+        render.write(self.html, "method.html", "method.html", **base)
         render.script(self.html / "data" / "commits.js", "commits", self._commit_data())
         render.script(self.html / "data" / "cells.js", "cells", self._cell_data())
 

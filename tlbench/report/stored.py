@@ -10,7 +10,7 @@ from contextlib import chdir, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
@@ -383,9 +383,8 @@ class StoredResults:
                 continue
             # Parameters as stored with the result: today's catalogue may name others.
             params = result.get_result_params(name)
-            points = itertools.product(*params)
-            for point, value in zip(points, result.get_result_value(name, params), strict=True):
-                key = cell(*map(_plain, point))
+            keys = _cells(cell, tuple(map(tuple, params)))
+            for key, value in zip(keys, result.get_result_value(name, params), strict=True):
                 if key not in found or is_nan(found[key]):
                     found[key] = value
         return found
@@ -408,6 +407,12 @@ class StoredResults:
             if len(versions) == 1:
                 tags[hash_] = f"v{versions.pop()}"
         return tags
+
+
+@lru_cache(maxsize=64)
+def _cells(cell: Callable[..., Any], params: tuple[tuple[str, ...], ...]) -> list[Any]:
+    """The cells of a benchmark's parameters, in asv's order. Dozens of tracks have the same ones."""
+    return [cell(*map(_plain, point)) for point in itertools.product(*params)]
 
 
 def _plain(text: str) -> str:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
@@ -46,7 +47,7 @@ class MeasuredCommit:
         """The first characters of its hash, as asv names files."""
         return self.hash[:8]
 
-    @property
+    @cached_property
     def version(self) -> Version | None:
         """The release's version; None if the commit is no release."""
         try:
@@ -59,7 +60,7 @@ class MeasuredCommit:
         """Whether its tag is a version."""
         return self.version is not None
 
-    @property
+    @cached_property
     def name(self) -> str:
         """What people call it: ``4.3.0`` or the short hash."""
         return self.tag.removeprefix("v") if self.is_release else self.short
@@ -69,7 +70,7 @@ class MeasuredCommit:
         """The address of its page."""
         return f"commit/{self.name}.html"
 
-    @property
+    @cached_property
     def versions(self) -> str:
         """The libraries it was measured with, in one line; "" if nobody kept them."""
         return ", ".join(f"{name} {self.metadata[name]}" for name in VERSIONS[:2] if self.metadata.get(name))

@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 from markdown_it import MarkdownIt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from tlbench.grid import Cell, Wrapper
 from tlbench.metrics.verdict import Verdict
@@ -67,13 +67,9 @@ def fig(value: float | None, track: str, cell: str = "", commit: str = "", machi
     if value is None:
         return Markup('<span class="absent">{}</span>').format(absent)
     told = "".join(
-        Markup(' data-{}="{}"').format(name, text)
-        for name, text in (("cell", cell), ("commit", commit), ("machine", machine))
-        if text
+        f' data-{name}="{escape(text)}"' for name, text in (("cell", cell), ("commit", commit), ("machine", machine)) if text
     )
-    return Markup('<data value="{}" data-track="{}"{}>{}</data>').format(
-        repr(float(value)), track, Markup(told), words.spelled(value)
-    )
+    return Markup(f'<data value="{value!r}" data-track="{escape(track)}"{told}>{words.spelled(value)}</data>')
 
 
 def signed_bits(bits: float | None) -> str:

@@ -9,10 +9,13 @@ from tlbench.arithmetic import SHARED_MACHINE
 from tlbench.grid import Dtype, Option, Wrapper
 from tlbench.history import SourceCommit, SourceFile, build_from_trees
 from tlbench.metrics.verdict import SEVERITIES, Verdict
+from tlbench.report.stored import CHANGED_WEIGHTS
 from tlbench.site.history import TRACKS, VERDICT
 
 MOVES = 0.01
 """The share of cells that a commit moves: between neighbouring releases a fifth move, and a release is some 20 commits."""
+STEPS = 0.1
+"""The share of moves that are no mere rounding: 60 of 527 between the releases that are stored."""
 COLUMNS = ("result", "params", "version", "started_at", "duration")
 
 
@@ -59,7 +62,7 @@ def generate(folder: Path, n_commits: int = 500, n_models: int = 84, release_eve
     )
     for i, (hash_, source) in enumerate(zip(commits.values(), sources, strict=True)):
         for k in draw.sample(range(n_cells), int(n_cells * MOVES)):
-            figures[k] = _figures(draw)
+            figures[k] = _figures(draw) if draw.random() < STEPS else _rounded(draw, figures[k])
         results = {
             name: [[of_cell[t] for of_cell in figures], params, "1", 1.7e12 + i, 1.0] for t, name in enumerate(TRACKS)
         }
@@ -93,3 +96,11 @@ def _figures(draw: random.Random) -> list[float | None]:
     verdict = draw.choice([Verdict.EXACT, Verdict.SAME_ROUNDING, *[Verdict.BENIGN] * 20, Verdict.WORSE])
     size = 10 ** draw.uniform(-7, -1)
     return [SEVERITIES[verdict] if name == VERDICT else size * draw.uniform(0.5, 2) for name in TRACKS]
+
+
+def _rounded(draw: random.Random, figures: list[float | None]) -> list[float | None]:
+    """The same figures after another rounding."""
+    return [
+        value if value is None or name in (VERDICT, CHANGED_WEIGHTS) else value * draw.uniform(0.85, 1.15)
+        for name, value in zip(TRACKS, figures, strict=True)
+    ]

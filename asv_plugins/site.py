@@ -34,9 +34,8 @@ def run(cls: Any, conf: Any, range_spec: Any = None, pull: bool = True) -> None:
         if range_spec is not None:
             raise
         log.warning(f"commits have no subjects on the site: {str(error).strip()}")
-    address = "" if conf.show_commit_url in ("", "#") else str(conf.show_commit_url)
     try:
-        problems = publish(Path.cwd() / "asv.conf.json", Path(conf.html_dir), str(conf.project_url), address, only)
+        problems = publish(conf, Path(conf.html_dir), only)
     except BadInput as error:
         raise UserError(str(error)) from error
     for problem in problems:

@@ -132,13 +132,12 @@ class StoredResults:
     Args:
         config: the configuration file; by default asv's own choice in the current folder.
         machine: the only machine whose results to read; "" for all.
-        results: asv's results that were read already, instead of all under the configuration's folder.
 
     Raises:
         BadInput: if there is no configuration. Every method: if there are no results, or a file beside them is damaged.
     """
 
-    def __init__(self, config: Path | None = None, machine: str = "", results: Sequence[Any] | None = None) -> None:
+    def __init__(self, config: Path | None = None, machine: str = "") -> None:
         from asv.config import Config
         from asv.util import UserError
 
@@ -147,10 +146,23 @@ class StoredResults:
         except UserError as error:
             advice = "Run this in a folder with asv.conf.json, or name one with --config."
             raise BadInput(f"{str(error).strip()} {advice}") from error
-        self._folder = (config.resolve().parent if config else Path.cwd()).resolve()
-        self._machine = machine
+        self._set((config.resolve().parent if config else Path.cwd()).resolve(), machine, None)
+
+    @classmethod
+    def of(cls, conf: Any, folder: Path, results: Sequence[Any] | None = None) -> StoredResults:
+        """The results of a configuration that asv has read, whose paths are relative to a folder.
+
+        Args:
+            results: asv's results that were read already, instead of all under that folder.
+        """
+        stored = cls.__new__(cls)
+        stored._conf = conf
+        stored._set(folder.resolve(), "", results)
+        return stored
+
+    def _set(self, folder: Path, machine: str, results: Sequence[Any] | None) -> None:
+        self._folder, self._machine, self._read = folder, machine, results
         self._measured: dict[tuple[int, str], bool] = {}
-        self._read = results
 
     @property
     def folder(self) -> Path:

@@ -314,12 +314,16 @@ def load(path: Path) -> Any:
     try:
         results = Results.load(str(path))
     except (UserError, ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError):
-        raise BadInput(f"{where} is not a whole results file of asv, so nothing of it is shown: restore or delete it") from None
+        raise BadInput(
+            f"{where} is not a whole results file of asv, so nothing of it is shown: restore or delete it"
+        ) from None
     machine = results.params.get("machine") if isinstance(results.params, dict) else None
     if machine != path.parent.name:
         raise BadInput(f"{where} says that it is of machine {machine!r}, so nothing of it is shown: move or delete it")
     if not str(results.commit_hash).startswith(path.name[:8]):
-        raise BadInput(f"{where} is of commit {str(results.commit_hash)[:8]}, so nothing of it is shown: rename or delete it")
+        raise BadInput(
+            f"{where} is of commit {str(results.commit_hash)[:8]}, so nothing of it is shown: rename or delete it"
+        )
     return results
 
 
@@ -388,7 +392,9 @@ def _metadata(path: Path, problems: list[str]) -> Metadata:
         return {}
     probes = {run.get("probe", "") for run in runs}
     if len(probes) > 1:
-        problems.append(f"{path.parent.name}/{path.name} was measured under {len(probes)} probes: only the last one's is named")
+        problems.append(
+            f"{path.parent.name}/{path.name} was measured under {len(probes)} probes: only the last one's is named"
+        )
     return runs[-1] if runs else {}
 
 

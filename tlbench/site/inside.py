@@ -94,9 +94,7 @@ def _parts(site: Site, commit: MeasuredCommit) -> list[PartStatus]:
 def _of_commit(stored: StoredResults, commit: Commit, problems: list[str]) -> list[PartStatus]:
     try:
         absent = stored.not_applicable(commit)
-        return [
-            status.part_status(stored, commit, part, lambda _: True, absent) for part in Part if part is not Part.LOGITS
-        ]
+        return [status.part_status(stored, commit, part, lambda _: True, absent) for part in Part if part is not Part.LOGITS]
     except BadInput as error:
         problems.append(str(error).replace(f"{stored.results_folder}/", ""))
         return []
@@ -280,7 +278,16 @@ def _costs(site: Site, base: dict[str, Any]) -> None:
             growth += [(commit, machine, row) for row in slowdowns.growth_rows(stored, at_commit, machine)]
     ticks = [(tick, _place(tick)) for tick in TICKS]
     render.write(
-        site.html, "costs.html", "costs.html", **base, tables=tables, memory=memory, growth=growth, ticks=ticks, track=cost_track, exponents=slowdowns.EXPONENTS
+        site.html,
+        "costs.html",
+        "costs.html",
+        **base,
+        tables=tables,
+        memory=memory,
+        growth=growth,
+        ticks=ticks,
+        track=cost_track,
+        exponents=slowdowns.EXPONENTS,
     )
 
 
@@ -329,4 +336,3 @@ def _coverage(site: Site, base: dict[str, Any]) -> None:
             same[", ".join(sorted(models))].append(name.removeprefix("v"))
         grouped.append((reason, list(same.items())))
     render.write(site.html, "coverage.html", "coverage.html", **base, grouped=grouped, Kind=Kind)
-

@@ -48,7 +48,6 @@ class Site:
     problems: list[str]
     other_lanes: Mapping[Lane, int]
     supported: Sequence[str]
-    project: str
     source: str
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -253,7 +252,10 @@ class Site:
             states: dict[int, list[Any]] = {}
             for run in one.runs:
                 figures = run.state.figures
-                states[run.number] = [verdicts.index(run.state.verdict), *(_finite(figures.get(t)) for t in (MEAN, MAX, BITS))]
+                states[run.number] = [
+                    verdicts.index(run.state.verdict),
+                    *(_finite(figures.get(t)) for t in (MEAN, MAX, BITS)),
+                ]
             runs = [number for run in one.runs for number in (run.first, run.number)]
             cells.append([one.cell.model, one.cell.dtype, one.cell.option, one.cell.wrapper, list(states.values()), runs])
         return {
@@ -355,5 +357,3 @@ def headline(newest: MeasuredCommit, previous: MeasuredCommit | None, compared: 
 
 def _models_of(compared: Iterable[Changed], kind: Change) -> list[str]:
     return sorted({render.model_name(one.later.model) for one in compared if one.change is kind})
-
-

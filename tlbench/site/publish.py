@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tlbench.exceptions import BadInput
 from tlbench.files import folder_written_whole
@@ -27,14 +28,12 @@ SUPPORTED = "SUPPORTED_ARCHITECTURES"
 """Where TransformerLens names the architectures that TransformerBridge supports."""
 
 
-def publish(config: Path, html: Path, project: str, commit_url: str = "", only: Sequence[str] | None = None) -> list[str]:
+def publish(conf: Any, html: Path, only: Sequence[str] | None = None) -> list[str]:
     """Write the site of a configuration's results, whole or not at all.
 
     Args:
-        config: asv's configuration file.
+        conf: asv's configuration, as asv has read it; its paths are relative to the current folder.
         html: the folder to write; an earlier site there is replaced.
-        project: the benchmarked project's address.
-        commit_url: to which a hash is added for the address of a commit; "" if there is none.
         only: the hashes to show; None for every measured commit.
 
     Returns:
@@ -43,13 +42,13 @@ def publish(config: Path, html: Path, project: str, commit_url: str = "", only: 
     Raises:
         BadInput: if ``html`` holds something else than a site, or a finding is malformed.
     """
-    stored = StoredResults(config)
+    stored = StoredResults.of(conf, Path.cwd())
     found = history.read(stored.results_folder, stored.folder / CACHE)
     sheets = [sheet for sheet in found.sheets if only is None or sheet.commit in only]
     lanes = history.lanes(sheets)
     lane = next(iter(lanes), None)
     of_lane = history.build(lane, lanes[lane] if lane else sheets, found.problems)
-    commits = _commits(stored, of_lane, commit_url)
+    commits = _commits(stored, of_lane, "" if conf.show_commit_url in ("", "#") else str(conf.show_commit_url))
     shown = [commit for commit in commits if commit.is_release or commit is commits[-1]][-SHOWN:]
     whole = [
         history.load(path)
@@ -65,12 +64,11 @@ def publish(config: Path, html: Path, project: str, commit_url: str = "", only: 
             history=of_lane,
             commits=commits,
             shown=shown,
-            stored=StoredResults(config, results=whole) if whole else None,
+            stored=StoredResults.of(conf, Path.cwd(), whole) if whole else None,
             findings=findings.read(findings_folder()),
             problems=found.problems,
             other_lanes={other: len(own) for other, own in lanes.items() if other != lane},
             supported=_supported(stored.repository, shown[-1].hash) if shown else (),
-            project=project,
             source=stored.folder.name,
         ).write()
         (folder / ".nojekyll").touch()
@@ -92,9 +90,7 @@ def _is_site(html: Path) -> bool:
 def _commits(stored: StoredResults, of_lane: History, commit_url: str) -> list[MeasuredCommit]:
     said = subjects(stored.repository, of_lane.hashes)
     tags: Mapping[str, str] = stored.tags if stored.repository else _tags_by_version(of_lane)
-    rows = zip(
-        of_lane.hashes, of_lane.dates_ms, of_lane.started_ms, of_lane.machines, of_lane.metadata, strict=True
-    )
+    rows = zip(of_lane.hashes, of_lane.dates_ms, of_lane.started_ms, of_lane.machines, of_lane.metadata, strict=True)
     return [
         MeasuredCommit(
             index=i,
@@ -131,5 +127,3 @@ def _supported(repository: Path | None, commit: str) -> tuple[str, ...]:
                 if named and isinstance(node.value, ast.Dict):
                     return tuple(str(key.value) for key in node.value.keys if isinstance(key, ast.Constant))
     return ()
-
-

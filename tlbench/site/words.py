@@ -27,14 +27,20 @@ TRACKS = {
     "accuracy.Logit.track_median": Explained("median", "nats", f"the median of {_LOGIT}"),
     "accuracy.Logit.track_std": Explained("std", "nats", f"the standard deviation of {_LOGIT}"),
     f"truth.TransformerLens.track_{Figure.RATIO}": Explained(
-        "R", RATIO, "TransformerLens's rms distance from the float64 golden over HuggingFace's: 1 rounds alike, less is closer"
+        "R",
+        RATIO,
+        "TransformerLens's rms distance from the float64 golden over HuggingFace's: 1 rounds alike, less is closer",
     ),
     f"truth.TransformerLens.track_{Figure.BITS_LOST}": Explained(
         "bits lost", "bits", "log₂(1 + error / one rounding of the golden logits): 0 is exact, comparable across dtypes"
     ),
-    f"truth.TransformerLens.track_{Figure.KL_NATS}": Explained("KL", "nats a token", "divergence from the golden distribution"),
+    f"truth.TransformerLens.track_{Figure.KL_NATS}": Explained(
+        "KL", "nats a token", "divergence from the golden distribution"
+    ),
     f"truth.TransformerLens.track_{Figure.TOTAL_RMS}": Explained(
-        "total rms", "nats", "rms distance from the golden of the weights in the file: what you get, weight rounding included"
+        "total rms",
+        "nats",
+        "rms distance from the golden of the weights in the file: what you get, weight rounding included",
     ),
     f"truth.TransformerLens.track_{Figure.DIFFERENCE_RMS}": Explained(
         "logit difference, rms", "nats", "typical error of a difference between two of the ten likeliest tokens' logits"

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch

@@ -11,10 +11,10 @@ from enum import StrEnum
 
 from tlbench.grid import Cell
 from tlbench.metrics.verdict import Verdict
-from tlbench.site.history import MEAN, CellHistory, History, Run
+from tlbench.site.history import MEAN, CellHistory, History, Run, State
 
 HALF_A_BIT = 0.5
-"""The smallest step of a mean that counts: between releases no mean moved by 0.3 to 0.5 bits, and less is another rounding."""
+"""The smallest step of a mean that counts. Between releases no mean moved by 0.3 to 0.5 bits; less is another rounding."""
 
 
 class Change(StrEnum):
@@ -58,11 +58,16 @@ def change(before: Run, after: Run, same_cell: bool = True) -> tuple[Change | No
         return (Change.FIRST if now.has_run else Change.GONE if was.has_run else None), None
     if now.verdict is Verdict.FAILED:
         return (Change.STILL_FAILS if was.verdict is Verdict.FAILED else Change.FAILS), None
-    if same_cell and before.number == after.number or (was.verdict, was.figures) == (now.verdict, now.figures):
+    if (same_cell and before.number == after.number) or (was.verdict, was.figures) == (now.verdict, now.figures):
         return Change.SAME_BITS, 0.0
-    bits = _bits(was.figures.get(MEAN), now.figures.get(MEAN))
     if was.verdict is Verdict.FAILED:
         return (Change.WORSE if now.verdict in _WRONG else Change.MENDED), None
+    return _moved(was, now)
+
+
+def _moved(was: State, now: State) -> tuple[Change, float | None]:
+    """How a cell changed that has figures at both commits, and not the same ones."""
+    bits = _bits(was.figures.get(MEAN), now.figures.get(MEAN))
     wrong = _WRONG.get(was.verdict, 0), _WRONG.get(now.verdict, 0)
     if wrong[1] > wrong[0]:
         return Change.WORSE, bits

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tlbench.grid import Cell
+from tlbench.grid import Cell, Dtype, Option, Wrapper
 from tlbench.report.checks import CHECKS
 from tlbench.site import render, words
 from tlbench.site.commits import MeasuredCommit
@@ -65,7 +65,8 @@ def _size(site: Site, figure: StoredFigure) -> Size:
     if of_stored is None:
         return Size(figure, commit, "", None, name, unit)
     machine = site.stored.machine(of_stored, figure.track)
-    cell = Cell(*figure.cell.split(" "))
+    model, dtype, option, wrapper = figure.cell.split(" ")
+    cell = Cell(model, Dtype(dtype), Option(option), Wrapper(wrapper))
     value = site.stored.values(of_stored, figure.track, Cell, machine).get(cell)
     return Size(figure, commit, machine, None if value is None or math.isnan(value) else value, name, unit)
 
@@ -75,4 +76,4 @@ def named(track: str) -> tuple[str, str]:
     if track in words.TRACKS:
         return words.TRACKS[track].name, words.TRACKS[track].unit
     check = next((check for check in CHECKS if check.benchmark == track), None)
-    return (check.what, check.unit) if check else (track.split(".track_")[-1].replace("_", " "), "")
+    return (check.what, check.unit) if check else (track.rsplit(".track_", maxsplit=1)[-1].replace("_", " "), "")

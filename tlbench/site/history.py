@@ -10,6 +10,7 @@ same, or one machine of its own. That is a lane.
 from __future__ import annotations
 
 import itertools
+import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,6 @@ from tlbench.arithmetic import SHARED_MACHINE, is_shared
 from tlbench.environments.metadata import SUFFIX, Metadata
 from tlbench.environments.metadata import read as read_metadata
 from tlbench.exceptions import BadInput
-from tlbench.files import written_whole
 from tlbench.grid import Attention, Cell, Dtype, Option, Space, Statistic, Wrapper
 from tlbench.metrics.verdict import SEVERITIES, Verdict
 from tlbench.questions.registry import ACCURACY
@@ -230,7 +230,7 @@ def results_files(folder: Path) -> Iterator[Path]:
 
 
 def read(folder: Path, cache: Path | None = None) -> Read:
-    """Read every results file of asv's folder. What was read is kept in ``cache``, under a hash of the files it came from."""
+    """Read every results file of asv's folder. What was read is kept in ``cache``, under a hash of its files."""
     found = Read()
     for path in results_files(folder):
         kept = Cached.place(cache, path) if cache else None
@@ -279,10 +279,9 @@ class Cached:
             return None
 
     def write(self, kept: Path) -> None:
-        """Keep it, whole or not at all."""
+        """Keep it. Half a file is noticed when it is read, and a lost one is made again, so nothing waits for the disk."""
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(kept) as path:
-            path.write_bytes(_ENCODER.encode(self))
+        kept.write_bytes(_ENCODER.encode(self))
 
     @staticmethod
     def forget_others(cache: Path, folder: Path) -> None:
@@ -457,7 +456,13 @@ def build(lane: Lane | None, sheets: Sequence[Sheet], problems: list[str]) -> Hi
     for sheet in sorted(sheets, key=lambda s: (s.date_ms, s.commit, s.machine != SHARED_MACHINE, -s.started_ms)):
         by_commit[sheet.commit].append(sheet)
     history.hashes = list(by_commit)
-    keys = sorted({cell for sheet in sheets for cell in sheet.cells}, key=_order)
+    named = sorted({cell for sheet in sheets for cell in sheet.cells}, key=_order)
+    keys = [key for key in named if all(word in ORDER for word in key[1:])]
+    if len(keys) < len(named):
+        foreign = sorted({word for key in named for word in key[1:] if word not in ORDER})
+        problems.append(
+            f"cells of {', '.join(foreign)} are not shown: these benchmarks have no such dtype, option or wrapper"
+        )
     places = {key: i for i, key in enumerate(keys)}
     machines = sorted({sheet.machine for sheet in sheets})
     n, reasons = len(history.hashes), [""]
@@ -472,15 +477,17 @@ def build(lane: Lane | None, sheets: Sequence[Sheet], problems: list[str]) -> Hi
         history.machines.append([sheet.machine for sheet in own])
         history.metadata.append(own[0].metadata)
         for sheet in reversed(own):  # the first overwrites the others
-            at = np.fromiter((places[cell] for cell in sheet.cells), np.intp, len(sheet.cells))
+            at = np.fromiter((places.get(cell, -1) for cell in sheet.cells), np.intp, len(sheet.cells))
             code, because = _codes(sheet, problems)
-            is_known = (code != VERDICTS.index(Verdict.NOT_MEASURED)) | ~np.isnan(sheet.values).all(axis=0)
+            is_known = (at >= 0) & ((code != VERDICTS.index(Verdict.NOT_MEASURED)) | ~np.isnan(sheet.values).all(axis=0))
             to = at[is_known]
             values[to, i] = sheet.values.T[is_known]
             codes[to, i] = code[is_known]
             machine_of[to, i] = machines.index(sheet.machine)
             why[to, i] = 0
             for place, reason in because.items():
+                if at[place] < 0:
+                    continue
                 if reason not in numbers:
                     numbers[reason] = len(reasons)
                     reasons.append(reason)
@@ -503,11 +510,13 @@ def build(lane: Lane | None, sheets: Sequence[Sheet], problems: list[str]) -> Hi
             identity = (values[k, first].tobytes(), int(codes[k, first]), int(why[k, first]))
             if identity not in states:
                 row = values[k, first].tolist()
-                figures = {name: value for name, value in zip(TRACKS, row, strict=True) if value == value}
+                figures = {name: value for name, value in zip(TRACKS, row, strict=True) if not math.isnan(value)}
                 states[identity] = len(states), State(VERDICTS[codes[k, first]], figures, reasons[why[k, first]])
             number, state = states[identity]
             runs.append(Run(first, end - 1, state, number, machines[machine_of[k, first]]))
-        history.cells.append(CellHistory(Cell(*key), runs))
+        model, dtype, option, wrapper = key
+        cell = Cell(model, Dtype(dtype), Option(option), Wrapper(wrapper))
+        history.cells.append(CellHistory(cell, runs))
     return history
 
 

@@ -1,4 +1,4 @@
-"""Pages of what is stored beside the logits: hooks, generation, gradients, depth, length, costs; environments and failures."""
+"""Pages of what is stored beside the logits: hooks, gradients, growth, costs, environments and failures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ABOUT = {
     Part.GENERATION: "The key-value cache against a full pass, and greedy tokens against HuggingFace's.",
     Part.READING: "What researchers compute from activations, against the golden, in nats.",
     Part.GRADIENTS: "Gradients of a logit difference at every block's input, against the golden gradients: the worst block.",
-    Part.DEPTH: "The error of each block fed its golden input, over HuggingFace's own, and how the error grows from block to block.",
+    Part.DEPTH: "The error of each block fed its golden input, over HuggingFace's own, and how it grows with depth.",
     Part.LENGTH: "The error from one token to the model's longest context, over HuggingFace's own, and how it grows.",
     Part.FLOOR: "How much runs differ that should agree.",
 }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
-from tlbench.files import write_json
 from tlbench.grid import Cell, Dtype, Option, Wrapper
 from tlbench.metrics.verdict import Verdict
 from tlbench.report.advice import DEFAULTS, MARGIN
@@ -113,7 +113,7 @@ def write(site: Site, base: dict[str, Any]) -> None:
             width=left + right, left=left, right=right, at=left + 6, label=label, word=word, colour=COLOURS[passes]
         )
         (site.html / "badge" / f"{model}.svg").write_text(text, encoding="utf-8")
-        write_json(site.html / "model" / f"{model}.json", embedded(site, model, own))
+        (site.html / "model" / f"{model}.json").write_text(json.dumps(embedded(model, own)), encoding="utf-8")
 
 
 def _inside(site: Site, model: str) -> Any:
@@ -156,7 +156,7 @@ def badge(lines: list[Line]) -> tuple[bool, str]:
     return not wrong, f"{len(wrong)} of {len(lines)} not right" if wrong else f"{len(lines)} of {len(lines)} right"
 
 
-def embedded(site: Site, model: str, lines: list[Line]) -> dict[str, Any]:
+def embedded(model: str, lines: list[Line]) -> dict[str, Any]:
     """What other pages may embed."""
     return {
         "model": model,

@@ -240,7 +240,6 @@
       }
       const [dtype, option] = section.id.split("."), ids = sections.map((one) => one.id.split("."));
       const go = (id) => { location.hash = id; };
-      const models = [...new Set([document.body.dataset.model])].filter(Boolean);
       bar.replaceChildren(
         chooser("dtype", [...new Set(ids.map((id) => id[0]))], dtype, (value) => go(`${value}.${ids.some((id) => id[0] === value && id[1] === option) ? option : ids.find((id) => id[0] === value)[1]}`)),
         chooser("option", [...new Set(ids.map((id) => id[1]))], option, (value) => go(`${ids.some((id) => id[1] === value && id[0] === dtype) ? dtype : ids.find((id) => id[1] === value)[0]}.${value}`)),
@@ -287,7 +286,7 @@
         ctx.save();
         for (const value of bands) { const y = plot.valToPos(value, "y", true); if (y < bbox.top + bbox.height) { ctx.fillStyle = ink; ctx.globalAlpha = 0.12; ctx.fillRect(bbox.left, Math.max(y, bbox.top), bbox.width, bbox.top + bbox.height - Math.max(y, bbox.top)); } }
         ctx.globalAlpha = 1;
-        for (const row of rows) if (row.dataset.verdict === "failed") { const x = plot.valToPos(Number(row.dataset.first), "x", true); ctx.fillStyle = css("--broken"); ctx.font = `bold ${13 * devicePixelRatio}px sans-serif`; for (let i = Number(row.dataset.first); i <= Number(row.dataset.last); i++) ctx.fillText("!", plot.valToPos(i, "x", true) - 2, bbox.top + 14 * devicePixelRatio); void x; }
+        for (const row of rows) if (row.dataset.verdict === "failed") { ctx.fillStyle = css("--broken"); ctx.font = `bold ${13 * devicePixelRatio}px sans-serif`; for (let i = Number(row.dataset.first); i <= Number(row.dataset.last); i++) ctx.fillText("!", plot.valToPos(i, "x", true) - 2, bbox.top + 14 * devicePixelRatio); }
         if (marked >= 0) { const x = plot.valToPos(marked, "x", true); ctx.strokeStyle = css("--accent"); ctx.lineWidth = 1.5 * devicePixelRatio; ctx.setLineDash([2, 3]); ctx.beginPath(); ctx.moveTo(x, bbox.top); ctx.lineTo(x, bbox.top + bbox.height); ctx.stroke(); }
         ctx.restore();
       }], setCursor: [(plot) => { if (plot.cursor.idx !== null && plot.cursor.idx !== undefined) tell(plot.cursor.idx); }] };
@@ -326,6 +325,36 @@
         tell(at);
       });
       if (marked >= 0) tell(marked);
+      bitsPicture(figure, place, rows, wrappers, { stroke: ink, grid, ticks: grid }, ticks);
+    };
+    // Bits lost, with what HuggingFace itself loses as a band.
+    const bitsPicture = (figure, above, rows, wrappers, axis, ticks) => {
+      const n = TL.commits.length, xs = TL.commits.map((_, i) => i);
+      const line = (wrapper, track) => {
+        const values = new Array(n).fill(null);
+        for (const row of rows) {
+          const stored = one(`data[data-track="${track}"]`, row);
+          if ((wrapper && row.dataset.wrapper !== wrapper) || !stored || !Number.isFinite(Number(stored.value))) continue;
+          for (let i = Number(row.dataset.first); i <= Number(row.dataset.last); i++) values[i] = Number(stored.value);
+        }
+        return values;
+      };
+      const reference = line("", "truth.HuggingFace.track_bits_lost");
+      const own = wrappers.map((wrapper) => [wrapper, line(wrapper, "truth.TransformerLens.track_bits_lost")]).filter(([, values]) => values.some((value) => value !== null));
+      if (!own.length) return;
+      const place = make("div", { class: "plot", role: "img", "aria-label": "Bits lost by commit, beside HuggingFace's own; the table has every figure." });
+      const keys = make("ul", { class: "keys" }, make("li", {}, make("span", { class: "band" }), "bits that HuggingFace itself loses"), make("li", {}, make("i"), "bits that TransformerLens loses, of the dtype's"));
+      one(".say", figure).before(place, keys);
+      const highest = Math.max(...own.flatMap(([, values]) => values), ...reference, 1);
+      plots.push(new uPlot({
+        width: above.clientWidth, height: 170, legend: { show: false }, cursor: { show: false },
+        scales: { x: { time: false, range: [-0.4, n - 0.6] }, y: { range: [0, highest * 1.1] } },
+        axes: [
+          { ...axis, splits: () => ticks, values: (_, splits) => splits.map((i) => TL.commits[i]?.name ?? "") },
+          { ...axis, size: 76, label: "bits", labelSize: 18 },
+        ],
+        series: [{}, { stroke: "transparent", fill: css("--band"), paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } }, ...own.map(([wrapper]) => ({ stroke: css("--accent"), width: 2, dash: wrapper === "HookedTransformer" && wrappers.length > 1 ? [6, 4] : undefined, paths: uPlot.paths.stepped({ align: 1 }), points: { show: true, size: 5 } }))],
+      }, [xs, reference, ...own.map(([, values]) => values)], place));
     };
     addEventListener("hashchange", draw);
     let width = innerWidth;

@@ -19,8 +19,8 @@ from tlbench.site.history import MEAN, CellHistory, Run, State
 from tlbench.site.pages import Site
 
 P99 = f"truth.TransformerLens.track_{Figure.DIFFERENCE_P99}"
-EFFECTS = (1.0, 0.1, 0.01, 0.001)
-"""The sizes of effects, in nats, that the page answers for without a script."""
+EFFECT = 0.1
+"""The size of the effect, in nats, that the page answers for until another one is asked for."""
 STATS = ("max", "mean", "median", "std")
 BADGE = Markup(
     '<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" aria-label="{label}: {word}">'
@@ -83,7 +83,7 @@ def write(site: Site, base: dict[str, Any]) -> None:
             **base,
             model=model,
             lines=own,
-            effects=EFFECTS,
+            effect=EFFECT,
             margin=MARGIN,
             summary=summary(own),
             steps=steps[model],

@@ -64,12 +64,15 @@
       for (const row of rows) {
         const safe = row.dataset.safeFrom !== undefined && Number(row.dataset.safeFrom) <= effect;
         names[safe ? "safe" : "other"].push(row);
+        const use = one(".use", row);
+        if (row.dataset.safeFrom !== undefined) { use.textContent = safe ? "safe" : "too coarse"; use.className = `use u-${safe ? "safe" : "too-coarse"}`; }
       }
       const byDtype = ["float32", "float16", "bfloat16"].map((dtype) => {
         const [safe, other] = [names.safe, names.other].map((group) => group.filter((row) => row.dataset.cell.split(" ")[1] === dtype).map((row) => row.dataset.cell.split(" ")[2]));
         if (!safe.length && !other.length) return `${dtype}: not measured`;
         return `${dtype}: ${!other.length ? "safe with every option measured" : !safe.length ? "not safe" : `safe with ${safe.join(", ")}`}`;
       });
+      one(".advice .effect").textContent = `${input.value.trim()}${/[a-z]/i.test(input.value) ? "" : " nats"}`;
       output.textContent = `${byDtype.join(". ")}.`;
       remember({ effect: input.value });
     };
@@ -205,7 +208,9 @@
           body.append(make("tr", {}, make("th", { scope: "row" }, make("a", { href: `history/${model}.html?commit=${b.name}#${dtype}.${option}` }, `${model} ${dtype} ${option}`)), make("td", {}, row.was[3] === wrapper ? short(wrapper) : `${short(row.was[3])} → ${short(wrapper)}`), make("td", {}, word(row.before)), make("td", { class: "num" }, figure(row.before[1])), make("td", {}, word(row.after)), make("td", { class: "num" }, figure(row.after[1])), make("td", { class: "num" }, row.bits === null ? "" : Number.isFinite(row.bits) ? `${row.bits > 0 ? "+" : ""}${row.bits.toFixed(2)}`.replace("-", "−") : row.bits > 0 ? "from 0" : "to 0"), make("td", {}, make("code", {}, `tlbench verify ${model} --tl ${b.name} --dtype ${dtype} --option ${option}`))));
         }
         const head = make("tr", {}, ...["cell", "wrapper", a.name, "mean, nats", b.name, "mean, nats", "change, bits", "reproduce"].map((name, i) => make("th", { scope: "col", class: [3, 5, 6].includes(i) ? "num" : null }, name)));
-        groups.push(make("section", { class: "group", id }, make("h3", {}, kind, " ", make("small", {}, `${own.length} ${own.length === 1 ? "cell" : "cells"}`)), make("p", { class: "note" }, `${explained[kind]}.`), make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": kind }, make("table", { class: "plain" }, make("thead", {}, head), body))));
+        const table = make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": kind }, make("table", { class: "plain" }, make("thead", {}, head), body));
+        const open = ["worse", "newly failing"].includes(kind) || own.length <= 20;
+        groups.push(make("section", { class: "group", id }, make("h3", {}, kind, " ", make("small", {}, `${own.length} ${own.length === 1 ? "cell" : "cells"}`)), make("p", { class: "note" }, `${explained[kind]}.`), make("details", open ? { open: "" } : {}, make("summary", {}, "Each cell"), table)));
       }
       const moved = a.environment === b.environment ? "Both were measured with the same libraries and arithmetic." : `The environment changed too: ${a.environment} → ${b.environment}.`;
       comparison.replaceChildren(make("h2", {}, `${a.name} → ${b.name}`), counts, make("p", { class: "note" }, moved), ...groups);
@@ -300,6 +305,10 @@
         });
         say.replaceChildren(make("b", {}, commit.page ? make("a", { href: `../${commit.page}` }, commit.name) : commit.name), ` ${commit.subject ? `“${commit.subject}”, ` : ""}${commit.date}${commit.versions ? `, ${commit.versions}` : ""}. ${told.join(". ")}.`, ...(commit.page ? [" ", make("a", { href: `../${commit.page}#inside` }, "Inside the network at this commit")] : []));
       };
+      const decades = (from, to) => {
+        const [first, last] = [Math.ceil(Math.log10(from)), Math.floor(Math.log10(to))], step = Math.max(1, Math.ceil((last - first) / 8));
+        return Array.from({ length: Math.floor((last - first) / step) + 1 }, (_, i) => 10 ** (first + i * step));
+      };
       const every = Math.max(1, Math.ceil(n / Math.max(1, Math.floor(place.clientWidth / 70))));
       const releases = TL.commits.map((commit, i) => (commit.release ? i : -1)).filter((i) => i >= 0);
       const ticks = n <= 24 ? xs.filter((i) => (n - 1 - i) % every === 0) : releases;
@@ -310,7 +319,7 @@
         scales: { x: { time: false, range: [-0.4, n - 0.6] }, y: { distr: 3, range: [low / 1.6, high * 2] } },
         axes: [
           { stroke: ink, grid, ticks: grid, splits: () => ticks, values: (_, splits) => splits.map((i) => TL.commits[i]?.name ?? ""), rotate: 0 },
-          { stroke: ink, grid, ticks: grid, size: 76, label: "nats", labelSize: 18, values: (_, splits) => splits.map((v) => (v === null || Math.abs(Math.log10(v) - Math.round(Math.log10(v))) > 1e-6 ? "" : zero && v <= floor * 1.001 ? "0" : spelled(Number(v.toPrecision(3))))) },
+          { stroke: ink, grid, ticks: grid, size: 76, label: "nats", labelSize: 18, splits: () => decades(low / 1.6, high * 2), values: (_, splits) => splits.map((v) => (zero && v <= floor * 1.001 ? "0" : spelled(Number(v.toPrecision(3))))) },
         ],
         series: [{}, ...series.map((one) => ({ ...one, paths: uPlot.paths.stepped({ align: 1 }) }))],
       }, data, place);

@@ -12,7 +12,7 @@ from typing import Any
 from asv.commands.publish import Publish
 from asv.console import log
 from asv.repo import get_repo
-from asv.util import UserError
+from asv.util import ProcessError, UserError
 
 from tlbench.exceptions import BadInput
 from tlbench.site.publish import publish
@@ -30,10 +30,10 @@ def run(cls: Any, conf: Any, range_spec: Any = None, pull: bool = True) -> None:
             repo.pull()
         if range_spec is not None:
             only = range_spec if isinstance(range_spec, list) else repo.get_hashes_from_range(range_spec)
-    except UserError as error:
+    except (UserError, ProcessError) as error:
         if range_spec is not None:
             raise
-        log.warning(f"commits have no subjects on the site: {str(error).strip()}")
+        log.warning(f"commits have no subjects on the site: {str(error).strip().splitlines()[0]}")
     try:
         problems = publish(conf, Path(conf.html_dir), only)
     except BadInput as error:

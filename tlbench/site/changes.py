@@ -85,8 +85,8 @@ def _bits(before: float | None, after: float | None) -> float | None:
         return None
     if before == after:
         return 0.0
-    if not before or not after:
-        return math.inf if after else -math.inf
+    if not before or not after or math.isinf(before) or math.isinf(after):
+        return math.inf if after > before else -math.inf
     return math.log2(after / before)
 
 

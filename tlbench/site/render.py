@@ -77,7 +77,7 @@ def signed_bits(bits: float | None) -> str:
     if bits is None:
         return ""
     if bits in (float("inf"), float("-inf")):
-        return "from 0" if bits > 0 else "to 0"
+        return "+∞" if bits > 0 else "−∞"
     return f"{bits:+.2f}".replace("-", "−")
 
 

@@ -156,7 +156,7 @@
     if (now === "failed") return [was === "failed" ? "still failing" : "newly failing", null];
     if (same) return ["same bits", 0];
     if (was === "failed") return [WRONG[now] ? "worse" : "mended", null];
-    const [old, fresh] = [before[1], after[1]];
+    const [old, fresh] = [before[1], after[1]].map((value) => (value === "∞" ? Infinity : value));
     const bits = old === null || fresh === null ? null : old === fresh ? 0 : !old || !fresh ? (fresh ? Infinity : -Infinity) : Math.log2(fresh / old);
     const wrong = [WRONG[was] ?? 0, WRONG[now] ?? 0];
     if (wrong[1] > wrong[0]) return ["worse", bits];
@@ -205,7 +205,7 @@
         const body = make("tbody");
         for (const row of own) {
           const [model, dtype, option, wrapper] = row.cell;
-          body.append(make("tr", {}, make("th", { scope: "row" }, make("a", { href: `history/${model}.html?commit=${b.name}#${dtype}.${option}` }, `${model} ${dtype} ${option}`)), make("td", {}, row.was[3] === wrapper ? short(wrapper) : `${short(row.was[3])} → ${short(wrapper)}`), make("td", {}, word(row.before)), make("td", { class: "num" }, figure(row.before[1])), make("td", {}, word(row.after)), make("td", { class: "num" }, figure(row.after[1])), make("td", { class: "num" }, row.bits === null ? "" : Number.isFinite(row.bits) ? `${row.bits > 0 ? "+" : ""}${row.bits.toFixed(2)}`.replace("-", "−") : row.bits > 0 ? "from 0" : "to 0"), make("td", {}, make("code", {}, `tlbench verify ${model} --tl ${b.name} --dtype ${dtype} --option ${option}`))));
+          body.append(make("tr", {}, make("th", { scope: "row" }, make("a", { href: `history/${model}.html?commit=${b.name}#${dtype}.${option}` }, `${model} ${dtype} ${option}`)), make("td", {}, row.was[3] === wrapper ? short(wrapper) : `${short(row.was[3])} → ${short(wrapper)}`), make("td", {}, word(row.before)), make("td", { class: "num" }, figure(row.before[1])), make("td", {}, word(row.after)), make("td", { class: "num" }, figure(row.after[1])), make("td", { class: "num" }, row.bits === null ? "" : Number.isFinite(row.bits) ? `${row.bits > 0 ? "+" : ""}${row.bits.toFixed(2)}`.replace("-", "−") : row.bits > 0 ? "+∞" : "−∞"), make("td", {}, make("code", {}, `tlbench verify ${model} --tl ${b.name} --dtype ${dtype} --option ${option}`))));
         }
         const head = make("tr", {}, ...["cell", "wrapper", a.name, "mean, nats", b.name, "mean, nats", "change, bits", "reproduce"].map((name, i) => make("th", { scope: "col", class: [3, 5, 6].includes(i) ? "num" : null }, name)));
         const table = make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": kind }, make("table", { class: "plain" }, make("thead", {}, head), body));

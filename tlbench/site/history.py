@@ -494,30 +494,48 @@ def build(lane: Lane | None, sheets: Sequence[Sheet], problems: list[str]) -> Hi
                 why[at[place], i] = numbers[reason]
             history.reference_bits |= {(i, *of): bits for of, bits in sheet.reference_bits.items()}
             history.floors |= {cell: (i, *floor) for cell, floor in sheet.floors.items()}
-    bits = values.view(np.int64)
-    differs = np.ones((len(keys), n), dtype=bool)
-    differs[:, 1:] = (
-        (bits[:, 1:] != bits[:, :-1]).any(axis=2)
-        | (codes[:, 1:] != codes[:, :-1])
-        | (why[:, 1:] != why[:, :-1])
-        | (machine_of[:, 1:] != machine_of[:, :-1])
-    )
+    grids = _Grids(values, codes, why, machine_of)
     for k, key in enumerate(keys):
-        starts = np.flatnonzero(differs[k]).tolist()
-        states: dict[tuple[bytes, int, int], tuple[int, State]] = {}
-        runs = []
-        for first, end in zip(starts, [*starts[1:], n], strict=True):
-            identity = (values[k, first].tobytes(), int(codes[k, first]), int(why[k, first]))
-            if identity not in states:
-                row = values[k, first].tolist()
-                figures = {name: value for name, value in zip(TRACKS, row, strict=True) if not math.isnan(value)}
-                states[identity] = len(states), State(VERDICTS[codes[k, first]], figures, reasons[why[k, first]])
-            number, state = states[identity]
-            runs.append(Run(first, end - 1, state, number, machines[machine_of[k, first]]))
         model, dtype, option, wrapper = key
         cell = Cell(model, Dtype(dtype), Option(option), Wrapper(wrapper))
-        history.cells.append(CellHistory(cell, runs))
+        history.cells.append(CellHistory(cell, grids.runs(k, reasons, machines)))
     return history
+
+
+@dataclass(frozen=True)
+class _Grids:
+    """What is stored of each cell at each commit: ``values`` is [cell, commit, track], all others [cell, commit]."""
+
+    values: np.ndarray
+    codes: np.ndarray
+    reasons: np.ndarray
+    machines: np.ndarray
+
+    @cached_property
+    def _differs(self) -> np.ndarray:
+        """Whether anything differs from the commit before, to the last bit."""
+        bits = self.values.view(np.int64)
+        differs = np.ones(self.codes.shape, dtype=bool)
+        differs[:, 1:] = (bits[:, 1:] != bits[:, :-1]).any(axis=2)
+        for grid in (self.codes, self.reasons, self.machines):
+            differs[:, 1:] |= grid[:, 1:] != grid[:, :-1]
+        return differs
+
+    def runs(self, cell: int, reasons: Sequence[str], machines: Sequence[str]) -> list[Run]:
+        """A cell's runs; ``reasons`` and ``machines`` are what the grids number."""
+        starts = np.flatnonzero(self._differs[cell]).tolist()
+        states: dict[tuple[bytes, int, int], tuple[int, State]] = {}
+        runs = []
+        for first, end in zip(starts, [*starts[1:], self.codes.shape[1]], strict=True):
+            row, code, why = self.values[cell, first], int(self.codes[cell, first]), int(self.reasons[cell, first])
+            identity = (row.tobytes(), code, why)
+            if identity not in states:
+                pairs = zip(TRACKS, row.tolist(), strict=True)
+                figures = {name: value for name, value in pairs if not math.isnan(value)}
+                states[identity] = len(states), State(VERDICTS[code], figures, reasons[why])
+            number, state = states[identity]
+            runs.append(Run(first, end - 1, state, number, machines[self.machines[cell, first]]))
+        return runs
 
 
 def _order(key: Key) -> tuple[Any, ...]:

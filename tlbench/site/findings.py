@@ -87,6 +87,10 @@ class Finding:
             return f"{self.since} on"
         return self.since if self.since == self.until else f"{self.since} to {self.until}"
 
+    def concerns(self, wrapper: str, dtype: str, option: str) -> bool:
+        """Whether it concerns a configuration; the wrapper by its short name."""
+        return wrapper in self.wrappers and dtype in (self.dtypes or (dtype,)) and option in (self.options or (option,))
+
     def holds_at(self, version: Version) -> bool:
         """Whether a version has it."""
         return Version(self.since) <= version and (not self.until or version <= Version(self.until))

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from tlbench.grid import Cell, Dtype, Option, Wrapper
 from tlbench.metrics.verdict import Verdict
 from tlbench.report.advice import DEFAULTS, MARGIN
+from tlbench.report.render import short_wrapper
 from tlbench.report.stored import Figure
 from tlbench.site import changes, render, words
 from tlbench.site.changes import Change
 from tlbench.site.commits import MeasuredCommit, environment_changes
-from tlbench.site.history import MEAN, CellHistory, Run, State
+from tlbench.site.findings import Finding
+from tlbench.site.history import BITS, MEAN, REFERENCE_BITS, CellHistory, Run, State
 from tlbench.site.pages import Site
 
 P99 = f"truth.TransformerLens.track_{Figure.DIFFERENCE_P99}"
 EFFECT = 0.1
 """The size of the effect, in nats, that the page answers for until another one is asked for."""
+RATIO = f"truth.TransformerLens.track_{Figure.RATIO}"
 STATS = ("max", "mean", "median", "std")
 BADGE = Markup(
     '<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" aria-label="{label}: {word}">'
@@ -104,6 +108,7 @@ def write(site: Site, base: dict[str, Any]) -> None:
             stats=[f"accuracy.Logit.track_{name}" for name in STATS],
             mean=MEAN,
             known=known,
+            rows_of=lambda section, model=model, known=known: _rows(site, model, section, known),
         )
         passes, word = badge(own)
         label = f"TransformerLens {own[0].commit.name} · {render.model_name(model)}" if own else model
@@ -230,6 +235,49 @@ class Section:
         """The last row that ran."""
         ran = [(line, row) for line in self.lines for row in line.rows if row.state.has_run]
         return max(ran, key=lambda pair: pair[1].run.last)
+
+
+def _rows(site: Site, model: str, section: Section, known: Sequence[Finding]) -> Markup:
+    """The rows of a section's table. A large site has tens of thousands, and a template takes four times as long."""
+    tracks = [*(f"accuracy.Logit.track_{name}" for name in STATS), RATIO, BITS]
+    parts = []
+    for line in section.lines:
+        wrapper = line.history.cell.wrapper
+        cell = escape(str(line.history.cell))
+        for row in line.rows:
+            state, run = row.state, row.run
+            if state.verdict is Verdict.NOT_MEASURED and not state.figures:
+                continue
+            name = escape(row.first.name)
+            if row.first.index in site.pages:
+                name = Markup(f'<a href="../{escape(row.first.page)}">{name}</a>')
+            until = f" to {escape(row.last.name)}" if run.first != run.last else ""
+            figures = "".join(f'<td class="num">{render.fig(state.figures.get(track), track)}</td>' for track in tracks)
+            reference = render.fig(
+                row.reference_bits if state.has_run else None, REFERENCE_BITS, f"{model} {section.dtype} eager"
+            )
+            parts.append(
+                f'<tr data-first="{run.first}" data-last="{run.last}" data-wrapper="{wrapper}" '
+                f'data-verdict="{state.verdict}" '
+                f'data-machine="{escape(run.machine)}" data-commit="{row.first.short}" data-cell="{cell}">'
+                f'<th scope="row">{name}{until}</th><td>{short_wrapper(wrapper)}</td><td>{render.word(state.verdict)}</td>'
+                f'{figures}<td class="num">{reference}</td><td class="reason">{_said(row, section, wrapper, known)}</td></tr>\n'
+            )
+    return Markup("".join(parts))
+
+
+def _said(row: Row, section: Section, wrapper: Wrapper, known: Sequence[Finding]) -> str:
+    """What a row's last column says: how it differs from the row before, why it has no figures, and which findings hold."""
+    state = row.state
+    change = f"{row.change} {render.signed_bits(row.bits)} bits" if row.change and row.bits else row.change or ""
+    moved = f"also {render.joined(row.moved, 3)}" if row.moved else ""
+    text = str(escape("; ".join(filter(None, (change, moved, state.reason)))))
+    if state.verdict.is_alarm and row.first.version:
+        for one in known:
+            of = (short_wrapper(wrapper), section.dtype, section.option)
+            if one.holds_at(row.first.version) and one.concerns(*of):
+                text += f'<br><a href="../finding/{one.slug}.html">{escape(one.title)}</a>'
+    return text
 
 
 def _section(site: Site, model: str, dtype: Dtype, option: Option) -> Section:

@@ -61,6 +61,11 @@ class Site:
         """Every step, the newest first."""
         return changes.steps(self.history)
 
+    @cached_property
+    def pages(self) -> set[int]:
+        """The commits that have a page."""
+        return {commit.index for commit in self.shown}
+
     def previous(self, commit: MeasuredCommit) -> MeasuredCommit | None:
         """The shown commit before another one; None before the first."""
         place = self.shown.index(commit)
@@ -228,7 +233,6 @@ class Site:
         render.script(self.html / "data" / "cells.js", "cells", self._cell_data())
 
     def _commit_data(self) -> list[dict[str, Any]]:
-        pages = {commit.index for commit in self.shown}
         return [
             {
                 "name": commit.name,
@@ -237,7 +241,7 @@ class Site:
                 "subject": commit.subject,
                 "versions": commit.versions,
                 "release": commit.is_release,
-                "page": commit.page if commit.index in pages else "",
+                "page": commit.page if commit.index in self.pages else "",
                 "environment": "; ".join(f"{name} {commit.metadata.get(name, '')}" for name in words.ENVIRONMENT),
             }
             for commit in self.commits

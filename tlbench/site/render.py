@@ -50,6 +50,7 @@ def environment() -> jinja2.Environment:
         "Verdict": Verdict,
         "Wrapper": Wrapper,
         "fig": fig,
+        "word": word,
     }
     return env
 
@@ -70,6 +71,13 @@ def fig(value: float | None, track: str, cell: str = "", commit: str = "", machi
         f' data-{name}="{escape(text)}"' for name, text in (("cell", cell), ("commit", commit), ("machine", machine)) if text
     )
     return Markup(f'<data value="{value!r}" data-track="{escape(track)}"{told}>{words.spelled(value)}</data>')
+
+
+@lru_cache
+def word(verdict: Verdict) -> Markup:
+    """A verdict with its symbol."""
+    symbol = f'<span class="sym" aria-hidden="true">{words.VERDICTS[verdict][0]}</span>'
+    return Markup(f'<span class="word {words.css_class(verdict)}">{symbol} {escape(verdict)}</span>')
 
 
 def signed_bits(bits: float | None) -> str:

@@ -259,9 +259,12 @@ def _rows(site: Site, model: str, section: Section, known: Sequence[Finding]) ->
             parts.append(
                 f'<tr data-first="{run.first}" data-last="{run.last}" data-wrapper="{wrapper}" '
                 f'data-verdict="{state.verdict}" '
-                f'data-machine="{escape(run.machine)}" data-commit="{row.first.short}" data-cell="{cell}">'
-                f'<th scope="row">{name}{until}</th><td>{short_wrapper(wrapper)}</td><td>{render.word(state.verdict)}</td>'
-                f'{figures}<td class="num">{reference}</td><td class="reason">{_said(row, section, wrapper, known)}</td></tr>\n'
+                f'data-machine="{escape(run.machine)}" '
+                f'data-commit="{row.first.short}" data-cell="{cell}">'
+                f'<th scope="row">{name}{until}</th><td>{short_wrapper(wrapper)}</td>'
+                f"<td>{render.word(state.verdict)}</td>"
+                f'{figures}<td class="num">{reference}</td>'
+                f'<td class="reason">{_said(row, section, wrapper, known)}</td></tr>\n'
             )
     return Markup("".join(parts))
 

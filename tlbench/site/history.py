@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,6 +68,8 @@ KNOWN_MODULES = ("accuracy.", "truth.", "noise_floor.", "depth.", "context_lengt
 
 ORDER = {str(word): i for kind in (Dtype, Option, Wrapper) for i, word in enumerate(kind)}
 
+MODEL = re.compile(r"[A-Za-z0-9][\w.-]*")
+"""What a model may be called: it names files of the site."""
 Words = tuple[tuple[str, ...], ...]
 """The words of each parameter of a grid, in asv's order."""
 Key = tuple[str, str, str, str]
@@ -457,11 +460,12 @@ def build(lane: Lane | None, sheets: Sequence[Sheet], problems: list[str]) -> Hi
         by_commit[sheet.commit].append(sheet)
     history.hashes = list(by_commit)
     named = sorted({cell for sheet in sheets for cell in sheet.cells}, key=_order)
-    keys = [key for key in named if all(word in ORDER for word in key[1:])]
+    keys = [key for key in named if MODEL.fullmatch(key[0]) and all(word in ORDER for word in key[1:])]
     if len(keys) < len(named):
-        foreign = sorted({word for key in named for word in key[1:] if word not in ORDER})
+        foreign = {word for key in named for word in key[1:] if word not in ORDER}
+        foreign |= {key[0] for key in named if not MODEL.fullmatch(key[0])}
         problems.append(
-            f"cells of {', '.join(foreign)} are not shown: these benchmarks have no such dtype, option or wrapper"
+            f"cells of {', '.join(sorted(foreign))} are not shown: no model, dtype, option or wrapper is called so"
         )
     places = {key: i for i, key in enumerate(keys)}
     machines = sorted({sheet.machine for sheet in sheets})

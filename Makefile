@@ -57,10 +57,10 @@ bench: $(BIN)/tlbench
 		test $$? -eq 2 || exit 1; wait $$other || tail -n 1 "$(BENCH_LOG)"
 	@head -n 1 releases/.bench-commits | ( $(BENCH_ASV) run --machine $(MACHINE) --skip-existing \
 		--bench "$(BENCH_COSTS)" HASHFILE:- ) || test $$? -eq 2
-	@$(BENCH_ASV) publish
+	@$(BENCH_ASV) publish --html-dir "$(CURDIR)/html"
 	-@$(BIN)/tlbench table --config releases/asv.conf.json --machine $(SHARED) --space logit --option all_options \
 		--model smollm2-135m $(addprefix --commit=,$(sort $(BENCH_OLDER) $(BENCH_NEWEST)))
-	@echo "Site: releases/html/index.html; to open it: cd releases && ../$(BIN)/asv preview --browser"
+	@echo "Site: html/index.html; to open it: $(BIN)/asv preview --browser"
 	@echo "More: cd releases && ../$(BIN)/tlbench verdicts --machine $(SHARED) --commit $(BENCH_NEWEST)   All figures: $(BENCH_LOG)"
 
 check: lint

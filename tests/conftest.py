@@ -29,7 +29,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class ByModule(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return re.sub("e2e/test_(site|runtime)", "e2e/test_asv", nodeid.split("::")[0])
+            return re.sub("e2e/test_runtime", "e2e/test_asv", nodeid.split("::")[0])
 
     return ByModule(config, log)
 

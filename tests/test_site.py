@@ -1,120 +1,539 @@
-"""The published site: which steps it lists, and that no page shows a figure that is in no result file."""
+"""The site in a real browser, over the committed results: figures are the stored ones, and nothing comes from elsewhere."""
 
 import functools
 import http.server
+import itertools
 import json
+import math
+import os
 import re
 import shutil
+import subprocess
 import threading
-from types import SimpleNamespace
+from collections import Counter
+from importlib.resources import files
 
 import pytest
-from asv.plugins.regressions import _GraphDataFilter
-from asv.step_detect import detect_regressions
-from asv.util import UserError, load_json
 
-from asv_plugins.site import patch_scripts
-from tests.stored import GPT2, GPT2_16, MEAN, ROOT, Stored
+from tests.stored import BIN, GPT2, GPT2_16, LLAMA, MEAN, ROOT, Stored
+from tlbench.site import words
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-RECORD = """
-window.labels = [];
-const draw = CanvasRenderingContext2D.prototype.fillText;
-CanvasRenderingContext2D.prototype.fillText = function (text, x, ...rest) {
-  const width = this.measureText(text).width;
-  window.labels.push([text, this.textAlign === "right" ? x - width : x]);
-  return draw.call(this, text, x, ...rest);
-};
-"""
-BEFORE, AFTER = 1.6123456e-6, 1.7654321e-6
-
-
-@pytest.mark.parametrize("folder", [ROOT, ROOT / "releases"])
-def test_the_list_of_regressions_is_of_the_mean_alone_and_from_half_a_bit(folder):
-    settings = load_json(str(folder / "asv.conf.json"), js_comments=True)
-    conf = SimpleNamespace(**{key: settings[key] for key in ("regressions_first_commits", "regressions_thresholds")})
-    rules = _GraphDataFilter(conf, None, {"commit": 0})
-    graph = SimpleNamespace(params={"branch": "main"})
-    benchmarks = load_json(str(ROOT / "releases" / "results" / "benchmarks.json"), api_version=2)
-    names = [f"{name}('zoo-gpt2', 'float32')" for name in benchmarks]
-    listed = [name for name in names if rules._get_start_revision(graph, {}, name) is not None]
-    assert listed == [f"{MEAN}('zoo-gpt2', 'float32')"]
-    threshold = rules._get_threshold(graph, {}, listed[0])
-    for bits, is_listed in ((0.3, False), (0.5, True), (1, True)):
-        steps = [(0, 1, 1e-6, 1e-6, 0), (1, 2, 1e-6 * 2**bits, 1e-6 * 2**bits, 0)]
-        assert bool(detect_regressions(steps, threshold)[2]) is is_listed
-
-
-def test_scripts_that_are_not_as_expected_are_refused(tmp_path):
-    (tmp_path / "assets").mkdir()
-    (tmp_path / "assets" / "index.js").write_text("size:64,values:")
-    with pytest.raises(UserError, match="would show figures that nobody measured"):
-        patch_scripts(tmp_path)
+AXE = files("axe_playwright_python") / "axe.min.js"
+CLOSEST = """() => [...document.querySelectorAll('data[data-track]')].map((d) => {
+  const at = (name) => d.closest(`[data-${name}]`)?.getAttribute(`data-${name}`);
+  return [at('machine'), at('commit'), d.dataset.track, at('cell'), d.getAttribute('value'), d.textContent];
+})"""
+ALL_KINDS = (
+    "index.html",
+    "models.html",
+    "releases.html",
+    "matrix.html",
+    "compare.html",
+    "findings.html",
+    "steps.html",
+    "hooks.html",
+    "gradients.html",
+    "growth.html",
+    "costs.html",
+    "environments.html",
+    "coverage.html",
+    "method.html",
+    "commit/3.0.0.html",
+    "model/zoo-gemma.html",
+    "history/zoo-mixtral.html",
+    "finding/gemma-erf-gelu.html",
+)
 
 
 @pytest.fixture(scope="module")
-def html(tmp_path_factory):
-    """The site of two commits: one small figure in float32 and a large one in float16, on two machines."""
-    stored = Stored.make(tmp_path_factory.mktemp("site"))
-    for tag, figure in (("v1", BEFORE), ("v2", AFTER)):
-        stored.store(tag, {GPT2: figure, GPT2_16: 1.0})
-        stored.store(tag, {GPT2: 3e-6}, machine="another")
-    stored.asv("publish", "--no-pull")
-    return stored.folder / "html"
+def results(tmp_path_factory):
+    """The committed results and their configuration, in a folder of their own."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(ROOT / "releases" / "results", folder / "results", ignore=shutil.ignore_patterns("*-local"))
+    configuration = json.loads(re.sub(r"^\s*//.*$", "", (ROOT / "releases" / "asv.conf.json").read_text(), flags=re.M))
+    configuration |= {"plugins": [".asv_plugins.site"], "repo": "absent.git"}
+    (folder / "asv.conf.json").write_text(json.dumps(configuration))
+    return folder
 
 
 @pytest.fixture(scope="module")
-def page(html):
-    """Open an address of the site in a browser that records what is drawn."""
+def html(results):
+    """The site of the committed results, without the repository."""
+    publish(results)
+    return results / "html"
+
+
+def publish(folder, status=0):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [BIN / "asv", "publish", "--no-pull"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def browser():
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     from playwright.sync_api import sync_playwright
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(html))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-
-        def opened(hash_):
-            new = browser.new_page(viewport={"width": 1400, "height": 1000})
-            new.add_init_script(RECORD)
-            new.goto(f"http://127.0.0.1:{server.server_port}/#{hash_}", wait_until="networkidle")
-            return new
-
-        yield opened
+        yield browser
         browser.close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def served(folder):
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, f"http://127.0.0.1:{server.server_port}/"
+
+
+@pytest.fixture(scope="module")
+def address(html):
+    """The site under a sub-path, as GitHub Pages serves it."""
+    server, root = served(html.parent)
+    yield f"{root}html/"
     server.shutdown()
 
 
-@pytest.mark.slow
-def test_a_small_figure_s_axis_is_shown_whole(page):
-    opened = page(f"view=explore&bench={MEAN}&params=0")
-    opened.locator("canvas").first.wait_for(timeout=20_000)
-    labels = [(text, left) for text, left in opened.evaluate("window.labels") if text.endswith(" nats")]
-    assert labels
-    assert all(left >= 0 for _, left in labels), labels
-    figures = {float(text.removesuffix(" nats")) for text, _ in labels}
-    assert 1.5e-6 < min(figures) < max(figures) < 1.9e-6
+@pytest.fixture
+def page(browser, address):
+    """A page that fails the test at an error of the console, a failed request, or one to another host."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    page, bad = context.new_page(), []
+    page.on("console", lambda message: message.type == "error" and bad.append(message.text))
+    page.on("pageerror", lambda error: bad.append(str(error)))
+    page.on("requestfailed", lambda request: request.failure == "net::ERR_ABORTED" or bad.append(request.url))  # left early
+    page.on("request", lambda request: request.url.startswith((address, "data:")) or bad.append(request.url))
+    page.on("response", lambda response: response.status >= 400 and bad.append(response.url))
+    yield page
+    context.close()
+    assert not bad
+
+
+@functools.cache
+def raw(folder):
+    """Every stored value by machine, commit, track and cell, read without asv and without tlbench."""
+    found = {}
+    for path in folder.glob("*/*-*.json"):
+        data = json.loads(path.read_text())
+        for track, columns in data["results"].items():
+            row = dict(zip(data["result_columns"], columns, strict=False))
+            params = [[word.strip("'") for word in of] for of in row["params"]]
+            values = row["result"] or [None] * math.prod(map(len, params))
+            for point, value in zip(itertools.product(*params), values, strict=True):
+                found[path.parent.name, data["commit_hash"][:8], track, " ".join(point)] = value
+    return found
+
+
+def compare_figures(figures, folder):
+    stored = raw(folder)
+    for machine, commit, track, cell, value, text in figures:
+        expected = stored[machine, commit, track, cell]
+        assert float(value) == expected, (machine, commit, track, cell)
+        assert close(text, expected), (text, expected)
+
+
+def close(text, value):
+    """Whether a text shows a value in three digits."""
+    if text == "∞":
+        return math.isinf(value)
+    shown = float(text.replace("−", "-"))
+    return shown == value if value == 0 else abs(shown / value - 1) < 5.01e-3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hash_", ["", "view=overview", "view=compare", "view=heatmap", f"view=explore&bench={MEAN}"])
-def test_no_page_shows_the_mean_of_all_cells(page, hash_):
-    text = page(hash_).locator("body").inner_text()
-    assert "Explore" in text
-    for view in ("Overview", "Heatmap", "Multiples", "Compare"):
-        assert view not in text
-    means = {(figure + 1.0) / 2 for figure in (BEFORE, AFTER)}
-    shown = {float(number) for number in re.findall(r"\d+\.?\d*(?:e-?\d+)?(?= nats)", text)}
-    assert not [number for number in shown for mean in means if abs(number / mean - 1) < 1e-3]
+def test_every_figure_on_every_page_is_the_stored_one(page, address, html, results):
+    seen = 0
+    for path in sorted(html.rglob("*.html")):
+        page.goto(address + path.relative_to(html).as_posix())
+        figures = page.evaluate(CLOSEST)
+        compare_figures(figures, results / "results")
+        seen += len(figures)
+    assert seen > 15_000
 
 
-def test_graphs_have_the_figures_of_the_result_files(html):
-    (path,) = html.glob(f"graphs/**/machine-shared-x86-64/**/{MEAN}.json")
-    assert [values[0] for _, values in json.loads(path.read_text())] == [BEFORE, AFTER]
+COUNTS = """() => Object.fromEntries(
+  [...document.querySelectorAll('[data-count]')].map((d) => [d.dataset.count, +d.textContent]))"""
+
+
+@pytest.mark.parametrize("kind", ["index.html", "commit/4.3.0.html"])
+def test_the_counts_are_those_of_the_result_files(page, address, results, kind):
+    """4.3.0 against 4.0.0: the same wrapper, so cells are compared one by one."""
+    stored = raw(results / "results")
+    tracks = sorted({key[2] for key in stored if key[2].startswith(("accuracy.Logit.", "truth.TransformerLens."))})
+    found = Counter()
+    for cell in {key[3] for key in stored if key[1] == "281d0a89" and key[2] == MEAN}:
+        old, new = (
+            [stored.get(("shared-x86-64", commit, track, cell), math.nan) for track in tracks]
+            for commit in ("648f82ca", "281d0a89")
+        )
+        if all(isinstance(value, float) and math.isnan(value) for value in new):
+            continue
+        if None in old and None not in new:
+            found["mended"] += 1
+        elif repr(old) == repr(new):
+            found["same bits"] += 1
+    page.goto(address + kind)
+    shown = page.evaluate(COUNTS)
+    assert found == {"mended": 18, "same bits": 342}
+    assert {kind: count for kind, count in shown.items() if count} == found
+
+
+def test_a_script_compares_two_commits_like_the_page_that_was_written(page, address):
+    for earlier, later in (("2.18.0", "3.0.0"), ("3.0.0", "3.5.1"), ("3.5.1", "4.0.0"), ("4.0.0", "4.3.0")):
+        page.goto(f"{address}commit/{later}.html")
+        written = page.evaluate(COUNTS)
+        page.goto(f"{address}compare.html?from={earlier}&to={later}")
+        drawn = page.evaluate(COUNTS)
+        assert {kind: count for kind, count in drawn.items() if kind in written} == written
+
+
+@pytest.mark.parametrize("figure", ["mean", "max", "bits lost"])
+def test_the_matrix_shows_the_figures_of_any_commit(page, address, results, figure):
+    track = {"bits lost": "truth.TransformerLens.track_bits_lost"}.get(figure, f"accuracy.Logit.track_{figure}")
+    page.goto(f"{address}matrix.html?commit=3.0.0&figure={figure}&wrapper=HookedTransformer")
+    cells = page.evaluate(
+        "() => [...document.querySelectorAll('.matrix [data-value]')]"
+        ".map((a) => [a.getAttribute('href'), a.dataset.value, a.textContent])"
+    )
+    stored = raw(results / "results")
+    assert len(cells) > 200
+    for href, value, text in cells:
+        model, dtype, option = re.fullmatch(r"history/(.*)\.html\?commit=3\.0\.0#(\w+)\.(\w+)", href).groups()
+        expected = stored["shared-x86-64", "10b35403", track, f"{model} {dtype} {option} HookedTransformer"]
+        assert float(value) == expected
+        assert close(text, expected)
+
+
+def test_the_chart_s_axis_and_words_are_those_of_the_table(browser, address):
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.add_init_script(
+        "window.labels = []; const draw = CanvasRenderingContext2D.prototype.fillText;"
+        "CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {"
+        "window.labels.push([text, y]); return draw.call(this, text, x, y); };"
+    )
+    page.goto(f"{address}history/zoo-gemma.html?wrapper=HookedTransformer#float32.fold_ln")
+    labels = page.evaluate("window.labels")
+    axis = [(float(text.replace("−", "-")), y) for text, y in labels if re.fullmatch(r"(0\.0+1|1e−\d+|1)", text)]
+    assert {1e-3, 1e-4, 1e-5} <= {value for value, _ in axis}
+    drawn = sorted(set(axis))
+    assert [y for _, y in drawn] == sorted((y for _, y in drawn), reverse=True)
+    distances = [a[1] - b[1] for a, b in itertools.pairwise(drawn)]
+    assert max(distances) - min(distances) < 2  # a logarithmic axis has its decades at equal distances
+    page.close()
+
+
+def test_the_address_alone_restores_what_is_shown(page, address):
+    page.goto(f"{address}history/zoo-gemma.html")
+    page.get_by_role("combobox", name="dtype").select_option("float16")
+    page.get_by_role("combobox", name="option").select_option("fold_ln")
+    page.get_by_role("combobox", name="wrapper").select_option("HookedTransformer")
+    page.get_by_role("combobox", name="commit").select_option("3.0.0")
+    assert page.url.endswith("history/zoo-gemma.html?wrapper=HookedTransformer&commit=3.0.0#float16.fold_ln")
+    state = "() => [...document.querySelectorAll('select')].map((s) => s.value)"
+    before = page.evaluate(state)
+    page.goto("about:blank")
+    page.goto(f"{address}history/zoo-gemma.html?wrapper=HookedTransformer&commit=3.0.0#float16.fold_ln")
+    after = page.evaluate(state)
+    assert before == after
+    assert (
+        page.locator(".chosen tbody tr:visible").count()
+        == page.locator(".chosen tbody tr[data-wrapper=HookedTransformer]").count()
+    )
+    page.goto(f"{address}compare.html")
+    page.get_by_role("combobox", name="from").select_option("3.0.0")
+    page.get_by_role("combobox", name="model").select_option("zoo-gemma")
+    assert "from=3.0.0" in page.url
+    assert "model=zoo-gemma" in page.url
+
+
+def test_the_keyboard_alone_reaches_a_cell_s_history_and_its_chart(page, address):
+    page.goto(f"{address}index.html")
+    for _ in range(400):
+        page.keyboard.press("Tab")
+        label = page.evaluate("document.activeElement.getAttribute('aria-label') || ''")
+        if label.startswith("zoo-gemma at 3.0.0: worse in 6 of"):
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/history/zoo-gemma.html?commit=3.0.0#float32.*")
+    page.locator(".chosen .plot").first.focus()
+    page.keyboard.press("ArrowLeft")
+    said = page.locator(".chosen .say").inner_text()
+    assert said.startswith("2.18.0")
+    assert "transformers 4.57.6" in said
+
+
+def test_in_two_clicks(page, address):
+    home = f"{address}index.html"
+    page.goto(home)
+    page.locator(".findings .title").first.click()
+    assert "/finding/" in page.url
+    page.goto(home)
+    page.locator("#worst-cell").click()
+    assert "/history/" in page.url
+    page.goto(home)
+    page.get_by_role("link", name="smollm2-135m", exact=True).first.click()
+    assert "safe for effects of 2.83 nats or more" in page.locator("#advice").inner_text()
+    page.goto(home)
+    page.get_by_role("link", name="3.0.0", exact=True).first.click()
+    assert "What changed since 2.18.0" in page.locator("main").inner_text()
+    page.goto(home)
+    page.get_by_role("button", name="Is it safe?").click()
+    page.wait_for_url("**/model/smollm2-135m.html?effect=0.1")
+    assert "bfloat16: not safe" in page.locator(".effect-here output").inner_text()
+
+
+def test_each_real_step_is_listed_once_and_none_under_half_a_bit(page, address):
+    page.goto(f"{address}steps.html")
+    rows = page.evaluate(
+        "() => [...document.querySelectorAll('[data-step]')]"
+        ".map((r) => [r.dataset.step, ...[...r.children].map((c) => c.innerText)])"
+    )
+    assert len({(row[1], row[3], row[4], row[0]) for row in rows}) == len(rows)
+    bits = [float(row[9].replace("−", "-")) for row in rows if row[9]]
+    assert bits
+    assert all(abs(one) >= 0.5 for one in bits)
+    assert ("worse", "3.0.0", "2.18.0", "gemma") in {tuple(row[:4]) for row in rows}
+
+
+def test_it_can_be_read_without_a_script_and_from_a_folder(browser, html):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((html / "history" / "zoo-gemma.html").as_uri() + "#float32.fold_ln")
+    assert page.locator("tbody tr:visible").count() > 50
+    page.goto((html / "index.html").as_uri())
+    assert page.locator("h1").inner_text() == "4.3.0: no model worse than in 4.0.0; no cell fails."
+    context.close()
+    page = browser.new_page()
+    bad = []
+    page.on("console", lambda message: message.type == "error" and bad.append(message.text))
+    page.goto((html / "history" / "zoo-gemma.html").as_uri() + "#float32.fold_ln")
+    page.locator(".chosen canvas").first.wait_for()
+    page.goto((html / "compare.html").as_uri() + "?from=3.0.0&to=3.5.1")
+    assert page.locator("[data-count=worse]").inner_text() == "2"
+    assert not bad
+    page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser, address, scheme):
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    for kind in ALL_KINDS:
+        page.goto(address + kind)
+        page.add_script_tag(content=AXE.read_text())
+        found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")["violations"]
+        serious = [
+            (one["id"], one["nodes"][0]["html"][:150], one["nodes"][0].get("failureSummary", "")[:200])
+            for one in found
+            if one["impact"] in ("serious", "critical")
+        ]
+        assert not serious, (kind, serious)
+    context.close()
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_no_page_is_wider_than_the_screen(browser, address, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    for kind in ALL_KINDS:
+        page.goto(address + kind)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, kind
+    page.close()
+
+
+def test_an_unknown_cell_or_commit_in_the_address_is_named(page, address):
+    page.goto(f"{address}history/zoo-gemma.html?commit=9.9.9#float64.none")
+    said = page.locator(".unknown").inner_text()
+    assert "no configuration float64.none" in said
+    assert "No measured commit is called 9.9.9" in said
+    page.goto(f"{address}models.html?model=<b>x&effect=1")
+    assert "No model is called <b>x" in page.locator("main").inner_text()
+    page.goto(f"{address}matrix.html?commit=9.9.9")
+    assert "9.9.9" in page.locator(".unknown").inner_text()
+
+
+# Bad input -----------------------------------------------------------------------------------------------------------
+
+HOSTILE = "<script>window.hostile = 1</script>"
+
+
+@pytest.fixture
+def stored(tmp_path):
+    found = Stored.make(tmp_path)
+    configuration = json.loads((tmp_path / "asv.conf.json").read_text())
+    (tmp_path / "asv.conf.json").write_text(json.dumps({**configuration, "plugins": [".asv_plugins.site"]}))
+    return found
+
+
+def page_of(stored, name):
+    return (stored.folder / "html" / name).read_text()
+
+
+def test_what_cannot_be_read_is_a_sentence_on_the_page_and_never_a_figure(stored):
+    stored.store("v1", {GPT2: 1e-6})
+    stored.store("v2", {GPT2: 2e-6})
+    folder = stored.folder / "results" / "shared-x86-64"
+    (path,) = folder.glob(f"{stored.commits['v2'][:8]}-*.json")
+    path.write_text(path.read_text()[:200])
+    (folder / "00000000-virtualenv-py3.11.json").write_text('{"version": 2, "other": []}')
+    (stored.folder / "results" / "empty-machine").mkdir()
+    publish(stored.folder)
+    text = page_of(stored, "environments.html")
+    assert f"shared-x86-64/{path.name} is not a whole results file" in text
+    assert "00000000-virtualenv-py3.11.json is not a whole results file" in text
+    assert "3 problems" not in page_of(stored, "index.html")
+    assert "2 problems" in page_of(stored, "index.html")
+    assert "2e-06" not in page_of(stored, "history/zoo-gpt2.html")
+
+
+def test_results_of_another_machine_are_no_file_of_this_one(stored):
+    stored.store("v1", {GPT2: 1e-6})
+    stored.store("v2", {GPT2: 2e-6}, machine="another")
+    (path,) = (stored.folder / "results" / "another").glob("*-*.json")
+    path.rename(stored.folder / "results" / "shared-x86-64" / path.name)
+    publish(stored.folder)
+    assert "says that it is of machine &#39;another&#39;" in page_of(stored, "environments.html")
+
+
+def test_no_results_is_a_sentence(stored):
+    publish(stored.folder)
+    assert "Nothing was measured yet." in page_of(stored, "index.html")
+
+
+def test_two_arithmetics_are_never_one_line(stored):
+    for tag, machine, probe in (("v1", "shared-x86-64", "aaaaaaaa1"), ("v2", "shared-x86-64-mine", "bbbbbbbb2")):
+        stored.store(tag, {GPT2: 1e-6}, machine=machine)
+        (path,) = (stored.folder / "results" / machine).glob("*-*.json")
+        path.with_suffix(".environments.jsonl").write_text(json.dumps({"probe": probe, "torch": "2"}) + "\n")
+    publish(stored.folder)
+    history, environments = page_of(stored, "history/zoo-gpt2.html"), page_of(stored, "environments.html")
+    assert history.count("data-value") == 0
+    assert len(re.findall(r'data-track="accuracy.Logit.track_mean"', history.split('<table class="plain runs"')[1])) == 1
+    assert "never drawn as one line" in environments
+    assert "probe aaaaaaaa" in environments
+
+
+def test_the_same_arithmetic_on_two_machines_is_one_line(stored):
+    for tag, machine in (("v1", "shared-x86-64"), ("v2", "shared-x86-64-mine")):
+        stored.store(tag, {GPT2: 1e-6}, machine=machine)
+        (path,) = (stored.folder / "results" / machine).glob("*-*.json")
+        path.with_suffix(".environments.jsonl").write_text(json.dumps({"probe": "same", "torch": "2"}) + "\n")
+    publish(stored.folder)
+    rows = re.findall(
+        r'<tr data-first="(\d)" data-last="(\d)".*?data-machine="([\w-]+)"', page_of(stored, "history/zoo-gpt2.html")
+    )
+    assert rows == [("0", "0", "shared-x86-64"), ("1", "1", "shared-x86-64-mine")]
+
+
+def test_zero_a_failure_and_what_was_not_run_are_three_things(stored):
+    stored.store("v1", {GPT2: 0.0, GPT2_16: None})
+    publish(stored.folder)
+    text = page_of(stored, "history/zoo-gpt2.html")
+    assert '<data value="0.0" data-track="accuracy.Logit.track_mean">0</data>' in text
+    assert 'data-verdict="failed"' in text
+    assert "history/zoo-llama.html" not in page_of(stored, "index.html")
+    assert LLAMA[0] not in page_of(stored, "models.html")
+
+
+def test_an_infinite_figure_is_shown_as_one(stored):
+    stored.store("v1", {GPT2: math.inf})
+    stored.store("v2", {GPT2: 1e-6})
+    publish(stored.folder)
+    assert ">∞</data>" in page_of(stored, "history/zoo-gpt2.html")
+    assert "Infinity" not in (stored.folder / "html" / "data" / "cells.js").read_text()
+
+
+def test_a_renamed_benchmark_and_a_foreign_word_are_named(stored):
+    stored.store("v1", {GPT2: 1e-6})
+    stored.store("v1", {GPT2: 1.0}, name="exactness.Logit.track_mean")
+    (path,) = (stored.folder / "results" / "shared-x86-64").glob("*-*.json")
+    path.write_text(path.read_text().replace("'float16'", "'float8'").replace("'zoo-llama'", "'../../zoo-llama'"))
+    publish(stored.folder)
+    text = page_of(stored, "environments.html")
+    assert "no page shows exactness.Logit.track_mean" in text
+    assert "cells of ../../zoo-llama, float8 are not shown" in text
+
+
+def test_a_script_in_a_commit_s_subject_or_a_machine_s_name_does_not_run(stored, browser):
+    repository = stored.folder / "history.git"
+    for tag in ("v1", "v2"):
+        stored.store(tag, {GPT2: 1e-6 if tag == "v1" else 1e-3}, machine="a<b>&c")
+    for path in (stored.folder / "results").glob("*/*-*.json"):
+        commit = stored.commits["v1"] if path.name.startswith(stored.commits["v1"][:8]) else stored.commits["v2"]
+        body = subprocess.run(
+            ["git", "-C", repository, "cat-file", "commit", commit], capture_output=True, text=True, check=True
+        ).stdout
+        head = body.split("\n\n", 1)[0]
+        made = subprocess.run(
+            ["git", "-C", repository, "hash-object", "-t", "commit", "-w", "--stdin"],
+            input=f"{head}\n\n{HOSTILE}</script>\n",
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        text = path.read_text().replace(commit, made)
+        path.with_name(path.name.replace(commit[:8], made[:8])).write_text(text)
+        path.unlink()
+    publish(stored.folder)
+    server, root = served(stored.folder / "html")
+    page = browser.new_page()
+    for path in sorted((stored.folder / "html").rglob("*.html")):
+        page.goto(root + path.relative_to(stored.folder / "html").as_posix())
+        assert page.evaluate("window.hostile") is None, path
+    page.goto(f"{root}compare.html")
+    assert HOSTILE[:30] in page.locator("option").all_inner_texts()[0]
+    page.close()
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (1.77e-05, "1.77e−5"),
+        (0.000581, "0.000581"),
+        (12.94, "12.9"),
+        (3020323.58, "3.02e6"),
+        (32.0, "32"),
+        (-0.5, "−0.5"),
+    ],
+)
+def test_figures_have_three_digits(value, text):
+    assert words.spelled(value) == text
+
+
+def test_figures_are_written_alike_by_python_and_by_the_script(page, address):
+    values = [
+        0.0,
+        1.0,
+        1.5,
+        999.6,
+        1234.5,
+        99999.5,
+        1e5 + 0.5,
+        0.000123456,
+        0.0000999,
+        9.999e-5,
+        1e-4,
+        5.6e-7,
+        32.0,
+        123456.0,
+        2.5e9,
+    ]
+    page.goto(f"{address}matrix.html")
+    source = (ROOT / "tlbench" / "site" / "static" / "site.js").read_text()
+    function = re.search(r"const spelled = \(value\) => \{.*?\n  \};", source, re.S)[0]
+    assert page.evaluate(f"(values) => {{ {function} return values.map(spelled); }}", values) == [
+        words.spelled(v) for v in values
+    ]

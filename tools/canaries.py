@@ -38,7 +38,7 @@ from tlbench.environments import installer, lens_environment
 from tlbench.exceptions import TlbenchError
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARIES = ("asv", "asv-runner", "asv-tachyon", "torch", "transformers")
+LIBRARIES = ("asv", "asv-runner", "torch", "transformers")
 TEST_PACKAGES = ("pytest",)
 PRINT_VERSIONS = """
 import json, platform, sys
@@ -114,7 +114,7 @@ def _reports(latest: bool, releases: Sequence[str]) -> Iterator[Report | Excepti
 
 
 def check_libraries(python: Path) -> Report:
-    """Run the canaries of asv, asv-tachyon, torch, transformers and CPython with one interpreter."""
+    """Run the canaries of asv, torch, transformers and CPython with one interpreter."""
     _make_zoo()
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "canaries.xml"

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -628,94 +627,30 @@ def test_built_wheels_lie_in_a_folder_named_by_the_commit(tmp_path):
     assert [path.parent.name for path in tmp_path.glob("*/asv-build-cache/*/*.whl")] == [COMMIT]
 
 
-PLUGIN = """
-import json
-from pathlib import Path
-from asv.publishing import OutputPublisher
+@canary("asv changed commands.publish.Publish.run, or how it imports plugins", "asv_plugins/site.py")
+def test_a_plugin_may_replace_the_function_of_asv_publish(tmp_path):
+    from tlbench.history import SourceCommit, SourceFile, build_from_trees
 
-class Canary(OutputPublisher):
-    name = "canary"
-    button_label = description = "Canary"
-    order = 100
-
-    @classmethod
-    def publish(cls, conf, repo, benchmarks, graphs, revisions):
-        html = Path(conf.html_dir)
-        seen = {
-            "results": conf.results_dir,
-            "tags": repo.get_tags(),
-            "revisions": dict(revisions),
-            "benchmarks": {name: [benchmark["type"], benchmark["name"]] for name, benchmark in benchmarks.items()},
-            "measured": [graph.benchmark_name for _, graph in graphs],
-            "graphs": sorted(path.relative_to(html).as_posix() for path in html.rglob("graphs/**/*.json")),
-            "files": sorted(path.name for path in html.iterdir()),
-        }
-        Path("seen.json").write_text(json.dumps(seen))
-        benchmarks["some.track_measured"]["less_is_better"] = True
-        del benchmarks["some.track_unmeasured"]
-"""
+    build_from_trees(tmp_path / "history.git", [SourceCommit("v1", STARTED, "v1", {"a": SourceFile(b"a")})])
+    configuration(tmp_path)
+    (tmp_path / "canary_plugin.py").write_text(
+        "from asv.commands.publish import Publish\n"
+        "def run(cls, conf, range_spec=None, pull=True):\n"
+        "    print(conf.html_dir, conf.project_url, conf.show_commit_url, range_spec, pull)\n"
+        "Publish.run = classmethod(run)\n"
+    )
+    words = [sys.executable, "-m", "asv", "publish", "v1^!", "--no-pull"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["html", "#", "#", "v1^!", "False"], done.stdout + done.stderr
 
 
-class Published:
-    """A run of ``asv publish`` with a plugin: what the plugin's publisher saw, and the index that asv wrote after it."""
+@canary("asv renamed results.Results._results", "tlbench/site/history.py")
+def test_results_hold_the_values_of_a_benchmark_as_stored(tmp_path):
+    from asv.results import Results
 
-    def __init__(self, folder):
-        from tlbench.history import SourceCommit, SourceFile, build_from_trees
-
-        commits = [SourceCommit("v1", STARTED, "v1", {"a": SourceFile(b"a")})]
-        self.commit = build_from_trees(folder / "history.git", commits)["v1"]
-        configuration(folder)
-        (folder / "canary_plugin.py").write_text(PLUGIN)
-        stored_result(folder / "results", self.commit)
-        described = {name: {**DESCRIBED, "name": name} for name in ("some.track_measured", "some.track_unmeasured")}
-        (folder / "results" / "benchmarks.json").write_text(json.dumps({**described, "version": 2}))
-        words = [sys.executable, "-m", "asv", "publish", "--no-pull"]
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (done.stdout + done.stderr).strip().splitlines()[-1]
-        self.seen = json.loads((folder / "seen.json").read_text())
-        self.index = json.loads((folder / "html" / "index.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """Run ``asv publish`` at the first call."""
-    return lru_cache(lambda: Published(tmp_path_factory.mktemp("published")))
-
-
-@canary("asv changed publishing.OutputPublisher, or how it imports plugins", "asv_plugins/site.py")
-def test_a_plugin_s_publisher_sees_benchmarks_and_graphs(published):
-    publication = published()
-    assert publication.seen["benchmarks"] == {
-        name: ["track", name] for name in ("some.track_measured", "some.track_unmeasured")
-    }
-    assert publication.seen["measured"] == ["some.track_measured"]
-    assert ["canary", "Canary", "Canary"] in publication.index["pages"]
-
-
-@canary("asv changed what a publisher sees of commits and tags", "asv_plugins/environments.py")
-def test_a_plugin_s_publisher_sees_commits_and_tags(published):
-    publication = published()
-    assert publication.seen["results"] == "results"
-    assert publication.seen["tags"] == {"v1": publication.commit}
-    assert publication.seen["revisions"] == {publication.commit: 0}
-
-
-@canary("asv changed `asv publish`: index.json no longer has what a publisher changed", "asv_plugins/site.py")
-def test_what_a_publisher_changes_in_a_benchmark_is_published(published):
-    publication = published()
-    assert "index.json" not in publication.seen["files"]
-    assert list(publication.index["benchmarks"]) == ["some.track_measured"]
-    assert publication.index["benchmarks"]["some.track_measured"]["less_is_better"] is True
-
-
-@canary("asv changed the folders of graphs, or the files of its own page", "asv_plugins/site.py")
-def test_graphs_and_asv_s_own_page_lie_where_the_site_expects_them(published):
-    publication = published()
-    folders = {
-        Path(name).parent.as_posix() for name in publication.seen["graphs"] if name.endswith("/some.track_measured.json")
-    }
-    assert folders == {"graphs/summary", "graphs/branch-main/machine-mine"}
-    assert {"index.html", "asv.js", "asv.css", "graphs"} <= set(publication.seen["files"])
+    stored_result(tmp_path)
+    results = Results.load(str(next(tmp_path.glob("mine/*-*.json"))))
+    assert results._results["some.track_measured"] == [0.5, None]
 
 
 # Parameters, tables, searches and the screen ---------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from tests.canaries import canary, leaned_on
 from tools.canaries_of_tl import CANARIES
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = ("test_asv", "test_cpython", "test_tachyon", "test_torch", "test_transformers")
+MODULES = ("test_asv", "test_cpython", "test_torch", "test_transformers")
 
 
 def functions(module):

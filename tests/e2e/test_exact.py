@@ -21,7 +21,7 @@ WRAPPERS = {NEWEST: "TransformerBridge", "2.18.0": "HookedTransformer"}
 VARIANTS = ("intercepted", "planted", "plain")
 TOLERANCE = 1e-11
 ZOO = [model.name for model in catalogue.load().models if model.source == "zoo"]
-# Wrong at any precision, and found by this suite: docs/findings.md, part 2.
+# Wrong at any precision, and found by this suite: docs/findings/.
 NOT_IDENTITIES = {"4.3.0": set(), "2.18.0": {("zoo-mixtral", "fold_ln"), ("zoo-mixtral", "all_options")}}
 # HuggingFace's BLOOM has 0.79788456 for sqrt(2/pi) in its GELU, and HookedTransformer the full number.
 OTHER_FUNCTIONS = {"4.3.0": set(), "2.18.0": {"zoo-bloom"}}

@@ -22,7 +22,7 @@ def test_what_is_stored_is_the_ratio_and_its_interval(timed):
     (row,) = rows(stored, stored.commit(COMMIT))
     assert row.cell.model == MODEL
     assert 0 < row.half_width < 1
-    assert 0.5 < row.ratio < 20
+    assert row.ratio > 0
 
 
 def test_a_commit_is_not_slower_than_itself(timed):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -255,6 +255,7 @@ def show_changes(console: Console, style: Format, title: str, changed: Sequence[
     render.show(console, style, title, columns, lines)
 
 
+@lru_cache
 def _of(operation: Operation) -> Callable[..., RuntimeCell]:
     return partial(RuntimeCell, operation=operation)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import subprocess
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import chdir, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
@@ -154,17 +154,50 @@ class StoredResults:
         except UserError as error:
             advice = "Run this in a folder with asv.conf.json, or name one with --config."
             raise BadInput(f"{str(error).strip()} {advice}") from error
-        self._folder = (config.resolve().parent if config else Path.cwd()).resolve()
-        self._machine = machine
+        self._set((config.resolve().parent if config else Path.cwd()).resolve(), machine, None)
+
+    @classmethod
+    def of(cls, conf: Any, folder: Path, results: Sequence[Any] | None = None) -> StoredResults:
+        """The results of a configuration that asv has read, whose paths are relative to a folder.
+
+        Args:
+            results: asv's results that were read already, instead of all under that folder.
+        """
+        stored = cls.__new__(cls)
+        stored._conf = conf
+        stored._set(folder.resolve(), "", results)
+        return stored
+
+    def _set(self, folder: Path, machine: str, results: Sequence[Any] | None) -> None:
+        self._folder, self._machine, self._read = folder, machine, results
         self._measured: dict[tuple[int, str], bool] = {}
+
+    @property
+    def folder(self) -> Path:
+        """The folder of asv's configuration."""
+        return self._folder
+
+    @property
+    def results_folder(self) -> Path:
+        """Where asv keeps its results."""
+        return self._folder / str(self._conf.results_dir)
+
+    @cached_property
+    def repository(self) -> Path | None:
+        """The repository of the benchmarked project: itself if it is local, else asv's clone; None without either."""
+        candidates = (self._folder / self._conf.repo, self._folder / self._conf.project)
+        return next((candidate for candidate in candidates if candidate.is_dir()), None)
 
     @cached_property
     def _results(self) -> list[Any]:
         from asv.results import iter_results
 
-        folder = self._folder / self._conf.results_dir
-        with chdir(self._folder):  # asv reads its paths relative to the current folder
-            results = list(iter_results(str(folder))) if folder.is_dir() else []
+        folder = self.results_folder
+        if self._read is not None:
+            results = [*self._read]
+        else:
+            with chdir(self._folder):  # asv reads its paths relative to the current folder
+                results = list(iter_results(str(folder))) if folder.is_dir() else []
         if not results:
             raise BadInput(f"no results under {folder}: run `asv run` or `make bench` first")
         of_machine = [result for result in results if self._machine in ("", result.params["machine"])]
@@ -196,7 +229,7 @@ class StoredResults:
     def commits(self) -> list[Commit]:
         """The commits with results, oldest first."""
         unique = {result.commit_hash: int(result.date) for result in self._results}
-        commits = [Commit(hash_, date, self._tags.get(hash_, "")) for hash_, date in unique.items()]
+        commits = [Commit(hash_, date, self.tags.get(hash_, "")) for hash_, date in unique.items()]
         return sorted(commits, key=lambda commit: (commit.date_ms, commit.hash))
 
     def commit(self, name: str | None) -> Commit:
@@ -212,7 +245,7 @@ class StoredResults:
         if len(matches) > 1:
             raise BadInput(f"{name!r} matches {len(matches)} commits: choose one of {_listed(c.hash[:12] for c in matches)}")
         if not matches:
-            is_known = not {name, f"v{name}"}.isdisjoint(self._tags.values())
+            is_known = not {name, f"v{name}"}.isdisjoint(self.tags.values())
             problem = f"{name} was not measured" if is_known else f"{name!r} matches no commits with results"
             several = f", the nearest of {len(self.commits)}" if len(self.commits) > NEAREST else ""
             hint = "; `cd releases` has the releases" if (self._folder / "releases" / "asv.conf.json").is_file() else ""
@@ -382,25 +415,23 @@ class StoredResults:
                 continue
             # Parameters as stored with the result: today's catalogue may name others.
             params = result.get_result_params(name)
-            points = itertools.product(*params)
-            for point, value in zip(points, result.get_result_value(name, params), strict=True):
-                key = cell(*map(_plain, point))
+            keys = _cells(cell, tuple(map(tuple, params)))
+            for key, value in zip(keys, result.get_result_value(name, params), strict=True):
                 if key not in found or is_nan(found[key]):
                     found[key] = value
         return found
 
     @cached_property
-    def _tags(self) -> dict[str, str]:
-        """The tag of each commit hash, from the repository itself if it is local, else from asv's clone.
+    def tags(self) -> dict[str, str]:
+        """The tag of each commit hash, from the repository.
 
-        Without either, as in a fresh clone before `tlbench history`, the releases that the results' metadata names.
+        Without one, as in a fresh clone before `tlbench history`, the releases that the results' metadata names.
         """
-        for candidate in (self._folder / self._conf.repo, self._folder / self._conf.project):
-            if candidate.is_dir():
-                command = ["git", "-C", str(candidate), "for-each-ref", "refs/tags"]
-                fields = "--format=%(refname:strip=2) %(objectname) %(*objectname)"
-                done = subprocess.run([*command, fields], capture_output=True, text=True, check=False)
-                return {words[-1]: words[0] for words in map(str.split, done.stdout.splitlines())}
+        if self.repository:
+            command = ["git", "-C", str(self.repository), "for-each-ref", "refs/tags"]
+            fields = "--format=%(refname:strip=2) %(objectname) %(*objectname)"
+            done = subprocess.run([*command, fields], capture_output=True, text=True, check=False)
+            return {words[-1]: words[0] for words in map(str.split, done.stdout.splitlines())}
         tags = {}
         for hash_ in {result.commit_hash for result in self._results}:
             paths = (self._folder / self._conf.results_dir).glob(f"*/{hash_[:8]}-*{SUFFIX}")
@@ -408,6 +439,12 @@ class StoredResults:
             if len(versions) == 1:
                 tags[hash_] = f"v{versions.pop()}"
         return tags
+
+
+@lru_cache(maxsize=64)
+def _cells(cell: Callable[..., Any], params: tuple[tuple[str, ...], ...]) -> list[Any]:
+    """The cells of a benchmark's parameters, in asv's order. Dozens of tracks have the same ones."""
+    return [cell(*map(_plain, point)) for point in itertools.product(*params)]
 
 
 def _plain(text: str) -> str:

@@ -1,0 +1,167 @@
+"""What changed of a cell between two measured commits, and every step in a history, once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tlbench.grid import Cell
+from tlbench.metrics.verdict import Verdict
+from tlbench.site.history import MEAN, CellHistory, History, Run, State
+
+HALF_A_BIT = 0.5
+"""The smallest step of a mean that counts. Between releases no mean moved by 0.3 to 0.5 bits; less is another rounding."""
+
+
+class Change(StrEnum):
+    """How a cell changed. The order is that of the pages."""
+
+    WORSE = "worse"
+    """It became wrong, or its mean error rose by half a bit or more."""
+    FAILS = "newly failing"
+    BETTER = "better"
+    """It is less wrong, or its mean error fell by half a bit or more."""
+    MENDED = "mended"
+    """It was wrong or failed, and is right."""
+    STILL_FAILS = "still failing"
+    OTHER_ROUNDING = "other rounding"
+    """Other bits, and the mean moved by less than half a bit."""
+    SAME_BITS = "same bits"
+    """Every stored figure of the logits has the same bits."""
+    FIRST = "first measured"
+    GONE = "no longer measured"
+
+
+EXPLAINED: Mapping[Change, str] = {
+    Change.WORSE: "became wrong, or the mean error rose by half a bit (a factor of 1.41) or more",
+    Change.FAILS: "raises now, and did not before",
+    Change.BETTER: "less wrong, or the mean error fell by half a bit or more",
+    Change.MENDED: "was wrong or failed, and is right now",
+    Change.STILL_FAILS: "raised before, and raises now",
+    Change.OTHER_ROUNDING: "other bits, and the mean error moved by less than half a bit",
+    Change.SAME_BITS: "every stored figure of the logits has the same bits",
+    Change.FIRST: "not measured, or not applicable, before",
+    Change.GONE: "not measured, or not applicable, now",
+}
+STEPS = (Change.WORSE, Change.FAILS, Change.BETTER, Change.MENDED)
+_WRONG = {Verdict.WORSE: 1, Verdict.BROKEN: 2}
+
+
+def change(before: Run, after: Run, same_cell: bool = True) -> tuple[Change | None, float | None]:
+    """How a cell changed, and by how many bits its mean error did; None if it has run at neither."""
+    was, now = before.state, after.state
+    if not was.has_run or not now.has_run:
+        return (Change.FIRST if now.has_run else Change.GONE if was.has_run else None), None
+    if now.verdict is Verdict.FAILED:
+        return (Change.STILL_FAILS if was.verdict is Verdict.FAILED else Change.FAILS), None
+    if (same_cell and before.number == after.number) or (was.verdict, was.figures) == (now.verdict, now.figures):
+        return Change.SAME_BITS, 0.0
+    if was.verdict is Verdict.FAILED:
+        return (Change.WORSE if now.verdict in _WRONG else Change.MENDED), None
+    return _moved(was, now)
+
+
+def _moved(was: State, now: State) -> tuple[Change, float | None]:
+    """How a cell changed that has figures at both commits, and not the same ones."""
+    bits = _bits(was.figures.get(MEAN), now.figures.get(MEAN))
+    wrong = _WRONG.get(was.verdict, 0), _WRONG.get(now.verdict, 0)
+    if wrong[1] > wrong[0]:
+        return Change.WORSE, bits
+    if wrong[1] < wrong[0]:
+        return (Change.BETTER if wrong[1] else Change.MENDED), bits
+    if bits is None or (math.isinf(bits) and was.verdict.passes and now.verdict.passes):
+        return Change.OTHER_ROUNDING, None  # to or from an exact 0, and right in both
+    if abs(bits) < HALF_A_BIT:
+        return Change.OTHER_ROUNDING, bits
+    return (Change.WORSE if bits > 0 else Change.BETTER), bits
+
+
+def _bits(before: float | None, after: float | None) -> float | None:
+    if before is None or after is None:
+        return None
+    if before == after:
+        return 0.0
+    if not before or not after or math.isinf(before) or math.isinf(after):
+        return math.inf if after > before else -math.inf
+    return math.log2(after / before)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """One cell at two commits. The cells differ where one wrapper follows the other."""
+
+    change: Change
+    earlier: Cell
+    later: Cell
+    before: Run
+    after: Run
+    bits: float | None
+
+
+def compare(history: History, earlier: int, later: int) -> list[Changed]:
+    """Every cell that has run at either of two commits, in the order of the grid.
+
+    Where the two commits have no wrapper in common, one follows the other, and their cells are paired.
+    """
+    ran = [{h.cell.wrapper for h in history.cells if h.at(i).state.has_run} for i in (earlier, later)]
+    is_followed = all(ran) and not ran[0] & ran[1]
+    by_key: dict[tuple[str, ...], CellHistory] = {}
+    if is_followed:
+        by_key = {_configuration(h.cell): h for h in history.cells if h.cell.wrapper in ran[0]}
+    found = []
+    for one in history.cells:
+        if is_followed and one.cell.wrapper not in ran[1]:
+            continue
+        was = by_key.get(_configuration(one.cell), one) if is_followed else one
+        before, after = was.at(earlier), one.at(later)
+        kind, bits = change(before, after, same_cell=was is one)
+        if kind:
+            found.append(Changed(kind, was.cell, one.cell, before, after, bits))
+    return found
+
+
+def _configuration(cell: Cell) -> tuple[str, ...]:
+    return cell.model, cell.dtype, cell.option
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what one commit did to one model in one wrapper.
+
+    Attributes:
+        before: the last commit measured before it; ``after`` the first measured with it.
+        cells: each cell that took it.
+    """
+
+    change: Change
+    before: int
+    after: int
+    cells: tuple[Changed, ...]
+
+    @property
+    def worst(self) -> Changed:
+        """The cell whose mean moved most; of failures, the first."""
+        return max(self.cells, key=lambda one: abs(one.bits or 0.0))
+
+
+def steps(history: History) -> list[Step]:
+    """Every step of every history, once, the newest first."""
+    groups: dict[tuple[int, int, Change, str, str], list[Changed]] = defaultdict(list)
+    for one in history.cells:
+        for earlier, later, changed in _steps_of(one):
+            groups[later, earlier, changed.change, one.cell.model, one.cell.wrapper].append(changed)
+    order = list(STEPS)
+    found = [Step(kind, earlier, later, tuple(cells)) for (later, earlier, kind, _, _), cells in groups.items()]
+    return sorted(found, key=lambda s: (-s.after, order.index(s.change), s.cells[0].later))
+
+
+def _steps_of(one: CellHistory) -> Iterator[tuple[int, int, Changed]]:
+    ran: Iterable[Run] = (run for run in one.runs if run.state.has_run)
+    for before, after in itertools.pairwise(ran):
+        kind, bits = change(before, after)
+        if kind in STEPS:
+            yield before.last, after.first, Changed(kind, one.cell, one.cell, before, after, bits)

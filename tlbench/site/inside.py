@@ -1,0 +1,337 @@
+"""Pages of what is stored beside the logits: hooks, gradients, growth, costs, environments and failures."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tlbench.environments.metadata import Metadata, differences
+from tlbench.exceptions import BadInput
+from tlbench.grid import Cell, Operation, RuntimeCell, Wrapper
+from tlbench.records.outcome import Kind
+from tlbench.report import outcomes, slowdowns, status
+from tlbench.report.checks import CHECKS, CLASSES, UNCHECKED, Check, Part
+from tlbench.report.slowdowns import CostRow
+from tlbench.report.status import Checked, PartStatus, Word
+from tlbench.report.stored import COSTS, Commit, StoredResults, is_figure
+from tlbench.site import render
+from tlbench.site.commits import MeasuredCommit
+from tlbench.site.history import results_files
+from tlbench.site.pages import Site
+
+PAGES = {
+    "hooks.html": ("Hooks and generation", (Part.HOOKS, Part.GENERATION)),
+    "gradients.html": ("Gradients and reading", (Part.GRADIENTS, Part.READING)),
+    "growth.html": ("Growth with depth and length", (Part.DEPTH, Part.LENGTH)),
+}
+ABOUT = {
+    Part.HOOKS: "Do hooks and caches tell the truth? Most of these must be 0, bit for bit.",
+    Part.GENERATION: "The key-value cache against a full pass, and greedy tokens against HuggingFace's.",
+    Part.READING: "What researchers compute from activations, against the golden, in nats.",
+    Part.GRADIENTS: "Gradients of a logit difference at every block's input, against the golden gradients: the worst block.",
+    Part.DEPTH: "The error of each block fed its golden input, over HuggingFace's own, and how it grows with depth.",
+    Part.LENGTH: "The error from one token to the model's longest context, over HuggingFace's own, and how it grows.",
+    Part.FLOOR: "How much runs differ that should agree.",
+}
+DESCRIBED = {
+    "propagated_last": ("after the last block", "relative error"),
+    "local_max": ("largest error of one block", "relative error"),
+    "local_argmax_block": ("at block", "block"),
+    "growth_exponent": ("growth exponent", "exponent"),
+    "routing_disagreement": ("tokens sent to other experts", "share of tokens"),
+    "longest": ("at the longest context", "nats"),
+    "cache_error_growth": ("growth exponent of the cache's error", "exponent"),
+    "error": ("error", "relative error"),
+    "error_correlation": ("correlation with HuggingFace's error", "correlation"),
+    "one_less_cosine": ("1 − cosine", "1 − cosine"),
+}
+"""Tracks without a largest right value, in words."""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What is known about a commit beside its logits."""
+
+    parts: list[PartStatus]
+    findings: list[status.Finding]
+
+    @property
+    def measured(self) -> list[PartStatus]:
+        """The parts that somebody measured."""
+        return [part for part in self.parts if part.is_measured]
+
+    @property
+    def missing(self) -> list[Part]:
+        """The parts that nobody did."""
+        return [part.part for part in self.parts if not part.is_measured]
+
+
+def at(site: Site, commit: MeasuredCommit) -> Inside:
+    """Every part but the logits at a commit."""
+    parts = _parts(site, commit)
+    return Inside(parts, status.findings(parts))
+
+
+def _commit(site: Site, commit: MeasuredCommit) -> tuple[StoredResults, Commit] | None:
+    of_stored = next((one for one in site.stored.commits if one.hash == commit.hash), None) if site.stored else None
+    return (site.stored, of_stored) if site.stored and of_stored else None
+
+
+_CACHE: dict[tuple[int, str], list[PartStatus]] = {}
+
+
+def _parts(site: Site, commit: MeasuredCommit) -> list[PartStatus]:
+    key = (id(site), commit.hash)
+    if key not in _CACHE:
+        found = _commit(site, commit)
+        _CACHE[key] = _of_commit(*found, site.problems) if found else []
+    return _CACHE[key]
+
+
+def _of_commit(stored: StoredResults, commit: Commit, problems: list[str]) -> list[PartStatus]:
+    try:
+        return [status.part_status(stored, commit, part, lambda _: True) for part in Part if part is not Part.LOGITS]
+    except BadInput as error:
+        problems.append(str(error).replace(f"{stored.results_folder}/", ""))
+        return []
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The cell of a check with the largest excess, and how many are wrong or failed of how many that ran."""
+
+    checked: Checked
+    n_bad: int
+    n_run: int
+
+
+def worst(checked: Iterable[Checked]) -> Worst | None:
+    """None if none has run."""
+    ran = [one for one in checked if one.word.has_run]
+    if not ran:
+        return None
+    order = list(Word)
+    first = min(ran, key=lambda one: (order.index(one.word), -one.excess))
+    return Worst(first, sum(one.word in (Word.WRONG, Word.FAILED) for one in ran), len(ran))
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """One check in one wrapper at each commit that measured the part."""
+
+    check: Check
+    wrapper: Wrapper
+    by_commit: list[Worst | None]
+
+
+@dataclass(frozen=True)
+class PartPage:
+    """One part: by commit, and at its newest commit by model."""
+
+    part: Part
+    about: str
+    commits: list[tuple[MeasuredCommit, PartStatus]]
+    rows: list[CheckRow]
+    models: list[tuple[str, Wrapper, list[Worst | None]]]
+    checks: list[Check]
+    described: list[tuple[str, str, str]]
+    sizes: list[tuple[Cell, list[float | None]]]
+
+
+def _part_page(site: Site, part: Part) -> PartPage:
+    commits = [
+        (commit, of_part)
+        for commit in site.shown
+        for of_part in _parts(site, commit)
+        if of_part.part is part and of_part.is_measured
+    ]
+    checks = [check for check in CHECKS if check.part is part]
+    by_check = [_by_check(of_part) for _, of_part in commits]
+    rows = [
+        row
+        for check in checks
+        for wrapper in Wrapper
+        if any((row := CheckRow(check, wrapper, [worst(of[check.what, wrapper]) for of in by_check])).by_commit)
+    ]
+    models: list[tuple[str, Wrapper, list[Worst | None]]] = []
+    described, sizes = [(name, *DESCRIBED.get(name, (name, ""))) for name in UNCHECKED.get(part, ())], []
+    if commits:
+        newest, of_part = commits[-1]
+        by_model: dict[tuple[str, Wrapper], dict[str, list[Checked]]] = defaultdict(lambda: defaultdict(list))
+        for one in of_part.checked:
+            by_model[one.cell.model, one.cell.wrapper][one.what].append(one)
+        found = [(*key, [worst(of[check.what]) for check in checks]) for key, of in sorted(by_model.items())]
+        models = [row for row in found if any(row[2])]
+        sizes = _sizes(site, newest, of_part, [name for name, *_ in described])
+    return PartPage(part, ABOUT[part], commits, rows, models, checks, described, sizes)
+
+
+def _by_check(of_part: PartStatus) -> dict[tuple[str, Wrapper], list[Checked]]:
+    found: dict[tuple[str, Wrapper], list[Checked]] = defaultdict(list)
+    for one in of_part.checked:
+        found[one.what, one.cell.wrapper].append(one)
+    return found
+
+
+def _sizes(
+    site: Site, commit: MeasuredCommit, of_part: PartStatus, names: Sequence[str]
+) -> list[tuple[Cell, list[float | None]]]:
+    """The figures of a part that have no largest right value, of the unprocessed models."""
+    of_stored = _commit(site, commit)
+    if not of_stored or not names:
+        return []
+    stored, at_commit = of_stored
+    by_name = [stored.values(at_commit, f"{CLASSES[of_part.part]}.track_{n}", Cell, of_part.machine) for n in names]
+    cells = [cell for cell in by_name[0] if cell.option == "unprocessed"]
+    rows = [(cell, [v if is_figure(v := own.get(cell)) else None for own in by_name]) for cell in cells]
+    return [row for row in rows if any(value is not None for value in row[1])]
+
+
+def page_of(part: Part) -> str:
+    """The address of a part's page."""
+    return next((address for address, (_, parts) in PAGES.items() if part in parts), "coverage.html")
+
+
+def track_of(one: Checked) -> str:
+    """The track that a check reads."""
+    return next(check.benchmark for check in CHECKS if (check.part, check.what) == (one.part, one.what))
+
+
+def of_model(site: Site, model: str) -> list[tuple[Check, Wrapper, Worst, MeasuredCommit, str]]:
+    """Each check of a model at the newest commit that measured its part, the worst configuration of each wrapper."""
+    found = []
+    for part in Part:
+        measured = [
+            (commit, own)
+            for commit in site.shown
+            for own in _parts(site, commit)
+            if own.part is part and any(one.cell.model == model and one.word.has_run for one in own.checked)
+        ]
+        if measured:
+            commit, own = measured[-1]
+            by_check = _by_check(own)
+            for check in CHECKS:
+                for wrapper in Wrapper:
+                    of_cell = [one for one in by_check[check.what, wrapper] if one.cell.model == model]
+                    if check.part is part and (first := worst(of_cell)):
+                        found.append((check, wrapper, first, commit, own.machine))
+    return found
+
+
+def write(site: Site, base: dict[str, Any]) -> None:
+    """Write the pages."""
+    for address, (title, parts) in PAGES.items():
+        pages = [_part_page(site, part) for part in parts]
+        render.write(site.html, address, "inside.html", **base, title=title, parts=pages, Word=Word)
+    _costs(site, base)
+    _environments(site, base)
+    _coverage(site, base)
+    _CACHE.clear()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One slowdown, placed on the picture's axis from 0 to 1."""
+
+    row: CostRow
+    cell: RuntimeCell
+    commit: MeasuredCommit
+    machine: str
+    x: float
+    low: float
+    high: float
+
+
+TICKS = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+def _place(ratio: float) -> float:
+    low, high = math.log(TICKS[0]), math.log(TICKS[-1])
+    return min(max((math.log(ratio) - low) / (high - low), 0.0), 1.0)
+
+
+def _costs(site: Site, base: dict[str, Any]) -> None:
+    tables: list[tuple[MeasuredCommit, str, Mapping[str, list[Cost]]]] = []
+    memory, growth = [], []
+    for commit in reversed(site.shown):
+        found = _commit(site, commit)
+        if not found:
+            continue
+        stored, at_commit = found
+        machines = [name for name in stored.machines(at_commit, COSTS) if stored.has(at_commit, COSTS, name)]
+        for machine in machines:
+            by_operation: dict[str, list[Cost]] = defaultdict(list)
+            for row in slowdowns.rows(stored, at_commit, machine):
+                if isinstance(row.cell, RuntimeCell):
+                    width = row.half_width
+                    ends = [_place(row.ratio * math.exp(sign * width)) for sign in (-1, 1)]
+                    by_operation[row.cell.operation].append(
+                        Cost(row, row.cell, commit, machine, _place(row.ratio), ends[0], ends[1])
+                    )
+            if by_operation:
+                tables.append((commit, machine, dict(by_operation)))
+            memory += [(commit, machine, row) for row in slowdowns.memory_rows(stored, at_commit, machine)]
+            growth += [(commit, machine, row) for row in slowdowns.growth_rows(stored, at_commit, machine)]
+    ticks = [(tick, _place(tick)) for tick in TICKS]
+    render.write(
+        site.html,
+        "costs.html",
+        "costs.html",
+        **base,
+        tables=tables,
+        memory=memory,
+        growth=growth,
+        ticks=ticks,
+        track=cost_track,
+        exponents=slowdowns.EXPONENTS,
+    )
+
+
+def cost_track(cell: RuntimeCell, kind: str) -> str:
+    """The track of a slowdown or of its interval."""
+    if cell.operation in (Operation.LOADING, Operation.PROCESSING):
+        return f"{COSTS}Loading.track_{'slowdown' if kind == 'Slowdown' else 'interval'}"
+    return f"{COSTS}{kind}.track_{cell.operation}"
+
+
+def _environments(site: Site, base: dict[str, Any]) -> None:
+    tables: dict[str, list[tuple[MeasuredCommit, Metadata, Mapping[str, tuple[str, str]]]]] = defaultdict(list)
+    if site.stored:
+        names = sorted({path.parent.name for path in results_files(site.stored.results_folder)})
+        for machine in names:
+            for commit in site.shown:
+                found = _commit(site, commit)
+                if found and (metadata := _metadata(*found, machine)):
+                    rows = tables[machine]
+                    rows.append((commit, metadata, differences(rows[-1][1], metadata) if rows else {}))
+    render.write(site.html, "environments.html", "environments.html", **base, tables=dict(tables))
+
+
+def _metadata(stored: StoredResults, commit: Commit, machine: str) -> Metadata | None:
+    try:
+        return stored.environments(commit, machine)[-1]
+    except BadInput:
+        return None
+
+
+def _coverage(site: Site, base: dict[str, Any]) -> None:
+    found: Mapping[outcomes.Reason, Mapping[str, set[str]]] = {}
+    parts = []
+    for commit in site.shown:
+        if of_stored := _commit(site, commit):
+            parts.append((of_stored[1], _parts(site, commit)))
+    if site.stored and parts:
+        try:
+            found = outcomes.reasons(site.stored, parts, (Kind.FAILED, Kind.NOT_APPLICABLE))
+        except BadInput as error:
+            site.problems.append(str(error).replace(f"{site.stored.results_folder}/", ""))
+    grouped: list[tuple[outcomes.Reason, list[tuple[str, list[str]]]]] = []
+    for reason, by_commit in sorted(found.items()):
+        same: dict[str, list[str]] = defaultdict(list)
+        for name, models in by_commit.items():
+            same[", ".join(sorted(models))].append(name.removeprefix("v"))
+        grouped.append((reason, list(same.items())))
+    render.write(site.html, "coverage.html", "coverage.html", **base, grouped=grouped, Kind=Kind)

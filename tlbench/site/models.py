@@ -1,0 +1,308 @@
+"""A page a model, for the researcher; its history, for the maintainer; and what to embed: a badge and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from tlbench.grid import Cell, Dtype, Option, Wrapper
+from tlbench.metrics.verdict import Verdict
+from tlbench.report.advice import DEFAULTS, MARGIN
+from tlbench.report.render import short_wrapper
+from tlbench.report.stored import Figure
+from tlbench.site import changes, render, words
+from tlbench.site.changes import Change
+from tlbench.site.commits import MeasuredCommit, environment_changes
+from tlbench.site.findings import Finding
+from tlbench.site.history import BITS, MEAN, REFERENCE_BITS, CellHistory, Run, State
+from tlbench.site.pages import Site
+
+P99 = f"truth.TransformerLens.track_{Figure.DIFFERENCE_P99}"
+EFFECT = 0.1
+"""The size of the effect, in nats, that the page answers for until another one is asked for."""
+RATIO = f"truth.TransformerLens.track_{Figure.RATIO}"
+STATS = ("max", "mean", "median", "std")
+BADGE = Markup(
+    '<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" aria-label="{label}: {word}">'
+    "<title>{label}: {word}</title>"
+    '<rect width="{left}" height="20" fill="#444"/><rect x="{left}" width="{right}" height="20" fill="{colour}"/>'
+    '<g fill="#fff" font-family="Verdana,sans-serif" font-size="11">'
+    '<text x="6" y="14">{label}</text><text x="{at}" y="14">{word}</text></g></svg>\n'
+)
+COLOURS = {True: "#2f6f4f", False: "#a3321f"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A cell at the newest commit that ran it, and from which effect on it is safe."""
+
+    history: CellHistory
+    run: Run
+    commit: MeasuredCommit
+
+    @property
+    def cell(self) -> Cell:
+        """The cell."""
+        return self.history.cell
+
+    @property
+    def error(self) -> float | None:
+        """The 99th percentile of the error of a logit difference, in nats."""
+        return self.run.state.figures.get(P99)
+
+    @property
+    def smallest_effect(self) -> float | None:
+        """The smallest effect that it is safe for, in nats; None if it is not known to be right."""
+        return self.error * MARGIN if self.error is not None and self.run.state.verdict.passes else None
+
+    @property
+    def is_default(self) -> bool:
+        """Whether TransformerLens uses this option unless told otherwise."""
+        return (self.cell.wrapper, self.cell.option) in DEFAULTS
+
+    def use(self, effect: float) -> str:
+        """What to do with it for an effect of that size."""
+        if not self.run.state.verdict.passes:
+            return "do not use"
+        if self.smallest_effect is None:
+            return "not measured"
+        return "safe" if self.smallest_effect <= effect else "too coarse"
+
+
+def write(site: Site, base: dict[str, Any]) -> None:
+    """Write the list of models, and each model's pages."""
+    lines = {model: newest_lines(site, model) for model in site.history.models}
+    render.write(site.html, "models.html", "models.html", **base, lines=lines, summary=summary)
+    steps = {model: [step for step in site.steps if step.cells[0].later.model == model] for model in site.history.models}
+    for model, own in lines.items():
+        known = [one for one in site.findings if model in one.models.replace(",", " ").split()]
+        render.write(
+            site.html,
+            f"model/{model}.html",
+            "model.html",
+            **base,
+            model=model,
+            lines=own,
+            effect=EFFECT,
+            margin=MARGIN,
+            summary=summary(own),
+            steps=steps[model],
+            moved=lambda step: environment_changes(site.commits[step.before], site.commits[step.after]),
+            known=known,
+            p99=P99,
+            wrong_versions=wrong_versions(site, model),
+            inside=_inside(site, model),
+        )
+        sections = [_section(site, model, dtype, option) for dtype in Dtype for option in Option]
+        render.write(
+            site.html,
+            f"history/{model}.html",
+            "history.html",
+            **base,
+            model=model,
+            sections=[section for section in sections if section.lines],
+            stats=[f"accuracy.Logit.track_{name}" for name in STATS],
+            mean=MEAN,
+            known=known,
+            rows_of=lambda section, model=model, known=known: _rows(site, model, section, known),
+        )
+        passes, word = badge(own)
+        label = f"TransformerLens {own[0].commit.name} · {render.model_name(model)}" if own else model
+        (site.html / "badge").mkdir(exist_ok=True)
+        left, right = 12 + 6 * len(label), 12 + 6 * len(word)
+        text = BADGE.format(
+            width=left + right, left=left, right=right, at=left + 6, label=label, word=word, colour=COLOURS[passes]
+        )
+        (site.html / "badge" / f"{model}.svg").write_text(text, encoding="utf-8")
+        (site.html / "model" / f"{model}.json").write_text(json.dumps(embedded(model, own)), encoding="utf-8")
+
+
+def _inside(site: Site, model: str) -> Any:
+    from tlbench.site import inside
+
+    return inside.of_model(site, model)
+
+
+def newest_lines(site: Site, model: str) -> list[Line]:
+    """Every configuration of a model in the newest wrapper, at the newest commit that ran it."""
+    found = []
+    for one in site.history.by_model[model]:
+        ran = [run for run in one.runs if run.state.has_run]
+        if ran:
+            found.append(Line(one, ran[-1], site.commits[ran[-1].last]))
+    newest = max((line.commit.index for line in found), default=0)
+    return [line for line in found if line.commit.index == newest]
+
+
+def summary(lines: list[Line]) -> list[tuple[Wrapper, Dtype, str, float | None]]:
+    """For each wrapper and dtype: one word for every option, and the smallest effect that each is safe for."""
+    found = []
+    for wrapper in Wrapper:
+        for dtype in Dtype:
+            own = [line for line in lines if (line.cell.wrapper, line.cell.dtype) == (wrapper, dtype)]
+            if not own:
+                continue
+            worst = min((line.run.state.verdict for line in own), key=words.WORST_FIRST.index)
+            sizes = [line.smallest_effect for line in own if line.smallest_effect is not None]
+            all_safe = len(sizes) == len(own)
+            found.append((wrapper, dtype, worst.value, max(sizes) if all_safe else None))
+    return found
+
+
+def badge(lines: list[Line]) -> tuple[bool, str]:
+    """Whether every configuration is right, and in a few words."""
+    wrong = [line for line in lines if not line.run.state.verdict.passes]
+    if not lines:
+        return False, "not measured"
+    return not wrong, f"{len(wrong)} of {len(lines)} not right" if wrong else f"{len(lines)} of {len(lines)} right"
+
+
+def embedded(model: str, lines: list[Line]) -> dict[str, Any]:
+    """What other pages may embed."""
+    return {
+        "model": model,
+        "transformer_lens": lines[0].commit.name if lines else None,
+        "commit": lines[0].commit.hash if lines else None,
+        "machine": lines[0].run.machine if lines else None,
+        "unit": "nats",
+        "cells": [
+            {
+                "dtype": line.cell.dtype,
+                "option": line.cell.option,
+                "wrapper": line.cell.wrapper,
+                "verdict": line.run.state.verdict,
+                "figures": {name: value for name, value in line.run.state.figures.items() if abs(value) != float("inf")},
+            }
+            for line in lines
+        ],
+    }
+
+
+def wrong_versions(site: Site, model: str) -> list[tuple[Verdict, Wrapper, str, list[str]]]:
+    """Which measured commits are wrong for a model: the verdict, the wrapper, which commits, and the configurations."""
+    found: dict[tuple[Verdict, Wrapper, tuple[str, ...]], list[str]] = {}
+    for one in site.history.by_model[model]:
+        by_verdict: dict[Verdict, list[str]] = {}
+        for run in one.runs:
+            if run.state.verdict in (Verdict.BROKEN, Verdict.WORSE, Verdict.FAILED):
+                by_verdict.setdefault(run.state.verdict, []).extend(c.name for c in site.commits[run.first : run.last + 1])
+        for verdict, names in by_verdict.items():
+            found.setdefault((verdict, one.cell.wrapper, tuple(names)), []).append(f"{one.cell.dtype} {one.cell.option}")
+    return [(verdict, wrapper, ", ".join(names), cells) for (verdict, wrapper, names), cells in found.items()]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run of equal states of one wrapper, and how it differs from the one before."""
+
+    run: Run
+    first: MeasuredCommit
+    last: MeasuredCommit
+    change: Change | None
+    bits: float | None
+    moved: list[str]
+    reference_bits: float | None
+
+    @property
+    def state(self) -> State:
+        """What is stored."""
+        return self.run.state
+
+
+@dataclass(frozen=True)
+class HistoryLine:
+    """One wrapper's history of a configuration."""
+
+    history: CellHistory
+    rows: list[Row]
+    floor: tuple[MeasuredCommit, str, float] | None
+
+
+@dataclass(frozen=True)
+class Section:
+    """One configuration's history, in both wrappers."""
+
+    dtype: Dtype
+    option: Option
+    lines: list[HistoryLine]
+
+    @property
+    def newest(self) -> tuple[HistoryLine, Row]:
+        """The last row that ran."""
+        ran = [(line, row) for line in self.lines for row in line.rows if row.state.has_run]
+        return max(ran, key=lambda pair: pair[1].run.last)
+
+
+def _rows(site: Site, model: str, section: Section, known: Sequence[Finding]) -> Markup:
+    """The rows of a section's table. A large site has tens of thousands, and a template takes four times as long."""
+    tracks = [*(f"accuracy.Logit.track_{name}" for name in STATS), RATIO, BITS]
+    parts = []
+    for line in section.lines:
+        wrapper = line.history.cell.wrapper
+        cell = escape(str(line.history.cell))
+        for row in line.rows:
+            state, run = row.state, row.run
+            if state.verdict is Verdict.NOT_MEASURED and not state.figures:
+                continue
+            name = escape(row.first.name)
+            if row.first.index in site.pages:
+                name = Markup(f'<a href="../{escape(row.first.page)}">{name}</a>')
+            until = f" to {escape(row.last.name)}" if run.first != run.last else ""
+            figures = "".join(f'<td class="num">{render.fig(state.figures.get(track), track)}</td>' for track in tracks)
+            reference = render.fig(
+                row.reference_bits if state.has_run else None, REFERENCE_BITS, f"{model} {section.dtype} eager"
+            )
+            parts.append(
+                f'<tr data-first="{run.first}" data-last="{run.last}" data-wrapper="{wrapper}" '
+                f'data-verdict="{state.verdict}" '
+                f'data-machine="{escape(run.machine)}" '
+                f'data-commit="{row.first.short}" data-cell="{cell}">'
+                f'<th scope="row">{name}{until}</th><td>{short_wrapper(wrapper)}</td>'
+                f"<td>{render.word(state.verdict)}</td>"
+                f'{figures}<td class="num">{reference}</td>'
+                f'<td class="reason">{_said(row, section, wrapper, known)}</td></tr>\n'
+            )
+    return Markup("".join(parts))
+
+
+def _said(row: Row, section: Section, wrapper: Wrapper, known: Sequence[Finding]) -> str:
+    """What a row's last column says: how it differs from the row before, why it has no figures, and which findings hold."""
+    state = row.state
+    change = f"{row.change} {render.signed_bits(row.bits)} bits" if row.change and row.bits else row.change or ""
+    moved = f"also {render.joined(row.moved, 3)}" if row.moved else ""
+    text = str(escape("; ".join(filter(None, (change, moved, state.reason)))))
+    if state.verdict.is_alarm and row.first.version:
+        for one in known:
+            of = (short_wrapper(wrapper), section.dtype, section.option)
+            if one.holds_at(row.first.version) and one.concerns(*of):
+                text += f'<br><a href="../finding/{one.slug}.html">{escape(one.title)}</a>'
+    return text
+
+
+def _section(site: Site, model: str, dtype: Dtype, option: Option) -> Section:
+    lines = []
+    for one in site.history.by_model[model]:
+        if (one.cell.dtype, one.cell.option) == (dtype, option) and one.has_run:
+            lines.append(_history_line(site, one))
+    return Section(dtype, option, lines)
+
+
+def _history_line(site: Site, one: CellHistory) -> HistoryLine:
+    rows: list[Row] = []
+    ran: Run | None = None
+    for run in one.runs:
+        kind, bits, moved = None, None, list[str]()
+        if ran and run.state.has_run:
+            kind, bits = changes.change(ran, run)
+            if kind in changes.STEPS:
+                moved = environment_changes(site.commits[ran.last], site.commits[run.first])
+        reference = site.history.reference_bits.get((run.first, one.cell.model, one.cell.dtype))
+        rows.append(Row(run, site.commits[run.first], site.commits[run.last], kind, bits, moved, reference))
+        ran = run if run.state.has_run else ran
+    key = (one.cell.model, str(one.cell.dtype), str(one.cell.option), str(one.cell.wrapper))
+    floor = site.history.floors.get(key)
+    return HistoryLine(one, rows, (site.commits[floor[0]], floor[1], floor[2]) if floor else None)

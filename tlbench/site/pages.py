@@ -1,0 +1,363 @@
+"""Every page of the site, from the histories and from what tlbench's reports find in the stored results."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tlbench import catalogue
+from tlbench.grid import Cell, Dtype, Option, Wrapper
+from tlbench.metrics.verdict import Verdict
+from tlbench.report.checks import CLASSES
+from tlbench.report.stored import StoredResults
+from tlbench.site import changes, findings, render, words
+from tlbench.site.changes import Change, Changed, Step
+from tlbench.site.commits import MeasuredCommit, environment_changes
+from tlbench.site.history import BITS, MAX, MEAN, CellHistory, History, Lane, Run
+
+STATIC = Path(__file__).parent / "static"
+OLD_DAYS = 30
+"""From when on the first page says loudly that the results are old."""
+GLANCE = 24
+"""The most releases that the first page shows."""
+
+
+@dataclass
+class Site:
+    """Everything that pages are made of.
+
+    Attributes:
+        stored: the results of the shown commits, whole.
+        shown: the commits that have a page: releases and the newest.
+        other_lanes: arithmetics whose figures are not drawn with these, and the number of their commits.
+        supported: the architectures that the newest release supports; empty if its source is not at hand.
+    """
+
+    html: Path
+    history: History
+    commits: list[MeasuredCommit]
+    shown: list[MeasuredCommit]
+    stored: StoredResults | None
+    findings: list[findings.Finding]
+    problems: list[str]
+    other_lanes: Mapping[Lane, int]
+    supported: Sequence[str]
+    source: str
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def newest(self) -> MeasuredCommit:
+        """The newest shown commit."""
+        return self.shown[-1]
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """Every step, the newest first."""
+        return changes.steps(self.history)
+
+    @cached_property
+    def pages(self) -> set[int]:
+        """The commits that have a page."""
+        return {commit.index for commit in self.shown}
+
+    def previous(self, commit: MeasuredCommit) -> MeasuredCommit | None:
+        """The shown commit before another one; None before the first."""
+        place = self.shown.index(commit)
+        return self.shown[place - 1] if place else None
+
+    @cached_property
+    def about(self) -> dict[str, str]:
+        """What models are, where their names do not say it."""
+        return {model.name: model.about for model in catalogue.load().models}
+
+    def write(self) -> None:
+        """Write every page."""
+        for name in ("site.css", "site.js", "uPlot.iife.min.js", "uPlot.min.css"):
+            shutil.copyfile(STATIC / name, self.html / name)
+        base = self._base()
+        if not self.shown:
+            render.write(self.html, "index.html", "empty.html", **base)
+            return
+        self._first_page(base)
+        self._commits(base)
+        self._models(base)
+        self._tools(base)
+        self._findings(base)
+        self._steps(base)
+        from tlbench.site import inside
+
+        inside.write(self, base)
+
+    def _base(self) -> dict[str, Any]:
+        from tlbench.site import finding_pages, inside
+
+        measured = [commit.measured_at for commit in self.commits if commit.measured_at]
+        last = max(measured, default=None)
+        return {
+            "site": self,
+            "lane": self.history.lane,
+            "measured_at": last,
+            "old_days": OLD_DAYS,
+            "now": self.now,
+            "verdicts": words.VERDICTS,
+            "dtypes": list(Dtype),
+            "options": list(Option),
+            "explained": changes.EXPLAINED,
+            "first_sizes": {one.slug: finding_pages.sizes_of(self, one.size[:1]) for one in self.findings},
+            "measured_architectures": self.measured_architectures,
+            "bits_track": BITS,
+            "classes": CLASSES,
+            "part_page": inside.page_of,
+            "one_track": inside.track_of,
+        }
+
+    def _first_page(self, base: dict[str, Any]) -> None:
+        newest, previous = self.newest, self.previous(self.newest)
+        compared = changes.compare(self.history, previous.index, newest.index) if previous else []
+        glance = [commit for commit in self.shown if commit.is_release][-GLANCE:] or self.shown[-GLANCE:]
+        rows = [(model, [self.worst(model, commit) for commit in glance]) for model in self.history.models]
+        render.write(
+            self.html,
+            "index.html",
+            "index.html",
+            **base,
+            newest=newest,
+            previous=previous,
+            headline=headline(newest, previous, compared, self),
+            counts_of=counted(compared),
+            glance=glance,
+            rows=rows,
+            in_full=self.matrices(newest)[-1:],
+            n_shown=len(self.shown),
+            worst_cell=self.worst_cell(newest),
+        )
+
+    @cached_property
+    def measured_architectures(self) -> list[str]:
+        """The architectures of the zoo's measured models, by HuggingFace's name."""
+        from tlbench.checkpoints.zoo import families
+
+        known, builders = {model.name: model.family for model in catalogue.load().models}, families()
+        names = [known[model] for model in self.history.models if known.get(model) in builders]
+        return sorted({name for family in names for name in builders[family]().config["architectures"]})
+
+    def worst(self, model: str, commit: MeasuredCommit) -> Worst:
+        """The worst verdict of a model's configurations at a commit."""
+        by_verdict: dict[Verdict, list[CellHistory]] = defaultdict(list)
+        for one in self.history.by_model[model]:
+            by_verdict[one.at(commit.index).state.verdict].append(one)
+        verdict = next(word for word in words.WORST_FIRST if word in by_verdict)
+        n_run = sum(len(own) for word, own in by_verdict.items() if word not in words.WORST_FIRST[-2:])
+        return Worst(verdict, len(by_verdict[verdict]), n_run, by_verdict[verdict][0].cell)
+
+    def worst_cell(self, commit: MeasuredCommit) -> tuple[CellHistory, Run] | None:
+        """The cell with the worst verdict at a commit; of those, the one that loses most bits. None if none has run."""
+        ran = [(one, one.at(commit.index)) for one in self.history.cells]
+        ran = [(one, run) for one, run in ran if run.state.has_run]
+        rank = words.WORST_FIRST.index
+        return min(ran, key=lambda pair: (rank(pair[1].state.verdict), -pair[1].state.figures.get(BITS, 0.0)), default=None)
+
+    def matrices(self, commit: MeasuredCommit) -> list[Matrix]:
+        """The cells of a commit by wrapper, those of the wrapper that came last last."""
+        found = []
+        for wrapper in Wrapper:
+            rows: dict[str, dict[tuple[str, str], tuple[CellHistory, Run]]] = {}
+            for one in self.history.cells:
+                if one.cell.wrapper is wrapper and one.has_run:
+                    rows.setdefault(one.cell.model, {})[one.cell.dtype, one.cell.option] = one, one.at(commit.index)
+            if any(run.state.has_run for row in rows.values() for _, run in row.values()):
+                found.append(Matrix(wrapper, rows))
+        return found
+
+    def _commits(self, base: dict[str, Any]) -> None:
+        from tlbench.site import inside
+
+        for commit in self.shown:
+            previous = self.previous(commit)
+            compared = changes.compare(self.history, previous.index, commit.index) if previous else []
+            render.write(
+                self.html,
+                commit.page,
+                "commit.html",
+                **base,
+                commit=commit,
+                previous=previous,
+                matrices=self.matrices(commit),
+                counts_of=counted(compared),
+                groups_of=grouped(compared),
+                moved=environment_changes(previous, commit) if previous else [],
+                inside=inside.at(self, commit),
+                known=[one for one in self.findings if commit.version and one.holds_at(commit.version)],
+                verdict_counts=Counter(
+                    run.state.verdict for one in self.history.cells for run in [one.at(commit.index)] if run.state.has_run
+                ),
+            )
+        render.write(self.html, "releases.html", "releases.html", **base, changes_of=self._changes_of())
+
+    def _changes_of(self) -> dict[int, Counter[Change]]:
+        found = {}
+        for commit in self.shown:
+            previous = self.previous(commit)
+            compared = changes.compare(self.history, previous.index, commit.index) if previous else []
+            found[commit.index] = Counter(one.change for one in compared)
+        return found
+
+    def _models(self, base: dict[str, Any]) -> None:
+        from tlbench.site import models
+
+        models.write(self, base)
+
+    def _tools(self, base: dict[str, Any]) -> None:
+        newest, previous = self.newest, self.previous(self.newest)
+        compared = changes.compare(self.history, previous.index, newest.index) if previous else []
+        render.write(self.html, "matrix.html", "matrix.html", **base, commit=newest, matrices=self.matrices(newest))
+        render.write(
+            self.html,
+            "compare.html",
+            "compare.html",
+            **base,
+            later=newest,
+            earlier=previous,
+            counts_of=counted(compared),
+            groups_of=grouped(compared),
+            moved=environment_changes(previous, newest) if previous else [],
+        )
+        render.write(self.html, "method.html", "method.html", **base)
+        render.script(self.html / "data" / "commits.js", "commits", self._commit_data())
+        render.script(self.html / "data" / "cells.js", "cells", self._cell_data())
+
+    def _commit_data(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": commit.name,
+                "hash": commit.hash,
+                "date": f"{commit.date:%Y-%m-%d}",
+                "subject": commit.subject,
+                "versions": commit.versions,
+                "release": commit.is_release,
+                "page": commit.page if commit.index in self.pages else "",
+                "environment": "; ".join(f"{name} {commit.metadata.get(name, '')}" for name in words.ENVIRONMENT),
+            }
+            for commit in self.commits
+        ]
+
+    def _cell_data(self) -> dict[str, Any]:
+        """Each cell's states, and for each run the commit that it begins at and the number of its state."""
+        verdicts, cells = list(Verdict), []
+        for one in self.history.cells:
+            if not one.has_run:
+                continue
+            states: dict[int, list[Any]] = {}
+            for run in one.runs:
+                figures = run.state.figures
+                states[run.number] = [
+                    verdicts.index(run.state.verdict),
+                    *(_finite(figures.get(t)) for t in (MEAN, MAX, BITS)),
+                ]
+            runs = [number for run in one.runs for number in (run.first, run.number)]
+            cells.append([one.cell.model, one.cell.dtype, one.cell.option, one.cell.wrapper, list(states.values()), runs])
+        return {
+            "verdicts": [[word.value, words.VERDICTS[word][0], words.css_class(word), word.passes] for word in verdicts],
+            "cells": cells,
+        }
+
+    def _findings(self, base: dict[str, Any]) -> None:
+        from tlbench.site import finding_pages
+
+        finding_pages.write(self, base)
+
+    def _steps(self, base: dict[str, Any]) -> None:
+        moved = {
+            (step.before, step.after): environment_changes(self.commits[step.before], self.commits[step.after])
+            for step in self.steps
+        }
+        render.write(self.html, "steps.html", "steps.html", **base, steps=self.steps, moved=moved, Change=Change)
+
+
+def _finite(value: float | None) -> float | str | None:
+    """JSON has no infinity."""
+    return value if value is None or abs(value) != float("inf") else "∞"
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The worst verdict of a model's configurations.
+
+    Attributes:
+        count: how many configurations have it, of ``n_run`` that were measured or tried.
+        cell: one of them.
+    """
+
+    verdict: Verdict
+    count: int
+    n_run: int
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One wrapper's cells at a commit: by model, then by dtype and option."""
+
+    wrapper: Wrapper
+    rows: Mapping[str, Mapping[tuple[str, str], tuple[CellHistory, Run]]]
+
+
+def counted(compared: Iterable[Changed]) -> dict[Change, int]:
+    """How many cells changed in each way, every way named."""
+    counts = Counter(one.change for one in compared)
+    return {kind: counts[kind] for kind in Change}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cells that changed in one way, by model and wrapper."""
+
+    change: Change
+    models: Mapping[str, Sequence[Changed]]
+    count: int
+
+
+def grouped(compared: Sequence[Changed]) -> list[Group]:
+    """The cells that changed, by how and by model; what kept its bits is only counted."""
+    found = []
+    for kind in Change:
+        by_model: dict[str, list[Changed]] = defaultdict(list)
+        for one in compared:
+            if one.change is kind:
+                by_model[one.later.model].append(one)
+        found.append(Group(kind, dict(by_model), sum(map(len, by_model.values()))))
+    return found
+
+
+def headline(newest: MeasuredCommit, previous: MeasuredCommit | None, compared: Sequence[Changed], site: Site) -> str:
+    """The answer: did it get worse?"""
+    runs = [one.at(newest.index).state.verdict for one in site.history.cells]
+    failing = sum(verdict is Verdict.FAILED for verdict in runs)
+    wrong = sum(verdict in (Verdict.WORSE, Verdict.BROKEN) for verdict in runs)
+    parts = []
+    if previous is None:
+        parts.append("the first commit measured")
+    else:
+        models = {kind: _models_of(compared, kind) for kind in (Change.WORSE, Change.FAILS)}
+        if models[Change.WORSE]:
+            parts.append(f"worse than {previous.name} in {render.joined(models[Change.WORSE], 3)}")
+        else:
+            parts.append(f"no model worse than in {previous.name}")
+        if models[Change.FAILS]:
+            parts.append(f"newly failing in {render.joined(models[Change.FAILS], 3)}")
+    parts.append(f"{render.plural(failing, 'cell')} {'fails' if failing == 1 else 'fail'}" if failing else "no cell fails")
+    if wrong:
+        parts.append(f"{render.plural(wrong, 'cell')} {'is' if wrong == 1 else 'are'} wrong")
+    if unjudged := sum(verdict is Verdict.UNJUDGED for verdict in runs):
+        parts.append(f"{render.plural(unjudged, 'cell')} unjudged")
+    return f"{newest.name}: {'; '.join(parts)}."
+
+
+def _models_of(compared: Iterable[Changed], kind: Change) -> list[str]:
+    return sorted({render.model_name(one.later.model) for one in compared if one.change is kind})

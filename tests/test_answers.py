@@ -50,7 +50,9 @@ FIGURES = Measurement(
     truth=Truth(
         **dict.fromkeys(("identical", "has_experts"), False),
         **dict.fromkeys(("error_rms", "reference_rms", "golden_rms", "total_rms", "weights_rms"), 1e-6),
-        **dict.fromkeys(("error_ratio", "error_correlation", "typical_ratio", "tail_ratio", "settled_share"), 1.0),
+        **dict.fromkeys(
+            ("error_ratio", "error_correlation", "typical_rms", "typical_ratio", "tail_ratio", "settled_share"), 1.0
+        ),
         **dict.fromkeys(("bits_lost", "kl_nats", "kl_max_nats", "shift_spread", "difference_rms", "difference_p99"), 0.1),
         **dict.fromkeys(("top1_flips", "top1_ties", "top1_unexplained"), 0),
         golden_precision="float64",

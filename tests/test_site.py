@@ -215,21 +215,28 @@ def test_the_matrix_shows_the_figures_of_any_commit(page, address, results, figu
         assert close(text, expected)
 
 
-def test_the_chart_s_axis_and_words_are_those_of_the_table(browser, address):
+@pytest.mark.parametrize(
+    ("cell", "decades"),
+    [
+        ("zoo-gemma.html?wrapper=HookedTransformer#float32.fold_ln", {1e-3, 1e-4, 1e-5}),
+        ("zoo-mixtral.html#float32.unprocessed", {1, 1e-2, 1e-4, 1e-6}),  # with zeros, below them
+    ],
+)
+def test_a_chart_s_axis_has_its_decades_at_equal_distances(browser, address, cell, decades):
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     page.add_init_script(
         "window.labels = []; const draw = CanvasRenderingContext2D.prototype.fillText;"
         "CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {"
         "window.labels.push([text, y]); return draw.call(this, text, x, y); };"
     )
-    page.goto(f"{address}history/zoo-gemma.html?wrapper=HookedTransformer#float32.fold_ln")
+    page.goto(f"{address}history/{cell}")
     labels = page.evaluate("window.labels")
     axis = [(float(text.replace("−", "-")), y) for text, y in labels if re.fullmatch(r"(0\.0+1|1e−\d+|1)", text)]
-    assert {1e-3, 1e-4, 1e-5} <= {value for value, _ in axis}
+    assert decades <= {value for value, _ in axis}
     drawn = sorted(set(axis))
     assert [y for _, y in drawn] == sorted((y for _, y in drawn), reverse=True)
     distances = [a[1] - b[1] for a, b in itertools.pairwise(drawn)]
-    assert max(distances) - min(distances) < 2  # a logarithmic axis has its decades at equal distances
+    assert max(distances) - min(distances) < 2
     page.close()
 
 

@@ -319,7 +319,7 @@
         scales: { x: { time: false, range: [-0.4, n - 0.6] }, y: { distr: 3, range: [low / 1.6, high * 2] } },
         axes: [
           { stroke: ink, grid, ticks: grid, splits: () => ticks, values: (_, splits) => splits.map((i) => TL.commits[i]?.name ?? ""), rotate: 0 },
-          { stroke: ink, grid, ticks: grid, size: 76, label: "nats", labelSize: 18, splits: () => decades(low / 1.6, high * 2), values: (_, splits) => splits.map((v) => (zero && v <= floor * 1.001 ? "0" : spelled(Number(v.toPrecision(3))))) },
+          { stroke: ink, grid, ticks: grid, size: 76, label: "nats", labelSize: 18, splits: () => decades(low / 1.6, high * 2), filter: (_, splits) => splits, values: (_, splits) => splits.map((v) => (zero && v <= floor * 1.001 ? "0" : spelled(Number(v.toPrecision(3))))) },
         ],
         series: [{}, ...series.map((one) => ({ ...one, paths: uPlot.paths.stepped({ align: 1 }) }))],
       }, data, place);

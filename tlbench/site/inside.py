@@ -101,21 +101,32 @@ def _of_commit(stored: StoredResults, commit: Commit, problems: list[str]) -> li
 
 @dataclass(frozen=True)
 class Worst:
-    """The cell of a check with the largest excess, and how many are wrong or failed of how many that ran."""
+    """The cell of a check with the largest excess, and how many are wrong or failed of how many that ran.
+
+    If none ran, a cell that is not applicable, and how many were not measured.
+    """
 
     checked: Checked
     n_bad: int
     n_run: int
+    n_unmeasured: int = 0
 
 
 def worst(checked: Iterable[Checked]) -> Worst | None:
-    """None if none has run."""
+    """None if none was measured."""
+    checked = list(checked)
     ran = [one for one in checked if one.word.has_run]
     if not ran:
-        return None
+        absent = next((one for one in checked if one.word is Word.NOT_APPLICABLE), None)
+        return Worst(absent, 0, 0, sum(one.word is Word.NOT_MEASURED for one in checked)) if absent else None
     order = list(Word)
     first = min(ran, key=lambda one: (order.index(one.word), -one.excess))
     return Worst(first, sum(one.word in (Word.WRONG, Word.FAILED) for one in ran), len(ran))
+
+
+def any_ran(found: Iterable[Worst | None]) -> bool:
+    """Whether any of the cells behind them was measured."""
+    return any(one and one.n_run for one in found)
 
 
 @dataclass(frozen=True)
@@ -154,7 +165,7 @@ def _part_page(site: Site, part: Part) -> PartPage:
         row
         for check in checks
         for wrapper in Wrapper
-        if any((row := CheckRow(check, wrapper, [worst(of[check.what, wrapper]) for of in by_check])).by_commit)
+        if any_ran((row := CheckRow(check, wrapper, [worst(of[check.what, wrapper]) for of in by_check])).by_commit)
     ]
     models: list[tuple[str, Wrapper, list[Worst | None]]] = []
     described, sizes = [(name, *DESCRIBED.get(name, (name, ""))) for name in UNCHECKED.get(part, ())], []
@@ -164,7 +175,7 @@ def _part_page(site: Site, part: Part) -> PartPage:
         for one in of_part.checked:
             by_model[one.cell.model, one.cell.wrapper][one.what].append(one)
         found = [(*key, [worst(of[check.what]) for check in checks]) for key, of in sorted(by_model.items())]
-        models = [row for row in found if any(row[2])]
+        models = [row for row in found if any_ran(row[2])]
         sizes = _sizes(site, newest, of_part, [name for name, *_ in described])
     return PartPage(part, ABOUT[part], commits, rows, models, checks, described, sizes)
 
@@ -216,7 +227,7 @@ def of_model(site: Site, model: str) -> list[tuple[Check, Wrapper, Worst, Measur
             for check in CHECKS:
                 for wrapper in Wrapper:
                     of_cell = [one for one in by_check[check.what, wrapper] if one.cell.model == model]
-                    if check.part is part and (first := worst(of_cell)):
+                    if check.part is part and (first := worst(of_cell)) and first.n_run:
                         found.append((check, wrapper, first, commit, own.machine))
     return found
 

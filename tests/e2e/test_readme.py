@@ -29,7 +29,7 @@ ELSEWHERE = {
 GEMMA = r"accuracy.Logit.track_max\('zoo-gemma', 'float32', 'unprocessed', 'HookedTransformer'\)"
 FIND = f'asv find "v2.18.0^..v3.5.1" "{GEMMA}"'
 ENDS = {
-    "make bench": (0, r"Site: releases/html/index.html"),
+    "make bench": (0, r"Site: html/index.html"),
     "tlbench status 4.3.0": (1, r"wrong in hooks .*logit_attrs of heads"),
     "tlbench status 4.3.0 --since 3.5.1": (3, r"nowhere worse than v3\.5\.1 where both were measured"),
     "tlbench verify path/to/model --tl 4.3.0": (0, r"^RIGHT .*: 18 of 18 configurations"),

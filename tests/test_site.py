@@ -18,6 +18,8 @@ import pytest
 from tests.stored import BIN, GPT2, GPT2_16, LLAMA, MEAN, ROOT, Stored
 from tlbench.site import words
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 AXE = files("axe_playwright_python") / "axe.min.js"
@@ -151,7 +153,6 @@ def close(text, value):
     return shown == value if value == 0 else abs(shown / value - 1) < 5.01e-3
 
 
-@pytest.mark.slow
 def test_every_figure_on_every_page_is_the_stored_one(page, address, html, results):
     seen = 0
     for path in sorted(html.rglob("*.html")):
@@ -332,7 +333,6 @@ def test_it_can_be_read_without_a_script_and_from_a_folder(browser, html):
     page.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(browser, address, scheme):
     context = browser.new_context(viewport={"width": 1400, "height": 900}, color_scheme=scheme)

@@ -234,9 +234,10 @@ def results_files(folder: Path) -> Iterator[Path]:
 
 def read(folder: Path, cache: Path | None = None) -> Read:
     """Read every results file of asv's folder. What was read is kept in ``cache``, under a hash of its files."""
-    found = Read()
+    found, current = Read(), set[Path | None]()
     for path in results_files(folder):
         kept = Cached.place(cache, path) if cache else None
+        current.add(kept)
         if kept and (cached := Cached.read(kept)):
             found.sheets.append(cached.sheet)
             found.problems += cached.problems
@@ -253,7 +254,8 @@ def read(folder: Path, cache: Path | None = None) -> Read:
             Cached(sheet, problems).write(kept)
     found.problems[:] = dict.fromkeys(found.problems)
     if cache:
-        Cached.forget_others(cache, folder)
+        for other in set(cache.glob("*.msgpack")) - current:
+            other.unlink()  # of files that are gone or have changed since
     return found
 
 
@@ -285,14 +287,6 @@ class Cached:
         """Keep it. Half a file is noticed when it is read, and a lost one is made again, so nothing waits for the disk."""
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_bytes(_ENCODER.encode(self))
-
-    @staticmethod
-    def forget_others(cache: Path, folder: Path) -> None:
-        """Delete what was kept of files that are gone or have changed since."""
-        current = {Cached.place(cache, path).name for path in results_files(folder)}
-        for kept in cache.glob("*.msgpack"):
-            if kept.name not in current:
-                kept.unlink()
 
 
 def _encoded(value: Any) -> Any:

@@ -71,6 +71,18 @@ class Site:
         place = self.shown.index(commit)
         return self.shown[place - 1] if place else None
 
+    def compared(self, commit: MeasuredCommit) -> list[Changed]:
+        """Every cell of a commit against the shown commit before it; none at the first."""
+        if commit.index not in self._compared:
+            previous = self.previous(commit)
+            found = changes.compare(self.history, previous.index, commit.index) if previous else []
+            self._compared[commit.index] = found
+        return self._compared[commit.index]
+
+    @cached_property
+    def _compared(self) -> dict[int, list[Changed]]:
+        return {}
+
     @cached_property
     def about(self) -> dict[str, str]:
         """What models are, where their names do not say it."""
@@ -119,7 +131,7 @@ class Site:
 
     def _first_page(self, base: dict[str, Any]) -> None:
         newest, previous = self.newest, self.previous(self.newest)
-        compared = changes.compare(self.history, previous.index, newest.index) if previous else []
+        compared = self.compared(newest)
         glance = [commit for commit in self.shown if commit.is_release][-GLANCE:] or self.shown[-GLANCE:]
         rows = [(model, [self.worst(model, commit) for commit in glance]) for model in self.history.models]
         render.write(
@@ -180,7 +192,7 @@ class Site:
 
         for commit in self.shown:
             previous = self.previous(commit)
-            compared = changes.compare(self.history, previous.index, commit.index) if previous else []
+            compared = self.compared(commit)
             render.write(
                 self.html,
                 commit.page,
@@ -203,8 +215,7 @@ class Site:
     def _changes_of(self) -> dict[int, Counter[Change]]:
         found = {}
         for commit in self.shown:
-            previous = self.previous(commit)
-            compared = changes.compare(self.history, previous.index, commit.index) if previous else []
+            compared = self.compared(commit)
             found[commit.index] = Counter(one.change for one in compared)
         return found
 
@@ -215,7 +226,7 @@ class Site:
 
     def _tools(self, base: dict[str, Any]) -> None:
         newest, previous = self.newest, self.previous(self.newest)
-        compared = changes.compare(self.history, previous.index, newest.index) if previous else []
+        compared = self.compared(newest)
         render.write(self.html, "matrix.html", "matrix.html", **base, commit=newest, matrices=self.matrices(newest))
         render.write(
             self.html,

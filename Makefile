@@ -1,5 +1,5 @@
 # Two commands: `make bench` measures, `make test` tests. Both set up what they need; both may be run twice.
-# `make check` is the quick part of `make test`, about two minutes on two cores.
+# `make check` is the quick part of `make test`, about a minute on two cores.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv

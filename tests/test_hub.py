@@ -17,6 +17,8 @@ from tlbench import BadInput, catalogue
 from tlbench.checkpoints import ensure
 from tlbench.exceptions import CheckpointUnavailable
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 REPO = "organisation/model"
 ENTRY = f'[[model]]\nname = "far"\nsource = "hub"\nrepo = "{REPO}"\n'

@@ -9,6 +9,8 @@ from asv_plugins import rows as plugin
 from tests.stored import GPT2, GPT2_16, LLAMA, MAX, MEAN, Stored, described
 from tlbench.records.endings import SUFFIX
 
+pytestmark = pytest.mark.slow
+
 BRIDGE = (*GPT2[:3], "TransformerBridge")
 NAN = float("nan")
 MINE = "shared-x86-64-mine"

@@ -165,6 +165,15 @@ def test_a_server_can_be_forked_from_another_and_has_what_that_has_imported(one)
     assert one.call(add, 1, 2) == 3, "the server goes on"
 
 
+def test_a_forked_server_has_its_files_in_its_own_folder(one, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    other = Server("other", elsewhere, forked_from=one)
+    assert other.call(os.getcwd) == str(elsewhere)
+    assert {path.suffix for path in elsewhere.iterdir()} == {".lock", ".log", ".socket"}
+    assert one.call(os.getcwd) == str(one.folder)
+
+
 def test_a_forked_server_that_cannot_start_is_reported_with_its_own_last_line(one):
     with pytest.raises(CellFailed, match=r"the other server of .* did not start: ZeroDivisionError: division by zero"):
         Server("other", one.folder, preload=f"{HERE}:divide_by_zero", forked_from=one).start()

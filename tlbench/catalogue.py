@@ -188,7 +188,12 @@ def _models(data: Mapping[str, Any], path: Path) -> tuple[Model, ...]:
     return tuple(_model(entry, index, path) for index, entry in enumerate(entries, 1))
 
 
-FIELD_TYPES: Mapping[str, type] = {**{each.name: str for each in fields(Model)}, "replace": dict, "config": dict, "threads": int}
+FIELD_TYPES: Mapping[str, type] = {
+    **{each.name: str for each in fields(Model)},
+    "replace": dict,
+    "config": dict,
+    "threads": int,
+}
 
 
 def _model(entry: Mapping[str, Any], index: int, path: Path) -> Model:

@@ -51,6 +51,8 @@ SIZES: Mapping[str, Any] = {
 No two that meet in a parameter are equal, so that its shape says what it is. A window and a chunk are shorter than the
 prompts, which have 64 tokens."""
 WINDOW = 16
+NONE = "none"
+"""How an entry writes None, for which TOML has no word."""
 NOT_IN_CONFIG = {"transformers_version", "_name_or_path", "id2label", "label2id", "return_dict", "output_hidden_states"}
 """Fields of every configuration that say nothing of the model."""
 MOST_BYTES = 4 * 2**20
@@ -83,7 +85,9 @@ def configuration(model: Model) -> Any:
 
     if model.model_type not in CONFIG_MAPPING:
         known = choices(model.model_type, list(CONFIG_MAPPING.keys()))
-        raise BadInput(f"{model.name}: transformers {version('transformers')} has no model type {model.model_type!r}: {known}")
+        raise BadInput(
+            f"{model.name}: transformers {version('transformers')} has no model type {model.model_type!r}: {known}"
+        )
     kind = CONFIG_MAPPING[model.model_type]
     return kind(**_values(model.name, kind, model.config))
 
@@ -99,7 +103,7 @@ def _values(name: str, kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     values = {key: value for key, value in SIZES.items() if key in defaults}
     if isinstance(defaults.get("sliding_window"), int):
         values["sliding_window"] = WINDOW
-    values |= given
+    values |= {key: None if value == NONE else value for key, value in given.items()}
     text = getattr(kind, "sub_configs", {}).get("text_config")
     if text is not None and dataclasses.is_dataclass(text):
         values["text_config"] = _values(name, text, given.get("text_config", {}))

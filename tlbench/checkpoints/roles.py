@@ -130,7 +130,16 @@ BY_ATTRIBUTE: Mapping[str, Role] = {
 CONSTANTS: Mapping[str, tuple[str, ...]] = {"XIELUActivation": ("beta", "eps")}
 """Buffers that are stored and never trained, by the class of their module."""
 NORM_WORDS = ("norm", "ln_", "layernorm")
-QUERY_KEY_NORMS = ("q_norm", "k_norm", "query_norm", "key_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm")
+QUERY_KEY_NORMS = (
+    "q_norm",
+    "k_norm",
+    "query_norm",
+    "key_norm",
+    "q_layernorm",
+    "k_layernorm",
+    "query_layernorm",
+    "key_layernorm",
+)
 QUERY_KEY = ("q_proj", "k_proj", "query", "key", "q_b_proj", "wq_b")
 ROUTERS = ("gate", "router", "router_proj")
 WRITES = (
@@ -323,4 +332,3 @@ def parameters_of(model: Any) -> Iterator[Parameter]:
         is_unembedding = unembedding is not None and getattr(unembedding, "weight", None) is tensor
         is_tied = is_unembedding and getattr(embedding, "weight", None) is tensor
         yield Parameter(name, module, tensor.detach().clone(), is_unembedding, is_tied)
-

@@ -1,7 +1,7 @@
 """The catalogue of models. To add a model, add an entry to ``catalogue.toml``; no code is needed.
 
-A catalogue may name a ``further`` file of entries beside it. Commands find its models by name, but the grid and commands over
-all models leave them out, unless ``TLBENCH_FURTHER=1``. tlbench's own is ``architectures.toml``.
+A catalogue may name a ``further`` file of entries beside it. Commands find its models by name, but the grid and commands
+over all models leave them out, unless ``TLBENCH_FURTHER=1``. tlbench's own is ``architectures.toml``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Small synthetic checkpoints of an entry and no code: a transformers configuration class and its values.
 
-transformers builds the model; :mod:`tlbench.checkpoints.roles` recognises every parameter's role; and every parameter is drawn
-for its role as in :mod:`tlbench.checkpoints.zoo`, so that nothing is neutral. The checkpoint has the names that such models
-have on the Hub.
+transformers builds the model, :mod:`tlbench.checkpoints.roles` recognises every parameter's role, and every parameter is
+drawn for its role as in :mod:`tlbench.checkpoints.zoo`, so that nothing is neutral. The checkpoint has the names that such
+models have on the Hub.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def roles(model: Model, built: Any) -> list[tuple[Parameter, Role]]:
         which = "; ".join(f"{one.name} {list(one.shape)} of {type(one.module).__name__}" for one in unknown[:6])
         more = f" and {len(unknown) - 6} more" if len(unknown) > 6 else ""
         raise BadInput(
-            f"{model.name}: the role of {len(unknown)} parameters is not recognised, so they cannot be drawn: {which}{more}; "
-            "add a rule to tlbench/checkpoints/roles.py"
+            f"{model.name}: the role of {len(unknown)} parameters is not recognised, so they cannot be drawn: {which}{more}"
+            "; add a rule to tlbench/checkpoints/roles.py"
         )
     return [(parameter, role) for parameter, role in found if role is not None]
 

@@ -219,14 +219,9 @@ def _matrix(parameter: Parameter, sizes: Sizes) -> Role | None:
         reads, writes = parameter.owner in READS, parameter.owner in WRITES
         if reads == writes:
             return None
-    if parameter.owner in QUERY_KEY:
-        return Role.QUERY_KEY
-    if reads:
-        return Role.READING
-    if writes:
-        return Role.WRITING
     is_known = isinstance(parameter.module, nn.Linear | Conv1D) or parameter.owner in (*READS, *WRITES)
-    return Role.INNER if is_known else None
+    is_of = {Role.QUERY_KEY: parameter.owner in QUERY_KEY, Role.READING: reads, Role.WRITING: writes, Role.INNER: is_known}
+    return next((role for role, fits in is_of.items() if fits), None)
 
 
 def _ends(parameter: Parameter, sizes: Sizes) -> tuple[int, int]:
@@ -305,6 +300,11 @@ def draw_of(parameter: Parameter, role: Role, sizes: Sizes) -> Draw:
         root = sqrt(shape[1])
         outliers = _outliers(1, OUTLIER / 2) if role is Role.TIED_EMBEDDING else {}
         return Draw(name, shape, scale=LOGIT_SCALE / root, common=OFFSET_SCALE / root, **outliers)
+    return _projection(parameter, role, sizes)
+
+
+def _projection(parameter: Parameter, role: Role, sizes: Sizes) -> Draw:
+    name, shape = parameter.name, parameter.shape
     if role is Role.CONVOLUTION:
         return Draw(name, shape, scale=1 / sqrt(prod(shape[1:])))
     axis = input_axis(parameter, sizes)

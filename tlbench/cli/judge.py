@@ -199,7 +199,7 @@ def _grid(model: str, dtypes: list[Any] | None, options: list[Any] | None, wrapp
 def environment_of(tl: str, say: Callable[[str], None]) -> LensEnvironment:
     """The environment of the requested TransformerLens. Raises what :func:`lens_environment` raises."""
     if tl:
-        return lensenvironment_of(tl, say)
+        return lens_environment(tl, say)
     if find_spec("transformer_lens"):
         return LensEnvironment(Path(sys.executable), "installed")
     say("looking for the newest release")

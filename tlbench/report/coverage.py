@@ -1,4 +1,4 @@
-"""The table of `tlbench coverage`: what TransformerLens supports, which models measure it, and what is not covered and why."""
+"""The table of `tlbench coverage`: what TransformerLens supports, which models measure it, and what is not covered."""
 
 from __future__ import annotations
 

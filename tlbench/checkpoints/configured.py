@@ -8,8 +8,10 @@ models have on the Hub.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -95,7 +97,7 @@ def configuration(model: Model) -> Any:
 def _values(name: str, kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """An entry's values with the shared sizes that the configuration class has, in its parts too."""
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
-    known = {*defaults, *getattr(kind, "attribute_map", {})}
+    known = {*defaults, *getattr(kind, "attribute_map", {}), *_read_by_name(kind)}
     if unknown := given.keys() - known:
         raise BadInput(
             f"{name}: {kind.__name__} has no field {', '.join(sorted(unknown))}: {choices(min(unknown), sorted(known))}"
@@ -108,6 +110,11 @@ def _values(name: str, kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     if text is not None and dataclasses.is_dataclass(text):
         values["text_config"] = _values(name, text, given.get("text_config", {}))
     return values
+
+
+def _read_by_name(kind: Any) -> set[str]:
+    """The further fields that a configuration class takes from its keyword arguments."""
+    return set(re.findall(r"""kwargs\.(?:pop|get)\(\s*["'](\w+)""", inspect.getsource(kind)))
 
 
 def sizes_of(built: Any) -> Sizes:
@@ -161,6 +168,9 @@ def write(model: Model, folder: Path, seed: str) -> None:
     Raises:
         BadInput: if transformers cannot build the model, or the role of a parameter is not recognised.
     """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     built = build(model)
     tensors = built.state_dict()
     for parameter, _, values in drawn(model, built, seed):

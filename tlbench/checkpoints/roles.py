@@ -120,9 +120,10 @@ BY_ATTRIBUTE: Mapping[str, Role] = {
     **dict.fromkeys(("D", "layer_scalar", "per_expert_scale", "correct_output_scale", "hc_scale", "scale"), Role.SCALE),
     **dict.fromkeys(("e_score_correction_bias", "expert_bias"), Role.CORRECTION),
     **dict.fromkeys(("sinks",), Role.SINK),
-    **dict.fromkeys(("z_L_init",), Role.STATE),
+    **dict.fromkeys(("z_L_init", "probe"), Role.STATE),
     **dict.fromkeys(("alpha_p", "alpha_n"), Role.ACTIVATION),
-    **dict.fromkeys(("input_gate_weight", "recurrent_gate_weight", "fn", "hc_fn"), Role.INNER),
+    **dict.fromkeys(("input_gate_weight", "recurrent_gate_weight", "fn", "hc_fn", "in_proj_weight"), Role.INNER),
+    **dict.fromkeys(("position_embedding_table", "pos_embedding"), Role.TABLE),
     **dict.fromkeys(("input_gate_bias", "recurrent_gate_bias", "base", "hc_base", "position_bias"), Role.BIAS),
     **dict.fromkeys(("tid2eid",), Role.EXPERT_TABLE),
 }
@@ -144,7 +145,7 @@ QUERY_KEY = ("q_proj", "k_proj", "query", "key", "q_b_proj", "wq_b")
 ROUTERS = ("gate", "router", "router_proj")
 WRITES = (
     *("o_proj", "out_proj", "dense", "c_proj", "wo", "down_proj", "w2", "fc2", "fc_out", "dense_4h_to_h", "output_linear"),
-    *("out_lin", "o_b_proj", "linear_out", "output", "value_out", "Wo"),
+    *("out_lin", "o_b_proj", "linear", "linear_out", "output", "value_out", "Wo"),
 )
 """Names of projections that write to the residual stream. They decide where the shape does not."""
 READS = (

@@ -273,6 +273,8 @@ GAINS = {
     Role.QUERY_KEY_GAIN_LESS_ONE: (Shape.GAIN_LESS_ONE, ATTENTION_SCALE),
     Role.SCALE: (Shape.GAIN, 1.0),
 }
+TIED_OFFSET_SCALE = 2.0
+"""Instead of OFFSET_SCALE: the vector that all rows share is in the residual stream too, and raises the offset itself."""
 PROJECTIONS = {
     Role.QUERY_KEY: ATTENTION_SCALE,
     Role.READING: 1.3,
@@ -299,8 +301,9 @@ def draw_of(parameter: Parameter, role: Role, sizes: Sizes) -> Draw:
         return Draw(name, shape, **(_outliers(1, OUTLIER) if shape[1] == sizes.d_model else {}))
     if role in (Role.UNEMBEDDING, Role.TIED_EMBEDDING):
         root = sqrt(shape[1])
-        outliers = _outliers(1, OUTLIER / 2) if role is Role.TIED_EMBEDDING else {}
-        return Draw(name, shape, scale=LOGIT_SCALE / root, common=OFFSET_SCALE / root, **outliers)
+        if role is Role.UNEMBEDDING:
+            return Draw(name, shape, scale=LOGIT_SCALE / root, common=OFFSET_SCALE / root)
+        return Draw(name, shape, scale=LOGIT_SCALE / root, common=TIED_OFFSET_SCALE / root, **_outliers(1, OUTLIER / 2))
     return _projection(parameter, role, sizes)
 
 

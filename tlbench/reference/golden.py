@@ -218,7 +218,8 @@ def round_rotary_tables(model: Any) -> bool:
     """Round the model's rotary tables to float32 in place. Returns whether it has any."""
     tables = [buffer for name, buffer in model.named_buffers() if name.endswith(ROTARY_TABLES)]
     for table in tables:
-        table.copy_(table.to(torch.float32).to(table.dtype))
+        with torch.inference_mode():  # dynamic scaling has made its table in such a block
+            table.copy_(table.to(torch.float32).to(table.dtype))
     return bool(tables)
 
 

@@ -300,10 +300,10 @@ def draw_of(parameter: Parameter, role: Role, sizes: Sizes) -> Draw:
     if role is Role.EMBEDDING:
         return Draw(name, shape, **(_outliers(1, OUTLIER) if shape[1] == sizes.d_model else {}))
     if role in (Role.UNEMBEDDING, Role.TIED_EMBEDDING):
-        root = sqrt(shape[1])
-        if role is Role.UNEMBEDDING:
-            return Draw(name, shape, scale=LOGIT_SCALE / root, common=OFFSET_SCALE / root)
-        return Draw(name, shape, scale=LOGIT_SCALE / root, common=TIED_OFFSET_SCALE / root, **_outliers(1, OUTLIER / 2))
+        offset, outliers = OFFSET_SCALE, {}
+        if role is Role.TIED_EMBEDDING:
+            offset, outliers = TIED_OFFSET_SCALE, _outliers(1, OUTLIER / 2)
+        return Draw(name, shape, scale=LOGIT_SCALE / sqrt(shape[1]), common=offset / sqrt(shape[1]), **outliers)
     return _projection(parameter, role, sizes)
 
 

@@ -13,6 +13,8 @@ from tlbench import BadInput, catalogue
 from tlbench.catalogue import Model, Source
 from tlbench.checkpoints import configured, ensure, store
 from tlbench.checkpoints.roles import GAINS, Role
+from tlbench.reference.float64 import assert_true_float64
+from tlbench.reference.golden import Weights, load_exact
 
 ENTRIES = [model for model in catalogue.load().every if model.source is Source.CONFIG]
 NAMES = [model.name for model in ENTRIES]
@@ -113,3 +115,12 @@ def test_huggingface_loads_every_parameter_and_no_other_and_the_logits_are_a_tra
         logits = model.eval()(torch.tensor(checkpoint.prompts.natural), use_cache=False).logits.double()
     assert 1 < logits.std(dim=-1).mean() < 12
     assert checkpoint.parameters * 4 < 2 * 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_golden_is_float64_throughout(name):
+    models = catalogue.load()
+    checkpoint = ensure(models.get(name), models)
+    check = assert_true_float64(load_exact(checkpoint.folder, Weights.ORIGINAL), torch.tensor(checkpoint.prompts.natural))
+    assert check.noise < 1e-12

@@ -160,7 +160,8 @@ def load(path: Path | None = None) -> Catalogue:
 @lru_cache
 def _load(path: Path) -> Catalogue:
     data = _read(path, f"unset or correct {CATALOGUE_VARIABLE}")
-    models, further = _models(data, path), ()
+    models = _models(data, path)
+    further: tuple[Model, ...] = ()
     if name := data.get("further"):
         if not isinstance(name, str):
             raise BadInput(f"{path}: invalid further = {name!r}: expected the name of a file beside it")

@@ -62,5 +62,6 @@ def architecture_of(model: Model) -> str | None:
     if model.source is Source.CONFIG:
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
 
-        return CLASSES.get(model.model_type)
+        found = CLASSES.get(model.model_type)
+        return str(found) if found else None
     return None

@@ -17,13 +17,14 @@ from tlbench.cli.judge import SHARE_CORES, Tl, environment_of
 from tlbench.exceptions import BadInput
 from tlbench.execution.client import beside
 from tlbench.grid import Cell, Dtype, Option, Wrapper, parse
-from tlbench.lens.registry import supported
 from tlbench.questions.answers import ask_each, measuring
 from tlbench.questions.registry import ACCURACY
 from tlbench.report import coverage as report
 from tlbench.report import verify as verifying
 from tlbench.report.render import Format
 
+SUPPORTED = "tlbench.lens.registry:supported"
+"""The address of what runs in TransformerLens's environment. This process imports neither it nor torch."""
 OPTIONS = (Option.UNPROCESSED, Option.ALL_OPTIONS)
 
 
@@ -52,7 +53,7 @@ def coverage(
 
         environment = environment_of(tl, say)
         say("reading what it supports")
-        listed = beside("coverage", python=environment.python).call(supported)
+        listed = beside("coverage", python=environment.python).call(SUPPORTED)
         if measure:
             cells = []
             progress.update(task, total=len(models))

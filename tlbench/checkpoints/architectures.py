@@ -37,6 +37,9 @@ LISTS = {
 }
 """The lists of each kind. An architecture is of the first kind that has it, because some are in several lists."""
 
+NOT_MADE = {"Gemma3nForConditionalGeneration": "its vision tower needs the package timm"}
+"""Architectures whose models transformers cannot build by itself, with the reason."""
+
 
 def kind_of(architecture: str) -> Kind:
     """The kind of an architecture, such as ``LlamaForCausalLM``."""

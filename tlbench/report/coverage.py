@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from tlbench.catalogue import Model
-from tlbench.checkpoints.architectures import Kind, architecture_of, kind_of
+from tlbench.checkpoints.architectures import NOT_MADE, Kind, architecture_of, kind_of
 from tlbench.metrics.verdict import Verdict
 from tlbench.report import render
 from tlbench.report.render import Column, Format
@@ -54,6 +54,8 @@ class Line:
         """Why it has no model, or ""."""
         if self.models:
             return ""
+        if self.architecture in NOT_MADE:
+            return NOT_MADE[self.architecture]
         return f"{self.kind}: no model yet" if self.kind in TO_COME or self.kind is Kind.DECODER else str(self.kind)
 
     @property

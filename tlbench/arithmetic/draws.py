@@ -26,6 +26,7 @@ class Shape(Enum):
     GAIN = "gain"  # of a norm: uniform on [0.4, 1.6] times ``scale``, so far from 1, and smaller in the outlier dimensions
     GAIN_LESS_ONE = "gain less one"  # the same, stored minus one as in Gemma, whose norms multiply by 1 + w
     BIAS = "bias"  # normal entries of standard deviation ``scale``
+    INTERVAL = "interval"  # uniform on ``centre`` ± ``scale``
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Draw:
         size: its shape; ``shape`` is the kind of parameter.
         scale: the standard deviation of its entries; for a gain, the centre of their range.
         common: the standard deviation of a vector added to every row; in an unembedding, of the logits' common offset.
+        centre: the centre of an interval.
         outlier_axis: the axis along the residual stream, on which ``outlier_factor`` scales the outlier dimensions.
     """
 
@@ -47,6 +49,7 @@ class Draw:
     common: float = 0.0
     outlier_axis: int | None = None
     outlier_factor: float = 1.0
+    centre: float = 0.0
 
 
 def outlier_dimensions(d_model: int) -> tuple[int, ...]:
@@ -72,9 +75,13 @@ def draw(spec: Draw, seed: str) -> NDArray[np.float32]:
     """Draw the float32 parameter that ``spec`` describes, of shape ``spec.size``."""
     count = int(np.prod(spec.size))
     key = f"{seed}/{spec.name}"
-    is_gain = spec.shape in (Shape.GAIN, Shape.GAIN_LESS_ONE)
-    unscaled = 0.4 + 1.2 * uniform(key, count) if is_gain else normal(key, count)
-    values = (unscaled * spec.scale).reshape(spec.size)
+    if spec.shape in (Shape.GAIN, Shape.GAIN_LESS_ONE):
+        unscaled = 0.4 + 1.2 * uniform(key, count)
+    elif spec.shape is Shape.INTERVAL:
+        unscaled = 2.0 * uniform(key, count) - 1.0
+    else:
+        unscaled = normal(key, count)
+    values = (unscaled * spec.scale).reshape(spec.size) + spec.centre
     if spec.common:
         values = values + normal(f"{key}#common", spec.size[-1]) * spec.common
     if spec.outlier_axis is not None:

@@ -33,6 +33,22 @@ def make_zoo(model: Model, folder: Path) -> None:
     seed = f"{ZOO_SEED}/{model.family}" + (f"/{model.seed}" if model.seed else "")
     save_file({spec.name: draw(spec, seed) for spec in family.draws}, folder / WEIGHTS, metadata=METADATA)
     write_json(folder / "config.json", family.config)
+    _write_bytes_and_prompts(folder)
+
+
+def make_from_config(model: Model, folder: Path) -> None:
+    """Write a checkpoint of a transformers configuration: the same bytes on every machine.
+
+    Raises ``BadInput`` if transformers cannot build it, or the role of a parameter is not recognised.
+    """
+    from tlbench.checkpoints import configured
+
+    configured.write(model, folder, f"{ZOO_SEED}/{model.name}" + (f"/{model.seed}" if model.seed else ""))
+    _write_bytes_and_prompts(folder)
+
+
+def _write_bytes_and_prompts(folder: Path) -> None:
+    """Write the byte tokenizer and the prompts in its ids."""
     for name, text in byte_tokenizer.files().items():
         (folder / name).write_text(text)
     (folder / prompt_sets.FILE_NAME).write_text(prompt_sets.to_json(prompt_sets.tokenize(byte_tokenizer.encode)))

@@ -31,6 +31,9 @@ DERIVED = "derived files"
 NO_FILES = (DERIVED, hub.COMMIT)
 """The keys among a model's pins that are not the names of files."""
 
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""The names that configurations have for the number of experts."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -67,7 +70,8 @@ class Checkpoint:
     def has_experts(self) -> bool:
         """Whether it is a mixture of experts, judged by its configuration."""
         config = json.loads((self.folder / CONFIG).read_text())
-        return any(config.get(name) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
+        parts = (config, config.get("text_config") or {}, config.get("ffn_config") or {})
+        return any(part.get(name) for part in parts for name in EXPERT_COUNTS)
 
 
 Pins = dict[str, dict[str, str]]
@@ -152,7 +156,7 @@ def ensure(
 
     with locked(cache_dir() / "locks" / f"{model.name}.lock"):
         pins = read_pins(catalogue).get(model.name, {})
-        if model.source in (Source.ZOO, Source.PYPI):
+        if model.source.is_made:
             folder = _made_folder(model, pins)
             if not folder.is_dir() or not _is_intact(model, folder, pins):
                 say("making")
@@ -222,13 +226,13 @@ def _made_folder(model: Model, files: dict[str, str]) -> Path:
 
 def _portable(model: Model, folder: Path) -> Derived | None:
     """The derived folder of a checkpoint that tlbench did not make. tlbench's own checkpoints are portable already."""
-    return None if model.source in (Source.ZOO, Source.PYPI) else derived(folder, model.name)
+    return None if model.source.is_made else derived(folder, model.name)
 
 
 def _prompts_file(model: Model, folder: Path) -> Path:
     """The prompt file: beside the weights, or in tlbench's cache if a folder that tlbench did not make has none."""
     beside_weights = folder / prompt_sets.FILE_NAME
-    if beside_weights.exists() or model.source in (Source.ZOO, Source.PYPI):
+    if beside_weights.exists() or model.source.is_made:
         return beside_weights
     return cache_dir() / "prompts" / model.name / prompt_sets.FILE_NAME
 
@@ -275,6 +279,8 @@ def _make(model: Model, pins: dict[str, str], say: Callable[[str], None]) -> Pat
     with folder_written_whole(staging) as folder:
         if model.source is Source.ZOO:
             making.make_zoo(model, folder)
+        elif model.source is Source.CONFIG:
+            making.make_from_config(model, folder)
         else:
             making.make_from_gguf(model, folder, say)
         digests = hashes(model, folder, folder / prompt_sets.FILE_NAME)

@@ -196,7 +196,7 @@ def _grid(model: str, dtypes: list[Any] | None, options: list[Any] | None, wrapp
     ]
 
 
-def _environment(tl: str, say: Callable[[str], None]) -> LensEnvironment:
+def environment_of(tl: str, say: Callable[[str], None]) -> LensEnvironment:
     """The environment of the requested TransformerLens. Raises what :func:`lens_environment` raises."""
     if tl:
         return lens_environment(tl, say)
@@ -228,7 +228,7 @@ def _ask(
             progress.update(task, description=what)
 
         with prepared(model, hooked_name, say) as (checkpoint, _):
-            environment = _environment(tl, say)
+            environment = environment_of(tl, say)
             cells = [replace(cell, model=checkpoint.model.name) for cell in cells]
             say(f"importing TransformerLens {environment.name}, computing references and goldens")
             at_once = (os.cpu_count() or 1) if is_small(checkpoint.model.name) else 1

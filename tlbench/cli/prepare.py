@@ -20,6 +20,9 @@ from tlbench.paths import cache_dir, checkout_dir
 
 Say = Callable[[str], None]
 Names = Annotated[list[str] | None, typer.Argument(help="Catalogue names; default: all.")]
+Further = Annotated[
+    bool, typer.Option("--further", help="Without names: the models of architectures.toml too, which no grid takes.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print one line at the end instead of one per model.")]
 Repository = Annotated[Path | None, typer.Option(help="Path of the bare git repository; default: under releases/.")]
 
@@ -28,6 +31,7 @@ Repository = Annotated[Path | None, typer.Option(help="Path of the bare git repo
 def checkpoints(
     names: Names = None,
     pin: Annotated[bool, typer.Option("--pin", help="Pin Hub models in the catalogue's lock file, to commit them.")] = False,
+    further: Further = False,
     quiet: Quiet = False,
 ) -> None:
     """Make or fetch the checkpoints, verify and pin them. Safe to interrupt and to run twice at once."""
@@ -41,11 +45,11 @@ def checkpoints(
         checkpoint = ensure(model, catalogue, say, in_lock=pin and model.source is Source.HUB)
         return f"{checkpoint.sha256[:12]}  {checkpoint.folder}"
 
-    _for_each("checkpoints", names, make, quiet)
+    _for_each("checkpoints", names, make, quiet, further)
 
 
 @app.command()
-def golden(names: Names = None, quiet: Quiet = False) -> None:
+def golden(names: Names = None, further: Further = False, quiet: Quiet = False) -> None:
     """Compute the goldens of the checkpoints on this machine. Safe to interrupt and to run twice at once."""
     from tlbench.checkpoints import locate
     from tlbench.reference.golden import Weights
@@ -55,14 +59,16 @@ def golden(names: Names = None, quiet: Quiet = False) -> None:
         say("computing")
         return golden_of(locate(model, catalogue), Weights.ORIGINAL).precision
 
-    _for_each("goldens", names, compute, quiet)
+    _for_each("goldens", names, compute, quiet, further)
 
 
-def _for_each(what: str, names: list[str] | None, do: Callable[[Model, Catalogue, Say], str], quiet: bool) -> None:
+def _for_each(
+    what: str, names: list[str] | None, do: Callable[[Model, Catalogue, Say], str], quiet: bool, further: bool
+) -> None:
     """Print the result for each model, or why it was skipped. Skipping a model that was named is an error, at the end."""
     started = time.monotonic()
     catalogue = catalogues.load()
-    models = [catalogue.get(name) for name in names] if names else list(catalogue.models)
+    models = [catalogue.get(name) for name in names] if names else list(catalogue.every if further else catalogue.models)
     console = Console()
     skipped = []
     with progress_bar(console) as progress:

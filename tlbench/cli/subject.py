@@ -14,7 +14,7 @@ from pathlib import Path
 from tlbench import catalogue as catalogues
 from tlbench.catalogue import CATALOGUE_VARIABLE, Catalogue, Source
 from tlbench.checkpoints import Checkpoint, ensure
-from tlbench.exceptions import BadInput, CheckpointUnavailable
+from tlbench.exceptions import BadInput, CheckpointUnavailable, choices
 from tlbench.files import locked, written_whole
 from tlbench.paths import cache_dir
 
@@ -40,7 +40,7 @@ def prepared(
         CheckpointUnavailable: if it is a Hub model and the Hub cannot be reached.
     """
     catalogue = catalogues.load()
-    if name in catalogue.names():
+    if name in [model.name for model in catalogue.every]:
         if hooked_name:
             raise BadInput(
                 f"--hooked-name {hooked_name} is for a folder or a Hub repo id, and {name} is in {catalogue.path}: leave it "
@@ -98,8 +98,8 @@ def _entry(name: str, catalogue: Catalogue) -> dict[str, str]:
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith((".", "/")):
         return {"name": _plain(name), "source": Source.HUB.value, "repo": name}
     raise BadInput(
-        f"no model {name!r}: not in {catalogue.path}, not a local folder, not a Hub repo id: choose one of "
-        f"{', '.join(catalogue.names())}, or name a folder with config.json and safetensors"
+        f"no model {name!r}: not in {catalogue.path}, not a local folder, not a Hub repo id: "
+        f"{choices(name, [model.name for model in catalogue.every])}, or name a folder with config.json and safetensors"
     )
 
 

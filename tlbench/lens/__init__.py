@@ -14,6 +14,7 @@ from tlbench.exceptions import CellFailed
 from tlbench.grid import Cell, Wrapper
 from tlbench.lens.bridge import bridge_class, load_bridge
 from tlbench.lens.hooked import hooked_transformer_class, load_hooked_transformer
+from tlbench.lens.installs import no_installs
 from tlbench.lens.interface import Hook, Lens
 
 __all__ = ["Hook", "Lens", "import_transformer_lens", "load", "require"]
@@ -53,4 +54,5 @@ def load(cell: Cell, checkpoint: Checkpoint, *, readback: bool = True) -> Lens:
     """
     import_transformer_lens()
     _, load_model = _WRAPPERS[cell.wrapper]
-    return load_model(checkpoint, cell.dtype, cell.option, readback)
+    with no_installs():
+        return load_model(checkpoint, cell.dtype, cell.option, readback)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from tlbench import arithmetic, checkpoints, device, lens
-from tlbench.catalogue import Source
 from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NoGolden
 from tlbench.files import sha256_of_unchanged
@@ -73,7 +72,7 @@ def _prepare(checkpoint: Checkpoint, dtype: Dtype, references: Sequence[Attentio
 
     The zoo's references wait until then: its models are small, and many cells are not applicable to an old TransformerLens.
     """
-    if checkpoint.model.source is Source.ZOO or not references:
+    if checkpoint.model.source.is_zoo or not references:
         return
     for attention in references:
         with suppress(CellFailed):

@@ -189,6 +189,10 @@ def load_exact(folder: Path, weights: Weights, precision: Precision = Precision.
         kinds = {name: parameter.dtype for name, parameter in _load(folder, getattr(torch, weights)).named_parameters()}
     with true_float64() if precision is Precision.FLOAT64 else nullcontext():
         model = _load(folder, getattr(torch, precision))
+    for module in model.modules():
+        # GPT-2's reordered attention is the same function, and insists on float32.
+        if getattr(module, "reorder_and_upcast_attn", False) and precision is Precision.FLOAT64:
+            module.reorder_and_upcast_attn = False
     for name, parameter in model.named_parameters():
         if name in kinds:
             parameter.data = parameter.data.to(kinds[name]).to(parameter.dtype)
@@ -214,7 +218,8 @@ def round_rotary_tables(model: Any) -> bool:
     """Round the model's rotary tables to float32 in place. Returns whether it has any."""
     tables = [buffer for name, buffer in model.named_buffers() if name.endswith(ROTARY_TABLES)]
     for table in tables:
-        table.copy_(table.to(torch.float32).to(table.dtype))
+        with torch.inference_mode():  # dynamic scaling has made its table in such a block
+            table.copy_(table.to(torch.float32).to(table.dtype))
     return bool(tables)
 
 

@@ -35,7 +35,19 @@ REVERSED, RANDOM, DEFAULT_ATTENTION, THREADS, BATCH = (
 MOVES = {
     getattr(torch.ops.aten, name)
     for name in (
-        *("clone", "_to_copy", "cat", "stack", "embedding", "index", "index_select", "gather", "where", "masked_fill"),
+        *(
+            "clone",
+            "_to_copy",
+            "cat",
+            "stack",
+            "embedding",
+            "index",
+            "index_select",
+            "gather",
+            "scatter",
+            "where",
+            "masked_fill",
+        ),
         *("topk", "sort", "max", "amax", "histc", "one_hot"),
     )
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,7 +61,11 @@ ACCESSORS = {
     "W_out": Accessor(lambda weight: weight.T, "b_out", "down_proj"),
 }
 """Those that are stacked by block."""
-TABLES = {"W_E": lambda weight: weight, "W_pos": lambda weight: weight, "W_U": lambda weight: weight.T}
+TABLES: dict[str, Callable[[Tensor], Tensor]] = {
+    "W_E": lambda weight: weight,
+    "W_pos": lambda weight: weight,
+    "W_U": lambda weight: weight.T,
+}
 FACTORED = {"QK": ("W_Q", "W_K"), "OV": ("W_V", "W_O")}
 
 
@@ -90,9 +95,9 @@ def measure_accessors(cell: Cell, loaded: Loaded | None = None) -> Accessors:
     origins: dict[tuple[str, int], _Origin] = {}
     compared, wrong, reasons = [], {}, {}
     checks = {
-        **{name: lambda name=name: _check_table(name, lens, lines, own) for name in TABLES},
-        **{name: lambda name=name: _check_blocks(name, lens, lines, parameters, origins) for name in ACCESSORS},
-        **{name: lambda name=name: _check_product(name, lens, cell) for name in FACTORED},
+        **{name: partial(_check_table, name, lens, lines, own) for name in TABLES},
+        **{name: partial(_check_blocks, name, lens, lines, parameters, origins) for name in ACCESSORS},
+        **{name: partial(_check_product, name, lens, cell) for name in FACTORED},
     }
     for name, check in checks.items():
         try:

@@ -12,7 +12,7 @@ from tlbench.components import Component, site
 from tlbench.exceptions import CellFailed
 from tlbench.grid import Cell
 from tlbench.lens.interface import Hook, Lens
-from tlbench.metrics.hf_error import cross_entropy
+from tlbench.metrics.agreement import cross_entropy
 from tlbench.metrics.relative_error import logit_difference, relative_error
 from tlbench.questions.attempts import Attempts
 from tlbench.questions.depth import hook_names
@@ -56,7 +56,7 @@ def _bwd_hooks(lens: Lens, ids: Tensor, sites: list[str]) -> float:
         seen[name] = gradient.detach().clone()
 
     hooks: dict[str, Hook] = {name: partial(look, name) for name in sites}
-    lens.run_with_backward_hooks(ids, hooks, lambda logits: of_difference(logits).backward())
+    lens.run_with_backward_hooks(ids, hooks, lambda logits: torch.autograd.backward(of_difference(logits)))
     return _largest(seen, _autograd(lens, ids, sites, of_difference))
 
 
@@ -75,7 +75,8 @@ def _autograd(lens: Lens, ids: Tensor, sites: list[str], scalar: Callable[[Tenso
         values[name] = value
         return value
 
-    scalar(lens.run_with_hooks(ids, {name: partial(keep, name) for name in sites})).backward()
+    logits = lens.run_with_hooks(ids, {name: partial(keep, name) for name in sites})
+    torch.autograd.backward(scalar(logits))
     return {name: value.grad for name, value in values.items() if value.grad is not None}
 
 

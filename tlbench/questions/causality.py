@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tlbench.grid import Attention, Cell
 from tlbench.lens.interface import failures
-from tlbench.metrics.hf_error import largest_difference
+from tlbench.metrics.agreement import largest_difference
 from tlbench.questions.attempts import Attempts
 from tlbench.questions.loading import Loaded, load_cell
 from tlbench.records.promises import Causality

@@ -11,7 +11,7 @@ from tlbench.components import Component, site
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Cell
 from tlbench.lens.interface import Lens
-from tlbench.metrics.hf_error import largest_difference
+from tlbench.metrics.agreement import largest_difference
 from tlbench.metrics.relative_error import logit_difference, relative_error
 from tlbench.metrics.worst import worst
 from tlbench.questions.attempts import Attempts

@@ -6,7 +6,7 @@ import torch
 
 from tlbench.exceptions import CellFailed
 from tlbench.grid import Attention, Cell
-from tlbench.metrics.hf_error import cross_entropy
+from tlbench.metrics.agreement import cross_entropy
 from tlbench.questions.attempts import Attempts
 from tlbench.questions.loading import Loaded, load_cell
 from tlbench.records.promises import Loss

@@ -8,7 +8,7 @@ from torch import Tensor
 from tlbench.exceptions import NotApplicable
 from tlbench.grid import Cell
 from tlbench.lens.interface import Lens
-from tlbench.metrics.hf_error import cross_entropy, largest_difference
+from tlbench.metrics.agreement import cross_entropy, largest_difference
 from tlbench.questions.attempts import Attempts
 from tlbench.questions.loading import Loaded, load_cell
 from tlbench.records.promises import Padding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -10,7 +11,7 @@ from tlbench import lens as lenses
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Cell, Option
 from tlbench.lens.interface import Switch
-from tlbench.metrics.hf_error import largest_difference
+from tlbench.metrics.agreement import largest_difference
 from tlbench.questions.attempts import Attempts
 from tlbench.questions.loading import Loaded, forward, load_cell
 from tlbench.records.promises import Switches
@@ -43,7 +44,7 @@ def measure_switches(cell: Cell, loaded: Loaded | None = None) -> Switches:
             raise
         return largest_difference(forward(other, ids), plain)
 
-    figures = {switch.value: attempts.attempt(switch.value, lambda switch=switch: switched(switch)) for switch in Switch}
+    figures = {switch.value: attempts.attempt(switch.value, partial(switched, switch)) for switch in Switch}
     with torch.inference_mode():
         figures[REFACTOR] = attempts.attempt(REFACTOR, refactored)
     return Switches(cell, **figures, reasons=attempts.reasons)

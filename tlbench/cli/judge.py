@@ -96,9 +96,11 @@ def verify(
     elif style is Format.MARKDOWN:
         verifying.print_markdown(report, shlex.join(["tlbench", "verify", model, "--tl", run.environment]))
     else:
+        notes = [*run.notes(is_full)]
         if is_full:
             verifying.print_table(terminal(), one_space, judgements)
-        verifying.print_summary(Console(soft_wrap=True, highlight=False), report, run.notes(is_full), is_full)
+            notes.append(verifying.worst_token(judgements, run.checkpoint))
+        verifying.print_summary(Console(soft_wrap=True, highlight=False), report, filter(None, notes), is_full)
     raise typer.Exit(report.exit_status)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tlbench.checkpoints import Checkpoint
 from tlbench.grid import Cell, Dtype, Option, Space, Statistic
 from tlbench.metrics.figures import RATIO_GATE, ErrorStatistics, Truth
 from tlbench.metrics.verdict import JudgedBy, Verdict
@@ -45,6 +48,8 @@ KNOWN = {
     (Part.DECOMPOSITION, "sum of logit_attrs"): "logit-attrs-without-gain",
 }
 """Findings about TransformerLens itself that a healthy model runs into."""
+CONTEXT_TOKENS = 12
+"""How many tokens before the worst one are printed."""
 LINES_OF_MARKDOWN = 5
 STYLES_OF_HEADLINES = {"RIGHT": "bold green", "UNJUDGED": "bold magenta", "WRONG": "bold red"}
 FLOAT32_GOLDEN = "+"
@@ -105,6 +110,8 @@ class Judgement:
             **{statistic.value: error and error.get(statistic) for statistic in Statistic},
             "floor": self.floor and self.floor.largest,
             "golden": truth and truth.golden_precision,
+            "distribution": asdict(measurement.distribution) if measurement and measurement.distribution else None,
+            "fingerprint": asdict(measurement.fingerprint) if measurement and measurement.fingerprint else None,
             "closeness": asdict(measurement.closeness) if measurement and measurement.closeness else None,
             "reason": self.reason,
         }
@@ -164,14 +171,12 @@ class Report:
 
     @property
     def count(self) -> str:
-        """How many configurations and checks have that verdict."""
+        """What is not right, or how much is."""
         measured = _measured(self.judgements)
-        if not self.parts:
-            return _count(measured)
-        total = len(self.checked)
-        words = {1: (Word.WRONG, Word.FAILED), 3: (Word.UNJUDGED, Word.NOT_MEASURED), 0: (Word.RIGHT,)}[self.exit_status]
-        number = sum(one.word in words for one in self.checked)
-        return f"{_count(measured)}, {number} of {total} other checks"
+        words = {word: sum(one.word is word for one in self.checked) for word in Word}
+        wrong = [f"{words[word]} {word}" for word in (*PROBLEMS, Word.NOT_MEASURED) if words[word]]
+        others = f"; {len(self.checked)} other checks, {joined(wrong) if wrong else 'all right'}" if self.parts else ""
+        return f"{_count(measured)}{others}"
 
 
 def print_summary(console: Console, report: Report, notes: Iterable[str] = (), is_full: bool = False) -> None:
@@ -187,7 +192,7 @@ def print_summary(console: Console, report: Report, notes: Iterable[str] = (), i
     for part, rows in groupby(_rows(report, is_full), key=lambda row: row.part):
         grid = _section(console, part)
         for row in rows:
-            grid.add_row("", Text(row.word, STYLES_OF_WORDS.get(row.word, "")), row.what, row.where, Text(row.measure))
+            grid.add_row("", Text(row.word, STYLES_OF_WORDS.get(row.word, "")), Text("\n".join(row.lines), overflow="fold"))
         console.print(grid)
     console.print()
     alarms = [one for one in measured if one.verdict.is_alarm]
@@ -208,37 +213,74 @@ def _section(console: Console, part: Part) -> Table:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a question's table."""
+    """One entry of a question's table.
+
+    Attributes:
+        measure: the worst figure beside the largest right one, or why there is none.
+        where: the configurations.
+        more: what else is known: which hooks, for example, or where the fault is described.
+    """
 
     part: Part
     word: Word
     what: str
-    where: str
     measure: str
+    where: str
+    more: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The entry for a terminal."""
+        return (f"{self.what}: {self.measure}", self.where, *self.more)
 
 
 def _rows(report: Report, is_full: bool) -> list[Row]:
     """What is not right, by check; with ``is_full`` every check."""
     rows = []
     for problem in report.findings:
-        detail = problem.worst.reason if problem.worst.value is not None else ""
-        measure = f"{problem.measure}{': ' if detail else ''}{detail}"
-        if known := KNOWN.get((problem.part, problem.what)):
-            measure += f"; see docs/findings/{known}.md"
-        rows.append(Row(problem.part, problem.word, problem.what, _where(problem.cells), measure))
+        known = KNOWN.get((problem.part, problem.what))
+        details = (
+            problem.worst.reason if problem.worst.value is not None else "",
+            known and f"see docs/findings/{known}.md",
+        )
+        more = tuple(detail for detail in details if detail)
+        rows.append(Row(problem.part, problem.word, problem.what, problem.measure, _where(problem.cells), more))
     shown = [Word.NOT_MEASURED, *((Word.RIGHT, Word.NOT_APPLICABLE) if is_full else ())]
     for one in (one for status in report.parts for one in status.checked if one.word in shown):
         figure = "" if one.value is None else f"{one.value:.3g} {one.unit}".strip()
-        rows.append(Row(one.part, one.word, one.what, _where([one]), figure or one.reason.split("\n")[0]))
+        rows.append(Row(one.part, one.word, one.what, figure or one.reason.split("\n")[0], _where([one])))
     return sorted(rows, key=lambda row: list(Part).index(row.part))
 
 
+def worst_token(judgements: Sequence[Judgement], checkpoint: Checkpoint) -> str:
+    """The logit with the largest error of the worst configuration, in its text; "" if nothing was compared with a golden."""
+    measured = [one.measurement for one in judgements if one.measurement and one.measurement.distribution and one.truth]
+    if not measured:
+        return ""
+    worst = max(measured, key=lambda one: one.truth.error_ratio if one.truth else 0.0)
+    assert worst.distribution is not None
+    place, size = worst.distribution.worst, worst.accuracy.logit.max if worst.accuracy else math.nan
+    context = checkpoint.prompts.natural[place.prompt][: place.position + 1]
+    text, token = decoded(checkpoint.folder, context[-CONTEXT_TOKENS:]), decoded(checkpoint.folder, [place.token])
+    where = f"{worst.cell.dtype} {worst.cell.option}"
+    return f"Worst logit ({where}, off by up to {size:.3g} nats): {token} after {text}, prompt {place.prompt}."
+
+
+def decoded(folder: Path, ids: Sequence[int]) -> str:
+    """Token ids as quoted text; as numbers if the model's folder has no tokenizer that says what they are."""
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        with suppress(Exception):  # tokenizers raises nothing more precise
+            from tokenizers import Tokenizer
+
+            return repr(Tokenizer.from_file(str(path)).decode(list(ids), skip_special_tokens=False))
+    return f"token{'s' if len(ids) > 1 else ''} {' '.join(map(str, ids))}"
+
+
 def _where(cells: Sequence[Checked]) -> str:
-    """The configurations, shortly: `float32 unprocessed, all_options`."""
-    dtypes = ", ".join(dict.fromkeys(one.cell.dtype for one in cells))
-    options = ", ".join(dict.fromkeys(one.cell.option for one in cells))
-    wrappers = ", ".join(dict.fromkeys(one.cell.wrapper for one in cells))
-    return f"{dtypes} {options} {wrappers}"
+    """The configurations, shortly, such as ``float32 unprocessed, all_options TransformerBridge``."""
+    parts = ("dtype", "option", "wrapper")
+    return " ".join(", ".join(dict.fromkeys(getattr(one.cell, part) for one in cells)) for part in parts)
 
 
 def _right_parts(report: Report) -> Iterator[str]:
@@ -290,10 +332,10 @@ def _count(measured: Sequence[Judgement]) -> str:
     unjudged = sum(one.verdict is Verdict.UNJUDGED for one in measured)
     total = f"{len(measured)} {_configurations(len(measured))}"
     if alarms:
-        return f"{alarms} of {total}" + (f", and {unjudged} could not be judged" if unjudged else "")
-    return f"{unjudged or len(measured)} of {total}" + (
-        " could not be judged, none is known to be wrong" if unjudged else ""
-    )
+        return f"logits wrong in {alarms} of {total}" + (f", and {unjudged} could not be judged" if unjudged else "")
+    if unjudged:
+        return f"logits of {unjudged} of {total} could not be judged, none is known to be wrong"
+    return f"logits right in {'all ' if len(measured) > 1 else ''}{total}"
 
 
 def _configurations(number: int) -> str:

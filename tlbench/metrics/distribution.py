@@ -17,11 +17,12 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Place:
-    """One logit: the prompt, the position and the token of the vocabulary."""
+    """One logit: the prompt, the position, the token of the vocabulary, and its error |e_t| in nats."""
 
     prompt: int
     position: int
     token: int
+    error: float
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def distribution(t: Tensor, h: Tensor, g: Tensor, ids: Tensor) -> Distribution:
         realised=percentiles((_realised(t, ids) - _realised(g, ids)).abs()),
         overlap=overlap(e_t, e_h),
         diverged=int(differs.nonzero()[0]) if differs.any() else None,
-        worst=Place(int(prompt), int(position), int(token)),
+        worst=Place(int(prompt), int(position), int(token), sizes.max().item()),
     )
 
 

@@ -259,11 +259,11 @@ def worst_token(judgements: Sequence[Judgement], checkpoint: Checkpoint) -> str:
         return ""
     worst = max(measured, key=lambda one: one.truth.error_ratio if one.truth else 0.0)
     assert worst.distribution is not None
-    place, size = worst.distribution.worst, worst.accuracy.logit.max if worst.accuracy else math.nan
+    place = worst.distribution.worst
     context = checkpoint.prompts.natural[place.prompt][: place.position + 1]
     text, token = decoded(checkpoint.folder, context[-CONTEXT_TOKENS:]), decoded(checkpoint.folder, [place.token])
     where = f"{worst.cell.dtype} {worst.cell.option}"
-    return f"Worst logit ({where}, off by up to {size:.3g} nats): {token} after {text}, prompt {place.prompt}."
+    return f"Worst logit ({where}, {place.error:.3g} nats off the golden): {token} after {text}, prompt {place.prompt}."
 
 
 def decoded(folder: Path, ids: Sequence[int]) -> str:

@@ -152,8 +152,11 @@ class Report:
 
     @property
     def findings(self) -> list[Finding]:
-        """What the other questions found wrong, failed or unjudged, and what was not measured."""
-        return findings(self.parts)
+        """What the other questions found wrong, failed or unjudged. Where the logits failed, the rest is no finding."""
+        failed = (one.cell for one in self.judgements if one.verdict is Verdict.FAILED)
+        logits = tuple(Checked(Part.LOGITS, Part.LOGITS, cell, Word.FAILED) for cell in failed)
+        found = findings([PartStatus(Part.LOGITS, "", None, logits), *self.parts])
+        return [one for one in found if one.part is not Part.LOGITS]
 
     @property
     def exit_status(self) -> int:

@@ -129,6 +129,15 @@ def _second_copy(bridge):
     bridge.__dict__["_copies"] = [parameter.clone() for parameter in bridge.original_model.parameters()]
 
 
+def _kept_pattern(bridge):
+    attention = bridge.blocks[1].attn
+
+    def keep(_, inputs, output):
+        attention.__dict__["_kept"] = output[0] if isinstance(output, tuple) else output
+
+    attention.register_forward_hook(keep)
+
+
 _FAULTS = {
     "future": _future,
     "future of a given model": _future_of_a_given_model,
@@ -153,4 +162,5 @@ _FAULTS = {
     "another product": _accessor("OV", lambda bridge, own: bridge.QK),
     "scaled embedding rows": _accessor("W_E", lambda bridge, own: _torch.cat([own[:1], _louder(own[1:])])),
     "second copy": _second_copy,
+    "pattern kept": _kept_pattern,
 }

@@ -15,11 +15,14 @@ PROMISES = (
 )
 FAULTS = {
     "future": {"another last token moves earlier logits"},
-    "future of a given model": {"the same with hf_model= under default attention"},
+    "future of a given model": {
+        "the same with hf_model= under default attention",
+        "hf_model= under default attention against HuggingFace",
+    },
     "mask ignored": {"unequal prompts, padded on the left"},
     "mask ignored by generate": {"generate from unequal prompts"},
     "loss over padding": {"loss of unequal prompts"},
-    "louder loss": {"loss", "loss_per_token", "loss of unequal prompts"},
+    "louder loss": {"loss", "loss_per_token", "loss of unequal prompts", "incl_bwd against autograd"},
     "loss at another token": {"loss_per_token"},
     **{f"switch {name}": {name} for name in ("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in")},
     "refactoring": {"refactor_factored_attn_matrices"},
@@ -34,17 +37,30 @@ FAULTS = {
     "another product": {"weights by accessor"},
     "scaled embedding rows": {"weights by accessor"},
     "second copy": {"memory beyond HuggingFace's"},
+    "pattern kept": {"what a forward pass leaves in the model"},
 }
-FAULTY = "zoo-gpt2"
+MODELS = {"mask ignored by generate": "zoo-llama", "pattern kept": "zoo-llama"}
+"""zoo-gpt2 repeats one token by a margin of nats, whatever its context, and keeps its patterns anyway."""
+
+
+def faulty(fault):
+    """The model that a fault is planted in."""
+    return MODELS.get(fault, "zoo-gpt2")
+
+
 OPTIONS = {"attributed": Option.ALL_OPTIONS, "decomposed": Option.ALL_OPTIONS}
 """Attributions are right in 4.3.0 where the final norm is folded; accessors return the checkpoint's weights where not."""
 KNOWN = {
-    ("zoo-gpt2", "unprocessed"): {"sum of logit_attrs"},
-    ("zoo-gpt2", "all_options"): {"memory beyond HuggingFace's"},
+    ("zoo-gpt2", "unprocessed"): {"sum of logit_attrs", "what a forward pass leaves in the model"},
+    ("zoo-gpt2", "all_options"): {"what a forward pass leaves in the model"},
     ("zoo-llama", "unprocessed"): {"sum of logit_attrs"},
     ("zoo-mixtral", "unprocessed"): {"sum of logit_attrs"},
-    ("zoo-bloom", "unprocessed"): {"sum of logit_attrs"},
-    ("zoo-bloom", "all_options"): {"memory beyond HuggingFace's"},
+    ("zoo-bloom", "unprocessed"): {
+        "sum of logit_attrs",
+        "what a forward pass leaves in the model",
+        "refactor_factored_attn_matrices",
+    },
+    ("zoo-bloom", "all_options"): {"what a forward pass leaves in the model"},
 }
 """What is wrong in 4.3.0 itself; see docs/findings."""
 
@@ -57,8 +73,9 @@ def cell(model, option):
 def found(plants):
     """The checks of every case, by fault, model and option."""
     cases = [("", model, option) for model in FAMILIES for option in (Option.UNPROCESSED, Option.ALL_OPTIONS)]
-    cases += [(fault, FAULTY, OPTIONS.get(fault, Option.UNPROCESSED)) for fault in FAULTS]
-    questions = questions_of([cell(FAULTY, Option.UNPROCESSED)], PROMISES)[cell(FAULTY, Option.UNPROCESSED)]
+    cases += [(fault, faulty(fault), OPTIONS.get(fault, Option.UNPROCESSED)) for fault in FAULTS]
+    plain = cell("zoo-gpt2", Option.UNPROCESSED)
+    questions = questions_of([plain], PROMISES)[plain]
     planted = plants("planted_in_promises")
     answers = planted.answers(questions, [(fault, cell(model, option)) for fault, model, option in cases])
     return {case: checks(one) for case, one in zip(cases, answers, strict=True)}
@@ -81,8 +98,10 @@ def test_of_a_healthy_model_nothing_is_wrong_but_what_is_known(found, model, opt
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_turns_its_checks_red(found, fault):
     option = OPTIONS.get(fault, Option.UNPROCESSED)
-    healthy = wrong(found, "", FAULTY, option)
-    moved = {what: found[fault, FAULTY, option][what] for what in wrong(found, fault, FAULTY, option) - healthy}
+    healthy = wrong(found, "", faulty(fault), option)
+    moved = {
+        what: found[fault, faulty(fault), option][what] for what in wrong(found, fault, faulty(fault), option) - healthy
+    }
     assert FAULTS[fault] <= moved.keys()
     assert {one.word for one in moved.values()} == {Word.WRONG}
 
@@ -90,7 +109,7 @@ def test_a_planted_fault_turns_its_checks_red(found, fault):
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in ("future", "mask ignored")])
 def test_a_planted_fault_turns_no_other_check_red(found, fault):
     option = OPTIONS.get(fault, Option.UNPROCESSED)
-    assert wrong(found, fault, FAULTY, option) - wrong(found, "", FAULTY, option) == FAULTS[fault]
+    assert wrong(found, fault, faulty(fault), option) - wrong(found, "", faulty(fault), option) == FAULTS[fault]
 
 
 def test_every_part_but_those_of_the_next_command_is_asked():

@@ -137,7 +137,8 @@ class HeldMemory:
         parameter_bytes: HuggingFace's parameters.
         reference_bytes: all that HuggingFace's model holds.
         untied_bytes: the embedding, if the checkpoint shares it with the unembedding, which processing separates.
-        held_bytes: all that TransformerLens's model holds.
+        held_bytes: all that TransformerLens's model holds, after a forward pass over one token.
+        left_bytes: what a forward pass over the prompts leaves in the model beyond that.
     """
 
     cell: Cell
@@ -145,6 +146,7 @@ class HeldMemory:
     reference_bytes: int
     untied_bytes: int
     held_bytes: int
+    left_bytes: int
 
     @property
     def copies(self) -> float:

@@ -198,6 +198,7 @@ ONLY_VERIFIED = (
     Check(Part.DECOMPOSITION, "attributed", "sum of logit_attrs", "nats", rounding),
     Check(Part.ACCESSORS, "n_wrong", "weights by accessor", "accessors", zero),
     Check(Part.MEMORY, "copies", "memory beyond HuggingFace's", "copies of the parameters", half_a_copy),
+    Check(Part.MEMORY, "left_bytes", "what a forward pass leaves in the model", "bytes", zero),
 )
 """The checks that only `tlbench verify` makes. Each track is an attribute of the question's record."""
 

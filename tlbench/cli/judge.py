@@ -61,7 +61,6 @@ def verify(
     device: Device = "cpu",
     space: Annotated[str, typer.Option(help="Space of max, mean, median and std: origin, probability or logit.")] = "logit",
     hooked_name: HookedName = "",
-    floor: Annotated[bool, typer.Option(help="Measure the noise floor too: four more forward passes per cell.")] = True,
     question: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(_PARTS)}; default: all.")] = None,
     is_full: Annotated[bool, typer.Option("--all", help="Print every figure and check, right ones too.")] = False,
     format: Annotated[str, typer.Option(help="rich, or markdown: ten lines for a pull request.")] = "rich",
@@ -77,7 +76,7 @@ def verify(
     one_space, style = parse(Space, space), parse(Format, format)
     if style is Format.CSV:
         raise BadInput("verify has no csv: use --json, or --format markdown")
-    parts = [part for part in _parts(question) if floor or part is not Part.FLOOR]
+    parts = _parts(question)
 
     def suspect(answers: list[Answers]) -> Cell | None:
         return verifying.suspect([verifying.judgement(one) for one in answers])

@@ -46,6 +46,8 @@ KNOWN = {
     (Part.HOOKS, "hooks that never fire"): "silent-hooks",
     (Part.READING, "logit_attrs of heads"): "logit-attrs-without-gain",
     (Part.DECOMPOSITION, "sum of logit_attrs"): "logit-attrs-without-gain",
+    (Part.SWITCHES, "refactor_factored_attn_matrices"): "refactor-bloom",
+    (Part.MEMORY, "what a forward pass leaves in the model"): "pattern-left-behind",
 }
 """Findings about TransformerLens itself that a healthy model runs into."""
 CONTEXT_TOKENS = 12

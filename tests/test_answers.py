@@ -386,7 +386,7 @@ def ahead(monkeypatch, failing, small):
     noted = []
     cells = [replace(CELL, dtype=dtype) for dtype in ("float32", "float16", "float32")]
     servers = [Noting("measuring", noted), *(Noting(name, noted, failing) for name in ("references", "goldens"))]
-    answers._start(*servers, (ACCURACY, NOISE_FLOOR), cells)
+    answers._start(*servers, dict.fromkeys(cells, (ACCURACY, NOISE_FLOOR)))
     return noted
 
 
@@ -395,6 +395,9 @@ def test_cells_that_are_measured_together_are_answered_in_order(measured, tmp_pa
     measured(FIGURES)
     cells = [replace(CELL, option=option) for option in Option]
     started = []
-    found = [one.cell for one in answers.ask_each(Here(tmp_path), (ACCURACY,), cells, started.append, at_once)]
+    found = [
+        one.cell
+        for one in answers.ask_each(Here(tmp_path), [(cell, (ACCURACY,)) for cell in cells], started.append, at_once)
+    ]
     assert found == cells
     assert sorted(started) == sorted(cells)

@@ -205,12 +205,12 @@ def test_no_committed_file_is_a_process_s_empty_lock():
 PATH = r"`((?:tlbench|benchmarks|tests|docs|tools|asv_plugins|results|releases)/[\w./-]+\.\w+)`"
 # What a reader creates who follows the recipes.
 CREATED = {
-    "benchmarks/causality.py",
-    "tests/test_causality.py",
+    "benchmarks/foresight.py",
+    "tests/test_foresight.py",
     "tlbench/environments/eras/era6.lock.txt",
     "tlbench/environments/eras/era6.txt",
-    "tlbench/questions/causality.py",
-    "tlbench/records/causality.py",
+    "tlbench/questions/foresight.py",
+    "tlbench/records/foresight.py",
 }
 COPIED = ("asv_plugins", "benchmarks", "tests", "tlbench", "tools", "pyproject.toml", "requirements.lock")
 
@@ -300,7 +300,7 @@ def test_a_recipe_followed_to_the_letter_leaves_clean_code(followed):
 
 @pytest.mark.slow
 def test_a_recipe_followed_to_the_letter_passes_its_tests(followed):
-    files = ("causality", "golden_error", "streaming", "answers", "benchmarks", "installer", "catalogue", "sources")
+    files = ("foresight", "golden_error", "streaming", "answers", "benchmarks", "installer", "catalogue", "sources")
     # The new era's lock is made from PyPI.
     run(*PYTEST, "-k", "not a_lock_pins", *(f"tests/test_{name}.py" for name in files), cwd=followed)
 

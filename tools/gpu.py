@@ -61,7 +61,7 @@ def main():
 def verify(folder, device):
     """``tlbench verify`` of every dtype with and without all options."""
     words = [sys.executable, "-m", "tlbench.cli", "verify", str(folder), "--device", device, "--wrapper", WRAPPER, "--json"]
-    words += ["--no-floor"] + [word for dtype in DTYPES for word in ("--dtype", dtype)]
+    words += ["--question", "logits"] + [word for dtype in DTYPES for word in ("--dtype", dtype)]
     words += [word for option in OPTIONS for word in ("--option", option)]
     return run(words)
 

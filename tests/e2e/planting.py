@@ -27,6 +27,7 @@ def _boot_with_fault(*args, **kwargs):
     import torch
 
     bridge = _boot(*args, **kwargs)
+    bridge.__dict__["_is_given"] = kwargs.get("hf_model") is not None
     with open(os.environ["TLBENCH_PLANTED"]) as file:
         module, _, fault = file.read().partition("/")
     if fault:
@@ -76,16 +77,22 @@ class Planted:
         self.chosen.write_text(f"{self.module}/{fault}" if fault else "")
 
     def ask(self, questions, cases):
-        """The outcomes of each case, by the question's name: a fault (or "") with a cell."""
+        """The records of each case, by the question's name."""
+        answers = self.answers(questions, cases)
+        return [{name: outcome.require() for name, outcome in one.outcomes.items()} for one in answers]
+
+    def answers(self, questions, cases):
+        """The answers of each case: a fault (or "") with a cell."""
         models = catalogue.load()
         for model in {cell.model for _, cell in cases}:
             ensure(models.get(model), models)
         waiting = iter(cases)
-        answers = interview(
-            lens_environment(str(self.folder)).python,
-            questions,
-            [cell for _, cell in cases],
-            self.settings,
-            starting=lambda _: self.plant(next(waiting)[0]),
-        )
-        return [{name: outcome.require() for name, outcome in one.outcomes.items()} for one in answers]
+        return [
+            *interview(
+                lens_environment(str(self.folder)).python,
+                questions,
+                [cell for _, cell in cases],
+                self.settings,
+                starting=lambda _: self.plant(next(waiting)[0]),
+            )
+        ]

@@ -17,7 +17,7 @@ RIGHT = {"exact", "same rounding", "benign", "no-op"}
 
 def verdicts(folder, tl, *words, wrapper="TransformerBridge", **environment):
     """Exit status, and every configuration by dtype and option."""
-    done = verify(folder, "--tl", tl, "--wrapper", wrapper, "--no-floor", "--json", *words, **environment)
+    done = verify(folder, "--tl", tl, "--wrapper", wrapper, "--question", "logits", "--json", *words, **environment)
     assert done.returncode in (0, 1, 3), done.stderr
     cells = json.loads(done.stdout)["cells"]
     return done.returncode, {(cell["dtype"], cell["option"]): cell for cell in cells}

@@ -84,6 +84,7 @@ def test_a_fine_tune_and_a_revision_are_measured_with_their_own_weights(settings
 
 
 def test_a_fine_tune_without_an_entry_is_verified_under_an_official_name(settings):
-    words = ("--tl", "2.18.0", "--hooked-name", "gpt2", "--dtype", "float32", "--option", "unprocessed", "--no-floor")
+    words = ("--tl", "2.18.0", "--hooked-name", "gpt2", "--dtype", "float32", "--option", "unprocessed")
+    words = (*words, "--question", "logits")
     done = run(settings, "verify", "someone/gpt2-finetune", *words)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -23,6 +23,7 @@ FAULTS = {
 
 
 WHERE = ("--dtype", "float32", "--option", "unprocessed", "--wrapper", "TransformerBridge")
+LOGITS = ("--question", "logits", "--question", "noise-floor")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,7 @@ def test_a_right_local_model_exits_0_and_a_wrong_one_1(tree, local_folder):
         "unprocessed",
         "--option",
         "fold_ln",
+        *LOGITS,
         "--json",
     )
     tree.plant("")
@@ -87,22 +89,32 @@ def test_a_right_local_model_exits_0_and_a_wrong_one_1(tree, local_folder):
 
 
 def test_the_verdict_comes_first_and_the_table_has_every_configuration_that_exists():
-    done = verify("zoo-llama", "--tl", RELEASE, "--dtype", "float32")
+    done = verify("zoo-llama", "--tl", RELEASE, "--dtype", "float32", "--question", "logits")
     assert done.returncode == 0, done.stderr
     first, second, absent, _ = done.stdout.splitlines()
     subject = r"zoo-llama \(LlamaForCausalLM, [\d.]+ M parameters\) on TransformerLens .*"
-    assert re.fullmatch(rf"RIGHT  {subject}: 6 of 6 configurations", first)
+    assert re.fullmatch(rf"RIGHT  {subject}: logits right in all 6 configurations", first)
     assert "no-op" in second
     assert "HuggingFace's own error" in second
     assert absent == "n/a: 6 configurations: this TransformerLens has no HookedTransformer (removed in 4.0)"
-    full = verify("zoo-llama", "--tl", RELEASE, "--dtype", "float32", "--full", COLUMNS="200").stdout
+    full = verify("zoo-llama", "--tl", RELEASE, "--dtype", "float32", *LOGITS, "--all", COLUMNS="200").stdout
     assert full.count("TransformerBridge") == 6
     assert "center_writing_weights" in full
 
 
 def test_of_a_wrong_model_the_first_wrong_component_is_named_with_the_command_that_shows_it(tree, local_folder):
     tree.plant("dropped bias")
-    words = (local_folder, "--tl", tree.folder, "--dtype", "float32", "--wrapper", "TransformerBridge", "--no-floor")
+    words = (
+        local_folder,
+        "--tl",
+        tree.folder,
+        "--dtype",
+        "float32",
+        "--wrapper",
+        "TransformerBridge",
+        "--question",
+        "logits",
+    )
     done = verify(*words, **tree.settings)
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("WRONG  ")
@@ -111,9 +123,9 @@ def test_of_a_wrong_model_the_first_wrong_component_is_named_with_the_command_th
     assert shlex.split(command)[3:] == ["tlbench", "where", str(local_folder), *("--tl", str(tree.folder)), *WHERE]
 
 
-def test_the_noise_floor_can_be_left_out_and_the_verdict_stays():
+def test_the_other_questions_can_be_left_out_and_the_verdict_stays():
     chosen = ("--dtype", "float32", "--option", "unprocessed", "--wrapper", "TransformerBridge")
-    done = verify("zoo-llama", "--tl", RELEASE, *chosen, "--no-floor", "--json")
+    done = verify("zoo-llama", "--tl", RELEASE, *chosen, "--question", "logits", "--json")
     assert done.returncode == 0, done.stderr
     (cell,) = json.loads(done.stdout)["cells"]
     assert cell["floor"] is None
@@ -125,6 +137,8 @@ def test_the_noise_floor_can_be_left_out_and_the_verdict_stays():
     [
         (["no such model!"], "no model 'no such model!'"),
         (["zoo-gpt2", "--dtype", "float8"], "unknown dtype 'float8'"),
+        (["zoo-gpt2", "--question", "floor"], "no question 'floor': expected one of logits, hooks"),
+        (["zoo-gpt2", "--format", "csv"], "verify has no csv"),
         (["zoo-gpt2", "--tl", "0.0.0.0"], "expected a folder, a release"),
         (["zoo-gpt2", "--tl", "tests"], "no pyproject.toml"),
         (["tests", "--tl", RELEASE], "no config.json"),

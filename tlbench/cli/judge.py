@@ -22,16 +22,18 @@ from tlbench.cli.common import AsJson, FormatName, app, progress_bar, terminal
 from tlbench.cli.subject import prepared
 from tlbench.environments import LensEnvironment, lens_environment
 from tlbench.environments.package_index import client
-from tlbench.exceptions import TlbenchError
+from tlbench.exceptions import BadInput, TlbenchError
 from tlbench.grid import Cell, Dtype, Option, Space, Wrapper, parse
 from tlbench.history.listing import list_releases, newest
 from tlbench.paths import cache_dir
-from tlbench.questions.answers import Answers, Questions, ask, ask_each, is_small, measuring, versions
-from tlbench.questions.registry import ACCURACY, DEPTH, ERROR_BUDGET, NOISE_FLOOR
+from tlbench.questions.answers import Answers, Asked, ask, ask_each, is_small, measuring, versions
+from tlbench.questions.question import Question
+from tlbench.questions.registry import DEPTH, ERROR_BUDGET
 from tlbench.records.depth_profile import DepthProfile
 from tlbench.records.outcome import Outcome
-from tlbench.report import budgets, profiles, verdicts
+from tlbench.report import answered, budgets, profiles
 from tlbench.report import verify as verifying
+from tlbench.report.checks import Part
 from tlbench.report.render import Format
 
 ModelName = Annotated[str, typer.Argument(help="A catalogue name, a local checkpoint folder, or a Hub repo id.")]
@@ -44,6 +46,8 @@ Wrappers = Annotated[list[str] | None, typer.Option(help="A TransformerLens clas
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 SHARE_CORES = {"OMP_WAIT_POLICY": "PASSIVE"}
 """torch's threads give their cores away while they wait. Otherwise two cells at once take four times as long."""
+_PARTS = {part.replace(" ", "-"): part for part in answered.PARTS}
+"""The questions of `verify` by their names on the command line."""
 HookedName = Annotated[str, typer.Option(help="Official model name to use for HookedTransformer's architecture.")]
 
 
@@ -57,36 +61,53 @@ def verify(
     device: Device = "cpu",
     space: Annotated[str, typer.Option(help="Space of max, mean, median and std: origin, probability or logit.")] = "logit",
     hooked_name: HookedName = "",
-    floor: Annotated[bool, typer.Option(help="Measure the noise floor too: four more forward passes per cell.")] = True,
-    full: Annotated[bool, typer.Option("--full", help="Print the figures of every configuration too.")] = False,
+    question: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(_PARTS)}; default: all.")] = None,
+    is_full: Annotated[bool, typer.Option("--all", help="Print every figure and check, right ones too.")] = False,
+    format: Annotated[str, typer.Option(help="rich, or markdown: ten lines for a pull request.")] = "rich",
     as_json: AsJson = False,
 ) -> None:
-    """Check whether TransformerLens is right about a model.
+    """Check whether TransformerLens is right about a model: its logits, hooks, caches, gradients, padding and more.
 
     It judges TransformerLens against HuggingFace and float64. It does not judge the model's weights.
 
-    Exit status 0: every configuration is right; 1: one is wrong; 2: bad usage; 3: none is known to be wrong, but some are
-    unjudged.
+    Exit status 0: everything is right; 1: something is wrong; 2: bad usage; 3: nothing is known to be wrong, but something
+    is unjudged.
     """
-    one_space = parse(Space, space)
-    questions: Questions = (ACCURACY, NOISE_FLOOR) if floor else (ACCURACY,)
+    one_space, style = parse(Space, space), parse(Format, format)
+    if style is Format.CSV:
+        raise BadInput("verify has no csv: use --json, or --format markdown")
+    parts = _parts(question)
 
     def suspect(answers: list[Answers]) -> Cell | None:
         return verifying.suspect([verifying.judgement(one) for one in answers])
 
-    run = _ask(model, _grid(model, dtype, option, wrapper), tl, device, hooked_name, questions, suspect)
+    cells = _grid(model, dtype, option, wrapper)
+    run = _ask(model, cells, tl, device, hooked_name, lambda named: answered.questions_of(named, parts), suspect)
     judgements = [verifying.judgement(answers) for answers in run.answers]
     if all(one.measurement is None and not one.verdict.is_alarm for one in judgements):
         raise run.nothing_measured(one.reason for one in judgements)
+    report = verifying.Report(run.subject, judgements, answered.part_statuses(run.answers, parts))
     if as_json:
         place = profiles.place_json(profiles.first_wrong([run.suspected])) if run.suspected else None
-        conclusion = {"space": one_space, "conclusion": verifying.conclusion(judgements), "first_wrong": place}
-        run.print_json(conclusion, [one.to_json(one_space) for one in judgements])
+        conclusion = {"verdict": report.headline, "space": one_space, "conclusion": verifying.conclusion(judgements)}
+        checks = {"checks": verifying.checks_json(report)}
+        run.print_json({**conclusion, "first_wrong": place, **checks}, [one.to_json(one_space) for one in judgements])
+    elif style is Format.MARKDOWN:
+        verifying.print_markdown(report, shlex.join(["tlbench", "verify", model, "--tl", run.environment]))
     else:
-        if full:
+        notes = [*run.notes(is_full)]
+        if is_full:
             verifying.print_table(terminal(), one_space, judgements)
-        verifying.print_summary(Console(soft_wrap=True, highlight=False), run.subject, judgements, run.notes(full))
-    raise typer.Exit(verdicts.exit_status([one.verdict for one in judgements]))
+            notes.append(verifying.worst_token(judgements, run.checkpoint))
+        verifying.print_summary(Console(soft_wrap=True, highlight=False), report, filter(None, notes), is_full)
+    raise typer.Exit(report.exit_status)
+
+
+def _parts(names: list[str] | None) -> list[Part]:
+    """The requested parts, all by default. Raises BadInput if there is no such question."""
+    if unknown := [name for name in names or () if name not in _PARTS]:
+        raise BadInput(f"no question {unknown[0]!r}: expected one of {', '.join(_PARTS)}")
+    return [part for name, part in _PARTS.items() if not names or name in names]
 
 
 @app.command()
@@ -102,7 +123,14 @@ def budget(
 ) -> None:
     """Split a cell's error by its source: rounding the weights, processing them, the forward pass, the final rounding."""
     style = parse(Format, format)
-    run = _ask(model, _grid(model, dtype, option, wrapper), tl, device, hooked_name, (ERROR_BUDGET,))
+    run = _ask(
+        model,
+        _grid(model, dtype, option, wrapper),
+        tl,
+        device,
+        hooked_name,
+        _each(ERROR_BUDGET),
+    )
     rows = [(answers.cell, answers.outcomes[ERROR_BUDGET.name]) for answers in run.answers]
     if all(outcome.record is None for _, outcome in rows):
         raise run.nothing_measured(outcome.reason for _, outcome in rows)
@@ -125,7 +153,7 @@ def where(
     Exit status 0: none is wrong; 1: one is, or a cell failed; 2: bad usage; 3: a cell had nothing to compare.
     """
     cells = _grid(model, dtype or [Dtype.FLOAT32], option or [Option.UNPROCESSED], wrapper)
-    run = _ask(model, cells, tl, device, hooked_name, (DEPTH,))
+    run = _ask(model, cells, tl, device, hooked_name, _each(DEPTH))
     rows = [(answers.cell, answers.outcomes[DEPTH.name]) for answers in run.answers]
     if all(outcome.record is None for _, outcome in rows) and not profiles.is_alarm(rows):
         raise run.nothing_measured(outcome.reason for _, outcome in rows)
@@ -173,7 +201,7 @@ class _Run(NamedTuple):
         if reason := self.checkpoint.prompts.drawn:
             yield f"The prompts are random token ids: {reason}."
         if not is_full:
-            yield "Every configuration's figures: add --full, or --json."
+            yield "Every figure: add --all, or --json."
 
     def _where(self, cell: Cell) -> str:
         words = ["--tl", self.environment, "--dtype", cell.dtype, "--option", cell.option, "--wrapper", cell.wrapper]
@@ -196,6 +224,11 @@ def _grid(model: str, dtypes: list[Any] | None, options: list[Any] | None, wrapp
     ]
 
 
+def _each(question: Question[Cell, Any]) -> Callable[[list[Cell]], Asked]:
+    """Ask one question of every cell."""
+    return lambda cells: dict.fromkeys(cells, (question,))
+
+
 def environment_of(tl: str, say: Callable[[str], None]) -> LensEnvironment:
     """The environment of the requested TransformerLens. Raises what :func:`lens_environment` raises."""
     if tl:
@@ -212,7 +245,7 @@ def _ask(
     tl: str,
     device: str,
     hooked_name: str,
-    questions: Questions,
+    questions: Callable[[list[Cell]], Asked],
     suspect: Callable[[list[Answers]], Cell | None] = lambda _: None,
 ) -> _Run:
     """Measure cells; then ask of the one that is ``suspect``, given their answers, where it goes wrong."""
@@ -230,15 +263,18 @@ def _ask(
         with prepared(model, hooked_name, say) as (checkpoint, _):
             environment = environment_of(tl, say)
             cells = [replace(cell, model=checkpoint.model.name) for cell in cells]
+            asked = questions(cells)
+            longest_first = sorted(asked.items(), key=lambda one: -len(one[1]))
             say(f"importing TransformerLens {environment.name}, computing references and goldens")
             at_once = (os.cpu_count() or 1) if is_small(checkpoint.model.name) else 1
             settings = {devices.DEVICE_VARIABLE: device} | (SHARE_CORES if at_once > 1 else {})
-            with measuring(environment.python, questions, cells, settings) as server:
+            with measuring(environment.python, asked, settings) as server:
                 found_versions = server.call(versions)
                 progress.update(task, total=len(cells))
-                for one in ask_each(server, questions, cells, lambda cell: say(f"{cell.dtype} {cell.option}"), at_once):
+                for one in ask_each(server, longest_first, lambda cell: say(f"{cell.dtype} {cell.option}"), at_once):
                     answers.append(one)
                     progress.advance(task)
+                answers.sort(key=lambda one: cells.index(one.cell))
                 if cell := suspect(answers):
                     say("looking for the first wrong component")
                     suspected = (cell, ask(server, (DEPTH,), cell)[DEPTH.name])

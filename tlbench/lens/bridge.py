@@ -37,9 +37,19 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
     torch_dtype = getattr(torch, dtype)
     weights_read = _WeightReadback(torch_dtype)
 
-    def process(requested: Option) -> None:
+    def process(requested: Option, refactor: bool = False) -> None:
+        flags = {**requested.flags(), **({"refactor_factored_attn_matrices": True} if refactor else {})}
         with _loading_errors(), redirect_stdout(StringIO()):
-            bridge.enable_compatibility_mode(disable_warnings=True, **requested.flags())
+            bridge.enable_compatibility_mode(disable_warnings=True, **flags)
+
+    def around(hf_model: Any) -> Callable[[Tensor], Tensor]:
+        with _loading_errors(), redirect_stdout(StringIO()):
+            given = wrapper.boot_transformers(
+                str(checkpoint.folder), hf_model=hf_model, device=device.current(), dtype=torch_dtype
+            )
+            if option is not Option.UNPROCESSED:
+                given.enable_compatibility_mode(disable_warnings=True, **option.flags())
+        return partial(given.eval(), return_type="logits")
 
     with _loading_errors(), redirect_stdout(StringIO()), span(Category.LOAD):
         bridge: Any = wrapper.boot_transformers(str(checkpoint.folder), device=device.current(), dtype=torch_dtype)
@@ -64,7 +74,8 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
         tokens: Tensor = bridge.generate(ids, max_new_tokens=n, do_sample=False, stop_at_eos=False, verbose=False)
         return tokens
 
-    return Lens(partial(bridge, return_type="logits"), weights_read.changed_weights, bridge, steps, greedy, process)
+    changed = weights_read.changed_weights
+    return Lens(partial(bridge, return_type="logits"), changed, bridge, steps, greedy, process, around=around)
 
 
 def bridge_class() -> Any:

@@ -91,12 +91,13 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
             tokens: Tensor = model.generate(ids, max_new_tokens=n, do_sample=False, stop_at_eos=False, verbose=False)
         return tokens
 
-    def process(requested: Option) -> None:
+    def process(requested: Option, refactor: bool = False) -> None:
         if not hasattr(model, "process_weights_"):
             raise NotApplicable("this HookedTransformer has no process_weights_")
         supported = inspect.signature(model.process_weights_).parameters
+        flags = {**requested.flags(), **({"refactor_factored_attn_matrices": True} if refactor else {})}
         with redirect_stdout(StringIO()):
-            model.process_weights_(**{flag: value for flag, value in requested.flags().items() if flag in supported})
+            model.process_weights_(**{flag: value for flag, value in flags.items() if flag in supported})
 
     changed = weights_read.changed_weights(model)
     return Lens(partial(model, return_type="logits"), changed, model, steps, greedy, process, constants)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib import import_module
 from typing import Any
 
@@ -14,10 +15,18 @@ from torch import Tensor
 
 from tlbench import device
 from tlbench.exceptions import CellFailed, NotApplicable, TlbenchError
-from tlbench.grid import Option
 
 Hook = Callable[[Tensor], Tensor | None]
 """A hook function: it receives an activation, and returns None or a replacement."""
+
+
+class Switch(StrEnum):
+    """TransformerLens's switches that expose more activations and must leave the logits alone."""
+
+    ATTN_RESULT = "use_attn_result"
+    SPLIT_QKV_INPUT = "use_split_qkv_input"
+    ATTN_IN = "use_attn_in"
+    HOOK_MLP_IN = "use_hook_mlp_in"
 
 
 def class_of(module: str, name: str, story: str) -> Any:
@@ -48,6 +57,10 @@ def failures(what: str) -> Iterator[None]:
         raise CellFailed(f"{what} raised {type(error).__name__}: {error}") from error
 
 
+def _no_model_to_wrap(_: Any) -> Callable[[Tensor], Tensor]:
+    raise NotApplicable("HookedTransformer copies the weights of hf_model and never runs it")
+
+
 @dataclass(frozen=True)
 class Lens:
     """A loaded TransformerLens model, ready to run.
@@ -58,8 +71,10 @@ class Lens:
         model: TransformerLens's own object, a module with an ``unembed`` and a ``cfg``.
         steps: maps token ids ``[batch, pos]`` to logits ``[batch, d_vocab]`` position by position, with the key-value cache.
         greedy: maps token ids and n to these ids plus n more, ``[batch, pos]``, by TransformerLens's cached ``generate``.
-        process: applies a processing option in place to a model that was loaded unprocessed.
+        process: applies a processing option in place to a model that was loaded unprocessed; if its second argument is
+            true, with ``refactor_factored_attn_matrices`` too.
         other_constants: which constants it has that are not the checkpoint's, and whose they are; "" if there are none.
+        around: loads a bridge around a given HuggingFace model, as ``hf_model=`` does, and returns its ``logits``.
     """
 
     logits: Callable[[Tensor], Tensor]
@@ -67,8 +82,9 @@ class Lens:
     model: Any
     steps: Callable[[Tensor], Iterator[Tensor]]
     greedy: Callable[[Tensor, int], Tensor]
-    process: Callable[[Option], None]
+    process: Callable[..., None]
     other_constants: str = ""
+    around: Callable[[Any], Callable[[Tensor], Tensor]] = _no_model_to_wrap
 
     def __post_init__(self) -> None:
         for name in ("logits", "steps", "greedy"):
@@ -142,17 +158,45 @@ class Lens:
         _, cache = self.run_with_cache(ids)
         if not hasattr(cache, "logit_attrs"):
             raise NotApplicable("this TransformerLens has no ActivationCache.logit_attrs")
-        heads = cache.stack_head_results(layer=-1, pos_slice=-1)
+        attribution = self.attributions(cache, cache.stack_head_results(layer=-1, pos_slice=-1), tokens)
+        return attribution.T.reshape(len(ids), self.n_blocks, -1)
+
+    def attributions(self, cache: Any, stack: Tensor, tokens: Tensor) -> Tensor:
+        """What each part of a stack ``[part, batch, d_model]`` adds to a logit difference, by ``logit_attrs``."""
         tokens = tokens.to(device.current())
         pair = {"tokens": tokens[:, 0], "incorrect_tokens": tokens[:, 1]}
-        attribution: Tensor = cache.logit_attrs(heads, **pair, pos_slice=-1, has_batch_dim=True)
-        return attribution.T.reshape(len(ids), self.n_blocks, -1)
+        attribution: Tensor = cache.logit_attrs(stack, **pair, pos_slice=-1, has_batch_dim=True)
+        return attribution
+
+    @property
+    def soft_cap(self) -> float | None:
+        """The final logits' soft cap, or None."""
+        cap = getattr(self.model.cfg, "output_logits_soft_cap", None) or -1.0
+        return float(cap) if cap > 0 else None
 
     def unembedded(self, residual: Tensor) -> Tensor:
         """Apply final norm, unembedding and soft cap to a residual stream ``[batch, pos, d_model]``."""
-        logits: Tensor = self.model.unembed(self.model.ln_final(residual))
-        cap = getattr(self.model.cfg, "output_logits_soft_cap", None) or -1.0
-        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+        return self.projected(self.model.ln_final(residual))
+
+    def projected(self, normalised: Tensor) -> Tensor:
+        """Apply unembedding and soft cap to the final norm's output ``[batch, pos, d_model]``."""
+        logits: Tensor = self.model.unembed(normalised)
+        cap = self.soft_cap
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    def unembed_bias_difference(self, tokens: Tensor) -> Tensor:
+        """What the unembedding's bias adds to the logit difference of two tokens ``[batch, 2]``, in nats. ``[batch]``"""
+        try:
+            bias = self.weight("b_U").double().cpu()
+        except NotApplicable:
+            return torch.zeros(len(tokens), dtype=torch.float64)
+        return bias[tokens[:, 0].cpu()] - bias[tokens[:, 1].cpu()]
+
+    def held_bytes(self) -> int:
+        """Bytes of every tensor that the model holds, shared ones once."""
+        wrapped = getattr(self.model, "original_model", None)
+        modules = [*self.model.modules(), *(wrapped.modules() if isinstance(wrapped, torch.nn.Module) else ())]
+        return sum(_storages([vars(module) for module in modules]).values())
 
     def stopped_at(self, ids: Tensor, layer: int) -> Tensor:
         """The residual stream that ``stop_at_layer`` returns, ``[batch, pos, d_model]``. NotApplicable if it is missing."""
@@ -166,12 +210,60 @@ class Lens:
         """The logits with an ``attention_mask`` ``[batch, pos]`` that is 0 on padding. NotApplicable if it is missing."""
         return self._forward_with("attention_mask", ids, mask)
 
-    def _forward_with(self, argument: str, value: Tensor, argument_value: int | Tensor) -> Tensor:
+    def loss(self, ids: Tensor, mask: Tensor | None = None, *, per_token: bool = False) -> Tensor:
+        """The loss in nats that ``return_type="loss"`` gives: the mean, or by token ``[batch, pos - 1]``."""
+        argument, value = ("loss_per_token", per_token) if mask is None else ("attention_mask", mask)
+        return self._forward_with(argument, ids, value, return_type="loss")
+
+    def masked_greedy(self, ids: Tensor, mask: Tensor, n: int) -> Tensor:
+        """Token ids and n more, by ``generate`` with an ``attention_mask``. NotApplicable if it has none."""
+        if "attention_mask" not in inspect.signature(self.model.generate).parameters:
+            raise NotApplicable("this TransformerLens's generate has no attention_mask")
+        mask = mask.to(device.current())
+        fixed: dict[str, Any] = {"do_sample": False, "stop_at_eos": False, "verbose": False}
+        tokens: Tensor = self.model.generate(ids.to(device.current()), max_new_tokens=n, attention_mask=mask, **fixed)
+        return tokens
+
+    @contextmanager
+    def switched(self, switch: Switch) -> Iterator[None]:
+        """Within the block, a switch is on. NotApplicable if this TransformerLens or this architecture lacks it."""
+        if (setter := getattr(self.model, f"set_{switch}", None)) is None:
+            raise NotApplicable(f"this TransformerLens has no set_{switch}")
+        try:
+            setter(True)
+        except NotImplementedError as error:
+            raise NotApplicable(str(error)) from error
+        try:
+            yield
+        finally:
+            setter(False)
+
+    def weight(self, name: str) -> Tensor:
+        """An accessor's weights, such as ``W_Q``: those of a block are stacked. NotApplicable if the model has none."""
+        try:
+            found = getattr(self.model, name)
+        except (AttributeError, NotImplementedError) as error:
+            raise NotApplicable(f"no {name}: {error}") from None
+        if not isinstance(found, Tensor):
+            raise NotApplicable(f"no {name}")
+        return found.detach()
+
+    def product(self, name: str) -> Tensor:
+        """The product of ``QK`` or ``OV``, ``[block, head, d_model, d_model]``. NotApplicable if the model has none."""
+        try:
+            product: Tensor = getattr(self.model, name).AB
+        except (AttributeError, NotImplementedError) as error:
+            raise NotApplicable(f"no {name}: {error}") from None
+        return product.detach()
+
+    def _forward_with(
+        self, argument: str, value: Tensor, argument_value: int | Tensor, return_type: str = "logits"
+    ) -> Tensor:
         if argument not in inspect.signature(self.model.forward).parameters:
             raise NotApplicable(f"this TransformerLens has no {argument}")
         if isinstance(argument_value, Tensor):
             argument_value = argument_value.to(device.current())
-        result: Tensor = self.model(value.to(device.current()), return_type="logits", **{argument: argument_value})
+        result: Tensor = self.model(value.to(device.current()), return_type=return_type, **{argument: argument_value})
         return result
 
     def run_with_hooks(self, ids: Tensor, hooks: Mapping[str, Hook]) -> Tensor:
@@ -180,6 +272,20 @@ class Lens:
         ids = ids.to(device.current())
         logits: Tensor = self.model.run_with_hooks(ids, return_type="logits", fwd_hooks=fwd_hooks)
         return logits
+
+    def run_with_backward_hooks(self, ids: Tensor, hooks: Mapping[str, Hook], backward: Callable[[Tensor], None]) -> None:
+        """Pass the logits to ``backward`` while TransformerLens's ``bwd_hooks`` look at gradients, by hook point name."""
+        bwd_hooks = [(name, _as_hook(look)) for name, look in hooks.items()]
+        ids = ids.to(device.current())
+        try:  # with ``reset_hooks_end`` they would be gone before the backward pass
+            backward(self.model.run_with_hooks(ids, return_type="logits", bwd_hooks=bwd_hooks, reset_hooks_end=False))
+        finally:
+            self.model.reset_hooks()
+
+    def run_with_gradients(self, ids: Tensor) -> Any:
+        """The ``ActivationCache`` of the loss with ``incl_bwd``: gradients under ``NAME_grad``."""
+        _, cache = self.model.run_with_cache(ids.to(device.current()), return_type="loss", incl_bwd=True)
+        return cache
 
     def widen(self) -> None:
         """Convert the model to float64 in place, keeping the values of its processed weights and its tables.
@@ -207,6 +313,15 @@ class Lens:
         """Within the block, the unembedding reads ``residual``, ``[batch, pos, d_model]``, instead of its own input."""
         with self.model.unembed.register_forward_pre_hook(lambda _, inputs: (residual, *inputs[1:])):
             yield
+
+
+def _storages(value: Any) -> dict[int, int]:
+    """The bytes of each storage behind a tensor or a container of tensors, by its address."""
+    if isinstance(value, Tensor):
+        storage = value.untyped_storage()
+        return {storage.data_ptr(): storage.nbytes()}
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
+    return {address: size for one in inside for address, size in _storages(one).items()}
 
 
 def _on_the_device(function: Callable[..., Any]) -> Callable[..., Any]:

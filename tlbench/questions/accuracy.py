@@ -10,7 +10,9 @@ from tlbench.checkpoints import Checkpoint, named
 from tlbench.exceptions import CellFailed, NoGolden, NonFiniteLogits
 from tlbench.grid import Attention, Cell, Dtype, ReferenceCell
 from tlbench.metrics import hf_error as errors
+from tlbench.metrics import percentiles
 from tlbench.metrics.closeness import closeness
+from tlbench.metrics.distribution import Fingerprint
 from tlbench.metrics.figures import Closeness, Truth
 from tlbench.metrics.golden_error import against_truth
 from tlbench.questions.loading import Loaded, forward, load_cell
@@ -27,6 +29,7 @@ def measure(cell: Cell, loaded: Loaded | None = None) -> Measurement:
     checkpoint, model = loaded or load_cell(cell, [Attention.EAGER])
     reference = huggingface.reference_logits(checkpoint, cell.dtype, Attention.EAGER)
     t = {name: forward(model, huggingface.tokens(checkpoint, name)) for name in huggingface.PROMPT_SETS}
+    fingerprint = Fingerprint(percentiles.fingerprint(t["natural"]), percentiles.fingerprint(reference["natural"]))
     vocabulary = (t["natural"].shape[-1], reference["natural"].shape[-1])
     for name, logits in t.items():
         t[name], reference[name] = errors.over_common_vocabulary(logits, reference[name])
@@ -37,6 +40,7 @@ def measure(cell: Cell, loaded: Loaded | None = None) -> Measurement:
         reference_nonfinite=sum(errors.count_nonfinite(logits) for logits in reference.values()),
         vocabulary=vocabulary,
         remark=model.other_constants,
+        fingerprint=fingerprint,
     )
     natural = (t["natural"], reference["natural"])
     try:
@@ -52,7 +56,9 @@ def measure(cell: Cell, loaded: Loaded | None = None) -> Measurement:
     fault = soundness.reference_fault(checkpoint)
     measured = replace(measured, accuracy=accuracy, reference_fault=fault, remark=remark)
     try:
-        measured = replace(measured, truth=_truth(checkpoint, cell.dtype, *natural))
+        truth, g = _truth(checkpoint, cell.dtype, *natural)
+        spread = percentiles.distribution(*natural, g, huggingface.tokens(checkpoint, "natural"))
+        measured = replace(measured, truth=truth, distribution=spread)
     except NoGolden as error:
         measured = replace(measured, no_truth=str(error))
     if measured.truth is None or measured.reference_fault:
@@ -74,19 +80,20 @@ def measure_reference(cell: ReferenceCell) -> ReferenceMeasurement:
         reason = f"HuggingFace returned {nonfinite or eager_nonfinite} non-finite logits{which}"
         return ReferenceMeasurement(cell, nonfinite, no_truth=reason)
     try:
-        return ReferenceMeasurement(cell, nonfinite, _truth(checkpoint, cell.dtype, h, eager))
+        return ReferenceMeasurement(cell, nonfinite, _truth(checkpoint, cell.dtype, h, eager)[0])
     except NoGolden as error:
         return ReferenceMeasurement(cell, nonfinite, no_truth=str(error))
 
 
-def _truth(checkpoint: Checkpoint, dtype: Dtype, t: Tensor, h: Tensor) -> Truth:
+def _truth(checkpoint: Checkpoint, dtype: Dtype, t: Tensor, h: Tensor) -> tuple[Truth, Tensor]:
+    """The figures against the golden of the rounded weights, and its logits."""
     g = golden.golden(checkpoint, Weights(dtype))
     original = golden.golden(checkpoint, Weights.ORIGINAL)
     d_vocab = t.shape[-1]
     rounded = g.logits[..., :d_vocab]
     in_file = rounded if g.is_same_file(original) else original.logits[..., :d_vocab]
     settled = routing.settled(g.margins, dtype) if checkpoint.has_experts else None
-    return against_truth(t, h, rounded, in_file, dtype, g.precision.value, settled=settled)
+    return against_truth(t, h, rounded, in_file, dtype, g.precision.value, settled=settled), rounded
 
 
 def _closeness(checkpoint: Checkpoint, dtype: Dtype, t: Tensor, h: Tensor) -> Closeness:

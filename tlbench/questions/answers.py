@@ -52,6 +52,8 @@ VERSIONS = (TRANSFORMER_LENS, "torch", "transformers", "numpy", "tokenizers")
 SMALL_BYTES = 64 * 2**20
 
 Questions = Sequence[Question[Cell, Any]]
+Asked = Mapping[Cell, Questions]
+"""The questions that each cell is asked."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,8 @@ def _reference_server(folder: Path, python: Path, owner: int, settings: Mapping[
 
 
 @contextmanager
-def measuring(
-    python: Path, questions: Questions, cells: Sequence[Cell], settings: Mapping[str, str] = MappingProxyType({})
-) -> Iterator[Server]:
-    """An environment's measuring server, which runs for the duration of the block and is ready to measure these cells.
+def measuring(python: Path, asked: Asked, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Server]:
+    """An environment's measuring server, which runs for the duration of the block and is ready to answer these questions.
 
     It and the servers of references and goldens are forked from servers that only import, and live as long as this process.
 
@@ -112,37 +112,48 @@ def measuring(
         server = Server(MEASURING, here, python, os.getpid(), PRELOAD, settings, forked_from=lens)
         references, goldens = references_of(python), references_of(reference_python(python))
         try:
-            _start(server, references, goldens, questions, cells)
+            _start(server, references, goldens, asked)
         except CellFailed as error:
             raise BadInput(f"{python} cannot run tlbench: {error}") from error
         yield server
 
 
-def _start(server: Server, references: Server, goldens: Server, questions: Questions, cells: Sequence[Cell]) -> None:
+def _start(server: Server, references: Server, goldens: Server, asked: Asked) -> None:
     """Start a measuring server. While it imports TransformerLens, the two others compute what the questions will read.
 
     A large model's golden comes first, and its references wait for their cells, so that two are never in memory at once.
     """
-    models = list(dict.fromkeys(cell.model for cell in cells))
-    dtypes = list(dict.fromkeys(cell.dtype.value for cell in cells))
-    small = all(map(is_small, models))
+    small = all(is_small(model) for model in {cell.model for cell in asked})
 
-    def compute(elsewhere: Server, address: str, model: str) -> None:
+    def compute(elsewhere: Server, address: str, model: str, dtypes: list[str]) -> None:
         with suppress(TlbenchError):  # the cell will fail in the same way, and report it
             elsewhere.call(address, dtypes, model, before=before_computing)
 
     pool = ThreadPoolExecutor()
     try:
-        computing = [pool.submit(compute, goldens, q.golden, model) for q in questions if q.golden for model in models]
+        needed = _needed(asked, lambda question: question.golden).items()
+        computing = [pool.submit(compute, goldens, *key, dtypes) for key, dtypes in needed]
         if not small:
             wait(computing)
         starting = pool.submit(server.start)
         if small:
-            computing += [pool.submit(compute, references, q.reference, m) for q in questions if q.reference for m in models]
+            needed = _needed(asked, lambda question: question.reference).items()
+            computing += [pool.submit(compute, references, *key, dtypes) for key, dtypes in needed]
         for started in (*computing, starting):
             started.result()
     finally:  # if interrupted, nobody waits: the servers end with their folder
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _needed(asked: Asked, address: Callable[[Question[Cell, Any]], str]) -> dict[tuple[str, str], list[str]]:
+    """The dtypes in which each model needs what is computed at each address."""
+    needed: dict[tuple[str, str], list[str]] = {}
+    for cell, questions in asked.items():
+        for found in filter(None, map(address, questions)):
+            dtypes = needed.setdefault((found, cell.model), [])
+            if cell.dtype.value not in dtypes:
+                dtypes.append(cell.dtype.value)
+    return needed
 
 
 def interview(
@@ -162,29 +173,29 @@ def interview(
     Raises:
         BadInput: if the environment cannot run tlbench.
     """
-    with measuring(python, questions, cells, settings) as server:
-        yield from ask_each(server, questions, cells, starting)
+    with measuring(python, dict.fromkeys(cells, questions), settings) as server:
+        yield from ask_each(server, [(cell, questions) for cell in cells], starting)
 
 
 def ask_each(
     server: Server,
-    questions: Questions,
-    cells: Sequence[Cell],
+    asked: Sequence[tuple[Cell, Questions]],
     starting: Callable[[Cell], None] = lambda _: None,
     at_once: int = 1,
 ) -> Iterator[Answers]:
     """Yield each cell's answers, in order, while ``at_once`` cells are measured. ``starting`` is called before each cell."""
 
-    def answers_of(cell: Cell) -> Answers:
+    def answers_of(one: tuple[Cell, Questions]) -> Answers:
+        cell, questions = one
         starting(cell)
         return Answers(cell, ask(server, questions, cell))
 
     if at_once == 1:
-        yield from map(answers_of, cells)
+        yield from map(answers_of, asked)
         return
     pool = ThreadPoolExecutor(at_once)
     try:
-        yield from pool.map(answers_of, cells)
+        yield from pool.map(answers_of, asked)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

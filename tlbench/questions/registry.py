@@ -10,6 +10,7 @@ from tlbench.records import measurement
 from tlbench.records.depth_profile import DepthProfile
 from tlbench.records.inside import ContextLength, Generation, Gradients, HookTruth, Reading
 from tlbench.records.measurement import ErrorBudget, Measurement, NoiseFloor, ReferenceMeasurement
+from tlbench.records.promises import Accessors, Backward, Causality, Decomposition, HeldMemory, Loss, Padding, Switches
 
 _HERE = "tlbench.questions"
 _EAGER = (Attention.EAGER,)
@@ -37,11 +38,24 @@ GRADIENTS = Question[Cell, Gradients]("gradients", Cell, f"{_HERE}.gradients:mea
 CONTEXT_LENGTH = Question[Cell, ContextLength](
     "context-length", Cell, f"{_HERE}.context_length:measure_context", ContextLength
 )
+CAUSALITY = Question[Cell, Causality](
+    "causality", Cell, f"{_HERE}.causality:measure_causality", Causality, (Attention.DEFAULT,)
+)
+PADDING = Question[Cell, Padding]("padding", Cell, f"{_HERE}.padding:measure_padding", Padding)
+LOSS = Question[Cell, Loss]("loss", Cell, f"{_HERE}.loss:measure_loss", Loss, _EAGER)
+SWITCHES = Question[Cell, Switches]("switches", Cell, f"{_HERE}.switches:measure_switches", Switches)
+BACKWARD = Question[Cell, Backward]("backward-hooks", Cell, f"{_HERE}.backward_hooks:measure_backward_hooks", Backward)
+DECOMPOSITION = Question[Cell, Decomposition](
+    "decomposition", Cell, f"{_HERE}.decomposition:measure_decomposition", Decomposition
+)
+ACCESSORS = Question[Cell, Accessors]("accessors", Cell, f"{_HERE}.accessors:measure_accessors", Accessors)
+HELD_MEMORY = Question[Cell, HeldMemory]("held-memory", Cell, f"{_HERE}.held_memory:measure_held_memory", HeldMemory)
 
 QUESTIONS: dict[str, Question[Any, Any]] = {
     question.name: question
     for question in (
         *(ACCURACY, REFERENCE, NOISE_FLOOR, ERROR_BUDGET),
         *(DEPTH, HOOKS, READING, GENERATION, GRADIENTS, CONTEXT_LENGTH),
+        *(CAUSALITY, PADDING, LOSS, SWITCHES, BACKWARD, DECOMPOSITION, ACCESSORS, HELD_MEMORY),
     )
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tlbench.exceptions import NoGolden, NonFiniteLogits
 from tlbench.grid import Cell, ReferenceCell, Space
+from tlbench.metrics.distribution import Distribution, Fingerprint
 from tlbench.metrics.figures import Closeness, ErrorStatistics, Shift, Truth
 from tlbench.metrics.verdict import Evidence, JudgedBy, Verdict, judge, judged_by
 
@@ -49,6 +50,8 @@ class Measurement:
         closeness: the distance from HuggingFace over its variants'. Only without a golden, or if HuggingFace is wrong.
         remark: what else to know: constants of TransformerLens that are not the checkpoint's, or a HuggingFace that is two
             functions. "" if nothing.
+        distribution: how the errors against the golden are distributed; None if they were not measured.
+        fingerprint: hashes of the logits; None if they were not measured.
     """
 
     cell: Cell
@@ -63,6 +66,8 @@ class Measurement:
     reference_fault: str = ""
     closeness: Closeness | None = None
     remark: str = ""
+    distribution: Distribution | None = None
+    fingerprint: Fingerprint | None = None
 
     @property
     def is_no_op(self) -> bool:

@@ -15,6 +15,10 @@ ROUNDINGS = 16.0
 In the committed results every healthy one is at most 12.2 times, and every fault found by hand more than 16."""
 ROW_ROUNDINGS = 8.0
 """How far a row of an attention pattern may be from its sum, in roundings: of exponential, sum and division."""
+REFACTORING_ROUNDINGS = 64.0
+"""The same for weights that went through a singular value decomposition."""
+ORDER_ROUNDINGS = 16.0
+"""How far sums of the same terms in another order may be apart, in roundings: a sum of a few dozen terms is."""
 RATIO = "x HuggingFace's error"
 """The unit of an error relative to HuggingFace's own."""
 OWN_ERROR = "context_length.ContextLength.track_longest"
@@ -32,6 +36,14 @@ class Part(StrEnum):
     DEPTH = "depth"
     LENGTH = "context length"
     FLOOR = "noise floor"
+    CAUSALITY = "causality"
+    PADDING = "padding"
+    LOSS = "loss"
+    SWITCHES = "switches"
+    BACKWARD = "backward hooks"
+    DECOMPOSITION = "decomposition"
+    ACCESSORS = "accessors"
+    MEMORY = "held memory"
 
 
 CLASSES = {
@@ -44,7 +56,8 @@ CLASSES = {
     Part.LENGTH: "context_length.ContextLength",
     Part.FLOOR: "noise_floor.NoiseFloor",
 }
-"""The benchmark class that stores each part."""
+"""The benchmark class that stores each part. Only `tlbench verify` asks about the others."""
+STORED = tuple(CLASSES)
 OTHER_MODULES = ("accuracy.", "runtime.")
 """The distance from HuggingFace, which the logits' verdict judges, and costs."""
 OTHER_CLASSES = ("truth.HuggingFace",)
@@ -58,6 +71,14 @@ QUESTIONS = {
     Part.DEPTH: registry.DEPTH.name,
     Part.LENGTH: registry.CONTEXT_LENGTH.name,
     Part.FLOOR: registry.NOISE_FLOOR.name,
+    Part.CAUSALITY: registry.CAUSALITY.name,
+    Part.PADDING: registry.PADDING.name,
+    Part.LOSS: registry.LOSS.name,
+    Part.SWITCHES: registry.SWITCHES.name,
+    Part.BACKWARD: registry.BACKWARD.name,
+    Part.DECOMPOSITION: registry.DECOMPOSITION.name,
+    Part.ACCESSORS: registry.ACCESSORS.name,
+    Part.MEMORY: registry.HELD_MEMORY.name,
 }
 """The question that measures each part, as kept endings name it."""
 
@@ -78,6 +99,21 @@ def ratio(dtype: Dtype, _: float | None) -> float:
 def rounding(_: Dtype, own_error: float | None) -> float | None:
     """A difference in nats of what should agree: the size of this cell's rounding."""
     return None if own_error is None else ROUNDINGS * own_error
+
+
+def refactoring(_: Dtype, own_error: float | None) -> float | None:
+    """The same through a singular value decomposition, whose factors have roundings of their own."""
+    return None if own_error is None else REFACTORING_ROUNDINGS * own_error
+
+
+def agreement(dtype: Dtype, _: float | None) -> float:
+    """The relative error of what one dtype computes in two orders."""
+    return ORDER_ROUNDINGS * UNIT_ROUNDOFF[dtype]
+
+
+def half_a_copy(_: Dtype, __: float | None) -> float:
+    """Memory beyond HuggingFace's, in copies of the parameters: masks and tables are less, second weights are more."""
+    return 0.5
 
 
 def row_sum(dtype: Dtype, _: float | None) -> float:
@@ -138,6 +174,33 @@ CHECKS = (
     Check(Part.FLOOR, "repeat", "the same pass twice", "nats", zero),
 )
 """Every check beyond the logits, whose own verdict is stored."""
+
+ONLY_VERIFIED = (
+    Check(Part.CAUSALITY, "last_token", "another last token moves earlier logits", "nats", rounding),
+    Check(Part.CAUSALITY, "given_last_token", "the same with hf_model= under default attention", "nats", rounding),
+    Check(Part.CAUSALITY, "given_logits", "hf_model= under default attention against HuggingFace", "nats", rounding),
+    Check(Part.PADDING, "left", "unequal prompts, padded on the left", "nats", rounding),
+    Check(Part.PADDING, "right", "unequal prompts, padded on the right", "nats", rounding),
+    Check(Part.PADDING, "generated", "generate from unequal prompts", "tokens", zero_in_float32),
+    Check(Part.PADDING, "loss", "loss of unequal prompts", "nats", rounding),
+    Check(Part.LOSS, "mean", "loss", "nats", rounding),
+    Check(Part.LOSS, "per_token", "loss_per_token", "nats", rounding),
+    Check(Part.SWITCHES, "use_attn_result", "use_attn_result", "nats", rounding),
+    Check(Part.SWITCHES, "use_split_qkv_input", "use_split_qkv_input", "nats", rounding),
+    Check(Part.SWITCHES, "use_attn_in", "use_attn_in", "nats", rounding),
+    Check(Part.SWITCHES, "use_hook_mlp_in", "use_hook_mlp_in", "nats", rounding),
+    Check(Part.SWITCHES, "refactor_factored_attn_matrices", "refactor_factored_attn_matrices", "nats", refactoring),
+    Check(Part.BACKWARD, "bwd_hooks", "bwd_hooks against autograd", "", agreement),
+    Check(Part.BACKWARD, "incl_bwd", "incl_bwd against autograd", "", agreement),
+    Check(Part.DECOMPOSITION, "accumulated", "accumulated_resid", "", zero),
+    Check(Part.DECOMPOSITION, "logit_lens", "accumulated_resid, unembedded", "nats", rounding),
+    Check(Part.DECOMPOSITION, "decomposed", "sum of decompose_resid", "", agreement),
+    Check(Part.DECOMPOSITION, "attributed", "sum of logit_attrs", "nats", rounding),
+    Check(Part.ACCESSORS, "n_wrong", "weights by accessor", "accessors", zero),
+    Check(Part.MEMORY, "copies", "memory beyond HuggingFace's", "copies of the parameters", half_a_copy),
+    Check(Part.MEMORY, "left_bytes", "what a forward pass leaves in the model", "bytes", zero),
+)
+"""The checks that only `tlbench verify` makes. Each track is an attribute of the question's record."""
 
 UNCHECKED = {
     Part.GENERATION: ("cache_error_growth",),

@@ -15,7 +15,7 @@ from rich.console import Console
 from tlbench.exceptions import BadInput
 from tlbench.grid import Cell, Space, Statistic, Wrapper
 from tlbench.report import render, status
-from tlbench.report.checks import CLASSES, Part
+from tlbench.report.checks import CLASSES, STORED, Part
 from tlbench.report.render import CELL, Column, Format, Value
 from tlbench.report.status import ASKED, Checked, Finding, PartStatus, Word, joined
 from tlbench.report.stored import BENCHMARKS, Commit, StoredResults
@@ -77,7 +77,7 @@ def compare(
 ) -> list[PartComparison]:
     """Every part at both commits."""
     found = []
-    for part in Part:
+    for part in STORED:
         sources = {str(commit): status.source(stored, commit, part) for commit in (earlier, later)}
         benchmark = min(filter(None, sources.values()), key=lambda name: name != CLASSES[part], default="")
         if missing := [name for name, of_commit in sources.items() if of_commit != benchmark or not benchmark]:

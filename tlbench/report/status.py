@@ -26,7 +26,18 @@ from tlbench.metrics.verdict import Verdict
 from tlbench.records.endings import Asked, Ending
 from tlbench.records.outcome import Kind
 from tlbench.report import render
-from tlbench.report.checks import CHECKS, CLASSES, OTHER_CLASSES, OTHER_MODULES, OWN_ERROR, QUESTIONS, RATIO, UNCHECKED, Part
+from tlbench.report.checks import (
+    CHECKS,
+    CLASSES,
+    OTHER_CLASSES,
+    OTHER_MODULES,
+    OWN_ERROR,
+    QUESTIONS,
+    RATIO,
+    STORED,
+    UNCHECKED,
+    Part,
+)
 from tlbench.report.render import CELL, COMMIT, Column, Format
 from tlbench.report.stored import BENCHMARKS, Absence, Commit, Figure, Row, State, StoredResults, TruthRow, is_figure, is_nan
 
@@ -51,7 +62,7 @@ class Word(StrEnum):
 
 
 PROBLEMS = (Word.WRONG, Word.FAILED, Word.UNJUDGED)
-ASKED = tuple(part for part in Part if part is not Part.FLOOR)
+ASKED = tuple(part for part in STORED if part is not Part.FLOOR)
 """What must be measured before the answer can be no. The noise floor is a yardstick, not a promise of TransformerLens's."""
 STYLES = {Word.WRONG: "bold red", Word.FAILED: "red", Word.UNJUDGED: "magenta"}
 WORDS = {
@@ -135,7 +146,7 @@ class PartStatus:
 
 def examine(stored: StoredResults, commit: Commit, is_wanted: Callable[[Cell], bool]) -> list[PartStatus]:
     """Every part at a commit, measured or not, for the cells that are wanted."""
-    return [part_status(stored, commit, part, is_wanted) for part in Part]
+    return [part_status(stored, commit, part, is_wanted) for part in STORED]
 
 
 def part_status(
@@ -208,6 +219,11 @@ def _word(value: float | None, limit: float | None, has_run: bool, is_absent: bo
         return Word.FAILED
     if is_nan(value):  # where the cell was measured, asv stores NaN for what the model has not
         return Word.NOT_APPLICABLE if has_run or is_absent else Word.NOT_MEASURED
+    return judged(value, limit)
+
+
+def judged(value: float, limit: float | None) -> Word:
+    """The word for a measured figure. Without a limit, only 0 is known to be right."""
     if limit is None:
         return Word.UNJUDGED if value else Word.RIGHT
     return Word.RIGHT if value <= limit else Word.WRONG

@@ -1,16 +1,21 @@
-"""`tlbench verify`: the verdicts, the table and the conclusion on every cell of one model on one TransformerLens."""
+"""`tlbench verify`: the verdicts, the tables and the conclusion on one model on one TransformerLens."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tlbench.checkpoints import Checkpoint
 from tlbench.grid import Cell, Dtype, Option, Space, Statistic
 from tlbench.metrics.figures import RATIO_GATE, ErrorStatistics, Truth
 from tlbench.metrics.verdict import JudgedBy, Verdict
@@ -18,8 +23,10 @@ from tlbench.questions.answers import Answers
 from tlbench.questions.registry import ACCURACY, NOISE_FLOOR
 from tlbench.records.measurement import Measurement, NoiseFloor
 from tlbench.records.outcome import Kind
-from tlbench.report import render
+from tlbench.report import render, verdicts
+from tlbench.report.checks import Part
 from tlbench.report.render import CELL, Column, Format, Value
+from tlbench.report.status import PROBLEMS, Checked, Finding, PartStatus, Word, findings, joined
 from tlbench.report.verdicts import BY_HUGGINGFACE, counted, word
 
 COLUMNS = (
@@ -34,6 +41,18 @@ COLUMNS = (
     Column("floor", "{:.2g}".format, drop=2),
 )
 STYLES = {Verdict.UNJUDGED: "magenta", Verdict.WORSE: "yellow", Verdict.BROKEN: "red", Verdict.FAILED: "red"}
+STYLES_OF_WORDS = {Word.WRONG: "red", Word.FAILED: "red", Word.UNJUDGED: "magenta", Word.NOT_MEASURED: "magenta"}
+KNOWN = {
+    (Part.HOOKS, "hooks that never fire"): "silent-hooks",
+    (Part.READING, "logit_attrs of heads"): "logit-attrs-without-gain",
+    (Part.DECOMPOSITION, "sum of logit_attrs"): "logit-attrs-without-gain",
+    (Part.SWITCHES, "refactor_factored_attn_matrices"): "refactor-bloom",
+    (Part.MEMORY, "what a forward pass leaves in the model"): "pattern-left-behind",
+}
+"""Findings about TransformerLens itself that a healthy model runs into."""
+CONTEXT_TOKENS = 12
+"""How many tokens before the worst one are printed."""
+LINES_OF_MARKDOWN = 5
 STYLES_OF_HEADLINES = {"RIGHT": "bold green", "UNJUDGED": "bold magenta", "WRONG": "bold red"}
 FLOAT32_GOLDEN = "+"
 """Marks a ratio that is based on a float32 golden."""
@@ -93,6 +112,8 @@ class Judgement:
             **{statistic.value: error and error.get(statistic) for statistic in Statistic},
             "floor": self.floor and self.floor.largest,
             "golden": truth and truth.golden_precision,
+            "distribution": asdict(measurement.distribution) if measurement and measurement.distribution else None,
+            "fingerprint": asdict(measurement.fingerprint) if measurement and measurement.fingerprint else None,
             "closeness": asdict(measurement.closeness) if measurement and measurement.closeness else None,
             "reason": self.reason,
         }
@@ -112,32 +133,203 @@ def judgement(answers: Answers) -> Judgement:
     return Judgement(answers.cell, measured.verdict, measured, floor.record if floor else None, reason)
 
 
-def print_summary(console: Console, subject: str, judgements: Sequence[Judgement], notes: Iterable[str] = ()) -> None:
-    """The verdict on the ``subject``, what is wrong and why, one line for what is right, and further ``notes``."""
+@dataclass(frozen=True)
+class Report:
+    """What was found about one model.
+
+    Attributes:
+        subject: the model and the TransformerLens.
+        judgements: the logits of each configuration.
+        parts: the other questions' checks.
+    """
+
+    subject: str
+    judgements: Sequence[Judgement]
+    parts: Sequence[PartStatus]
+
+    @property
+    def checked(self) -> list[Checked]:
+        """Every check that was made, or tried."""
+        return [one for status in self.parts for one in status.checked if one.word is not Word.NOT_APPLICABLE]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What the other questions found wrong, failed or unjudged. Where the logits failed, the rest is no finding."""
+        failed = (one.cell for one in self.judgements if one.verdict is Verdict.FAILED)
+        logits = tuple(Checked(Part.LOGITS, Part.LOGITS, cell, Word.FAILED) for cell in failed)
+        found = findings([PartStatus(Part.LOGITS, "", None, logits), *self.parts])
+        return [one for one in found if one.part is not Part.LOGITS]
+
+    @property
+    def exit_status(self) -> int:
+        """1 if something is wrong; 3 if nothing is known to be, but something is unjudged or was not measured; else 0."""
+        words = {one.word for one in self.checked}
+        logits = verdicts.exit_status([one.verdict for one in self.judgements])
+        if logits == 1 or words & {Word.WRONG, Word.FAILED}:
+            return 1
+        return 3 if logits or words & {Word.UNJUDGED, Word.NOT_MEASURED} else 0
+
+    @property
+    def headline(self) -> str:
+        """The verdict in one word."""
+        return {0: "RIGHT", 1: "WRONG", 3: "UNJUDGED"}[self.exit_status]
+
+    @property
+    def count(self) -> str:
+        """What is not right, or how much is."""
+        measured = _measured(self.judgements)
+        words = {word: sum(one.word is word for one in self.checked) for word in Word}
+        wrong = [f"{words[word]} {word}" for word in (*PROBLEMS, Word.NOT_MEASURED) if words[word]]
+        others = f"; {len(self.checked)} other checks, {joined(wrong) if wrong else 'all right'}" if self.parts else ""
+        return f"{_count(measured)}{others}"
+
+
+def print_summary(console: Console, report: Report, notes: Iterable[str] = (), is_full: bool = False) -> None:
+    """The verdict, a short table per question of what is not right, one line for what is, and further ``notes``."""
+    judgements = report.judgements
     measured = _measured(judgements)
-    headline = _headline(measured)
-    console.print(Text(headline, STYLES_OF_HEADLINES[headline]) + f"  {subject}: {_count(measured)}")
+    console.print(Text(report.headline, STYLES_OF_HEADLINES[report.headline]) + f"  {report.subject}: {report.count}")
     if troubled := [one for one in judgements if one.verdict.is_alarm or one.verdict is Verdict.UNJUDGED]:
-        console.print()
-        grid = Table.grid(padding=(0, 2))
+        grid = _section(console, Part.LOGITS)
         for verdict, option, dtypes, what in _grouped(troubled):
             grid.add_row("", Text(verdict, STYLES[verdict]), option, dtypes, Text(what))
         console.print(grid)
-        console.print()
+    for part, rows in groupby(_rows(report, is_full), key=lambda row: row.part):
+        grid = _section(console, part)
+        for row in rows:
+            grid.add_row("", Text(row.word, STYLES_OF_WORDS.get(row.word, "")), Text("\n".join(row.lines), overflow="fold"))
+        console.print(grid)
+    console.print()
     alarms = [one for one in measured if one.verdict.is_alarm]
     lines = [_advice(alarms, measured)] if alarms else []
     if fine := [one for one in measured if one.verdict.passes]:
         largest = max(fine, key=lambda one: one.ratio or 0.0)
         ratio = f", at most {_times(largest)} ({largest.cell.dtype} {largest.cell.option})" if largest.ratio else ""
         lines.append(f"right: {len(fine)} {_configurations(len(fine))} ({counted(one.verdict for one in fine)}){ratio}")
-    for line in (*lines, *_notes(judgements), *notes):
+    for line in (*lines, *_right_parts(report), *_notes(judgements), *notes):
         console.print(line, highlight=False, markup=False)
 
 
-def _headline(measured: Sequence[Judgement]) -> str:
-    if any(one.verdict.is_alarm for one in measured):
-        return "WRONG"
-    return "UNJUDGED" if any(one.verdict is Verdict.UNJUDGED for one in measured) else "RIGHT"
+def _section(console: Console, part: Part) -> Table:
+    console.print()
+    console.print(Text(part, "bold"))
+    return Table.grid(padding=(0, 2))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry of a question's table.
+
+    Attributes:
+        measure: the worst figure beside the largest right one, or why there is none.
+        where: the configurations.
+        more: what else is known: which hooks, for example, or where the fault is described.
+    """
+
+    part: Part
+    word: Word
+    what: str
+    measure: str
+    where: str
+    more: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The entry for a terminal."""
+        return (f"{self.what}: {self.measure}", self.where, *self.more)
+
+
+def _rows(report: Report, is_full: bool) -> list[Row]:
+    """What is not right, by check; with ``is_full`` every check."""
+    rows = []
+    for problem in report.findings:
+        known = KNOWN.get((problem.part, problem.what))
+        details = (
+            problem.worst.reason if problem.worst.value is not None else "",
+            known and f"see docs/findings/{known}.md",
+        )
+        more = tuple(detail for detail in details if detail)
+        rows.append(Row(problem.part, problem.word, problem.what, problem.measure, _where(problem.cells), more))
+    shown = [Word.NOT_MEASURED, *((Word.RIGHT, Word.NOT_APPLICABLE) if is_full else ())]
+    for one in (one for status in report.parts for one in status.checked if one.word in shown):
+        figure = "" if one.value is None else f"{one.value:.3g} {one.unit}".strip()
+        rows.append(Row(one.part, one.word, one.what, figure or one.reason.split("\n")[0], _where([one])))
+    return sorted(rows, key=lambda row: list(Part).index(row.part))
+
+
+def worst_token(judgements: Sequence[Judgement], checkpoint: Checkpoint) -> str:
+    """The logit with the largest error of the worst configuration, in its text; "" if nothing was compared with a golden."""
+    measured = [one.measurement for one in judgements if one.measurement and one.measurement.distribution and one.truth]
+    if not measured:
+        return ""
+    worst = max(measured, key=lambda one: one.truth.error_ratio if one.truth else 0.0)
+    assert worst.distribution is not None
+    place = worst.distribution.worst
+    context = checkpoint.prompts.natural[place.prompt][: place.position + 1]
+    text, token = decoded(checkpoint.folder, context[-CONTEXT_TOKENS:]), decoded(checkpoint.folder, [place.token])
+    where = f"{worst.cell.dtype} {worst.cell.option}"
+    return f"Worst logit ({where}, {place.error:.3g} nats off the golden): {token} after {text}, prompt {place.prompt}."
+
+
+def decoded(folder: Path, ids: Sequence[int]) -> str:
+    """Token ids as quoted text; as numbers if the model's folder has no tokenizer that says what they are."""
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        with suppress(Exception):  # tokenizers raises nothing more precise
+            from tokenizers import Tokenizer
+
+            return repr(Tokenizer.from_file(str(path)).decode(list(ids), skip_special_tokens=False))
+    return f"token{'s' if len(ids) > 1 else ''} {' '.join(map(str, ids))}"
+
+
+def _where(cells: Sequence[Checked]) -> str:
+    """The configurations, shortly, such as ``float32 unprocessed, all_options TransformerBridge``."""
+    parts = ("dtype", "option", "wrapper")
+    return " ".join(", ".join(dict.fromkeys(getattr(one.cell, part) for one in cells)) for part in parts)
+
+
+def _right_parts(report: Report) -> Iterator[str]:
+    """Which of the other questions are all right, and which do not apply."""
+    words = {status.part: {one.word for one in status.checked} for status in report.parts}
+    if right := [
+        part for part, found in words.items() if Word.RIGHT in found and not found & {*PROBLEMS, Word.NOT_MEASURED}
+    ]:
+        yield f"right: {joined(right)}"
+    if absent := [part for part, found in words.items() if found == {Word.NOT_APPLICABLE}]:
+        yield f"n/a: {joined(absent)}"
+
+
+def checks_json(report: Report) -> list[dict[str, Any]]:
+    """Every check of the other questions. A figure that is no number in JSON is a word."""
+    return [
+        {
+            **{name: value for name, value in asdict(one).items() if name not in ("cell", "verdict")},
+            **asdict(one.cell),
+            "value": one.value if one.value is None or math.isfinite(one.value) else str(one.value),
+        }
+        for status in report.parts
+        for one in status.checked
+    ]
+
+
+def print_markdown(report: Report, command: str) -> None:
+    """At most ten lines for a pull request: the verdict, what is not right, what is, and the command."""
+    troubled = [one for one in report.judgements if one.verdict.is_alarm or one.verdict is Verdict.UNJUDGED]
+    lines = [(Part.LOGITS, f"{verdict}: {option}, {dtypes}: {what}") for verdict, option, dtypes, what in _grouped(troubled)]
+    lines += [(row.part, f"{row.word}: {row.what}: {row.measure}") for row in _rows(report, is_full=False)]
+    parts = dict.fromkeys(part for part, _ in lines)
+    shown = [*parts][:LINES_OF_MARKDOWN]
+    print(f"**{report.headline}** {report.subject}: {report.count}\n")
+    if shown:
+        print("| question | what is not right |\n|:--|:--|")
+    for part in shown:
+        own = [text.replace("\n", " ").replace("|", r"\|") for of, text in lines if of is part]
+        more = f" (and {len(own) - 1} more)" if len(own) > 1 else ""
+        print(f"| {part} | {own[0]}{more} |")
+    if shown:
+        print()
+    rest = [f"also not right: {joined([*parts][LINES_OF_MARKDOWN:])}"] if len(parts) > len(shown) else []
+    print(f"{'; '.join([*rest, *_right_parts(report)])}. `{command}`".lstrip(". "))
 
 
 def _count(measured: Sequence[Judgement]) -> str:
@@ -145,10 +337,10 @@ def _count(measured: Sequence[Judgement]) -> str:
     unjudged = sum(one.verdict is Verdict.UNJUDGED for one in measured)
     total = f"{len(measured)} {_configurations(len(measured))}"
     if alarms:
-        return f"{alarms} of {total}" + (f", and {unjudged} could not be judged" if unjudged else "")
-    return f"{unjudged or len(measured)} of {total}" + (
-        " could not be judged, none is known to be wrong" if unjudged else ""
-    )
+        return f"logits wrong in {alarms} of {total}" + (f", and {unjudged} could not be judged" if unjudged else "")
+    if unjudged:
+        return f"logits of {unjudged} of {total} could not be judged, none is known to be wrong"
+    return f"logits right in {'all ' if len(measured) > 1 else ''}{total}"
 
 
 def _configurations(number: int) -> str:

@@ -13,7 +13,7 @@ from tlbench.exceptions import BadInput
 from tlbench.grid import Cell, Operation, RuntimeCell, Wrapper
 from tlbench.records.outcome import Kind
 from tlbench.report import outcomes, slowdowns, status
-from tlbench.report.checks import CHECKS, CLASSES, UNCHECKED, Check, Part
+from tlbench.report.checks import CHECKS, CLASSES, STORED, UNCHECKED, Check, Part
 from tlbench.report.slowdowns import CostRow
 from tlbench.report.status import Checked, PartStatus, Word
 from tlbench.report.stored import COSTS, Commit, StoredResults, is_figure
@@ -93,7 +93,7 @@ def _parts(site: Site, commit: MeasuredCommit) -> list[PartStatus]:
 
 def _of_commit(stored: StoredResults, commit: Commit, problems: list[str]) -> list[PartStatus]:
     try:
-        return [status.part_status(stored, commit, part, lambda _: True) for part in Part if part is not Part.LOGITS]
+        return [status.part_status(stored, commit, part, lambda _: True) for part in STORED if part is not Part.LOGITS]
     except BadInput as error:
         problems.append(str(error).replace(f"{stored.results_folder}/", ""))
         return []
@@ -214,7 +214,7 @@ def track_of(one: Checked) -> str:
 def of_model(site: Site, model: str) -> list[tuple[Check, Wrapper, Worst, MeasuredCommit, str]]:
     """Each check of a model at the newest commit that measured its part, the worst configuration of each wrapper."""
     found = []
-    for part in Part:
+    for part in STORED:
         measured = [
             (commit, own)
             for commit in site.shown

@@ -280,7 +280,7 @@ def figures(shape=MISTRAL_7B, tl="4.3.0", dtype="float16", option="unprocessed",
         seconds = round(time.monotonic() - started, 1)
         show(name=f"{shape.name} written", parameters=shape.parameters(), bytes=written, seconds=seconds)
         started = time.monotonic()
-        asked = ["--tl", tl, "--dtype", dtype, "--option", option, "--no-floor", "--hooked-name", HOOKED_NAME]
+        asked = ["--tl", tl, "--dtype", dtype, "--option", option, "--question", "logits", "--hooked-name", HOOKED_NAME]
         words = [str(BIN / "python"), "-m", "tlbench.cli", "verify", str(folder), *asked, "--json"]
         forget_references(shape.name)
         out, status, watch = watched(words, TLBENCH_REMEASURE="1")

@@ -1,0 +1,48 @@
+"""Is the model causal? Another last token must leave the earlier logits alone, however the model was made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tlbench.grid import Attention, Cell
+from tlbench.lens.interface import failures
+from tlbench.metrics.agreement import largest_difference
+from tlbench.questions.attempts import Attempts
+from tlbench.questions.loading import Loaded, load_cell
+from tlbench.records.promises import Causality
+from tlbench.reference import huggingface
+
+
+def measure_causality(cell: Cell, loaded: Loaded | None = None) -> Causality:
+    """Change the last token of each prompt: four forward passes, and one more load.
+
+    Raises what :func:`load_cell` raises.
+    """
+    checkpoint, lens = loaded or load_cell(cell)
+    ids = huggingface.tokens(checkpoint, "natural")
+    attempts = Attempts()
+
+    def given() -> tuple[float, float]:
+        model = huggingface.load_model(checkpoint.folder, cell.dtype, Attention.DEFAULT)
+        logits = lens.around(model)
+        reference = huggingface.reference_logits(checkpoint, cell.dtype, Attention.DEFAULT)["natural"]
+        return _leak(logits, ids), largest_difference(logits(ids), reference)
+
+    with torch.inference_mode():
+        with failures("the forward pass"):
+            last_token = attempts.attempt("last_token", lambda: _leak(lens.logits, ids))
+        leak, distance = attempts.attempt("given_last_token", given) or (None, None)
+    if reason := attempts.reasons.get("given_last_token"):
+        attempts.reasons["given_logits"] = reason
+    return Causality(cell, last_token, leak, distance, attempts.reasons)
+
+
+def _leak(logits: Callable[[Tensor], Tensor], ids: Tensor) -> float:
+    """The largest change of the logits before the last position."""
+    plain = logits(ids)
+    changed = ids.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % plain.shape[-1]
+    return largest_difference(logits(changed)[:, :-1], plain[:, :-1])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tlbench.exceptions import BadInput, choices
+from tlbench.grid import Wrapper
 from tlbench.paths import package_dir
 
 CATALOGUE_VARIABLE = "TLBENCH_CATALOGUE"
@@ -88,6 +89,15 @@ class Catalogue:
     def names(self) -> list[str]:
         """Every model's name, in order."""
         return [model.name for model in self.models]
+
+    def loadable(self) -> list[str]:
+        """Every model in each wrapper that can load it, as benchmarks write it: ``zoo-gpt2 TransformerBridge``."""
+        return [
+            f"{model.name} {wrapper}"
+            for model in self.models
+            for wrapper in Wrapper
+            if model.hooked_name or wrapper is not Wrapper.HOOKED_TRANSFORMER
+        ]
 
     def get(self, name: str) -> Model:
         """The model of that name. Raises BadInput, with the known models, if there is none."""

@@ -23,8 +23,8 @@ space := $(empty) $(empty)
 BENCH_TAGS ?= v4.3.0 v3.5.1 v2.18.0 v1.19.0
 BENCH_NEWEST = $(firstword $(BENCH_TAGS))
 BENCH_OLDER = $(or $(word 3,$(BENCH_TAGS)),$(lastword $(BENCH_TAGS)))
-BENCH_FULL := 'zoo-(gpt2|mistral)', 'float32'
-BENCH_OTHERS := '(zoo-[^']*|smollm2-135m)', ('float32', '(unprocessed|all_options)'|'b?float16', 'all_options')
+BENCH_FULL := 'zoo-(gpt2|mistral) [^']*', 'float32'
+BENCH_OTHERS := '(zoo-|smollm2-135m )[^']*', ('float32', '(unprocessed|all_options)'|'b?float16', 'all_options')
 BENCH ?= (accuracy\.(Logit|Processing\.track_changed_weights)|truth\.TransformerLens).*\(($(BENCH_FULL)|$(BENCH_OTHERS))
 # The models that need no Hub, in the order in which asv measures them.
 BENCH_MODELS ?= $(shell sed -nE 's/^name = "(zoo-.*|smollm2-135m)"/\1/p' tlbench/catalogue.toml)
@@ -32,8 +32,8 @@ BENCH_MODELS ?= $(shell sed -nE 's/^name = "(zoo-.*|smollm2-135m)"/\1/p' tlbench
 BENCH_LOG := $(CURDIR)/releases/.asv/bench.log
 BENCH_ASV = cd releases && PATH="$(CURDIR)/$(BIN):$$PATH" TLBENCH_LOG="$(BENCH_LOG)" asv
 # And of the newest of them, what it costs beside HuggingFace.
-BENCH_COSTS ?= runtime\.(Slowdown|Interval|HuggingFace)\.track_forward\('(zoo-gpt2|smollm2-135m)', 'float32',\
- ('unprocessed', 'TransformerBridge'|'all_options', 'HookedTransformer'), '1x64', 'cpu'
+BENCH_COSTS ?= runtime\.(Slowdown|Interval|HuggingFace)\.track_forward\('(zoo-gpt2|smollm2-135m)\
+ (TransformerBridge', 'unprocessed'|HookedTransformer', 'all_options'), 'float32 1x64 cpu'
 
 # How many processes the tests are spread over. One needs up to 3 GiB.
 JOBS ?= 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,19 @@ def save(self: Any) -> None:
 
 
 @wraps(_add_result)
-def add_result(self: Any, benchmark: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
-    """Add a result without losing the figures of values that its benchmark does not have."""
+def add_result(
+    self: Any, benchmark: Mapping[str, Any], *args: Any, selected_idx: Iterable[int] | None = None, **kwargs: Any
+) -> None:
+    """Add a result without losing the figures of values that its benchmark does not have.
+
+    asv looks up every cell among the selected ones, which it has in a list.
+    """
+    selected = None if selected_idx is None else set(selected_idx)
     name, columns = benchmark["name"], (self._results, self._stats, self._samples)
     is_same = self._benchmark_version.get(name) == benchmark["version"]
     before = self._benchmark_params.get(name) if is_same else None
     earlier = [_by_point(column[name], before) for column in columns] if before else []
-    _add_result(self, benchmark, *args, **kwargs)
+    _add_result(self, benchmark, *args, selected_idx=selected, **kwargs)
     now = self._benchmark_params[name]
     if not before or len(before) != len(now) or (params := merged(before, now)) == now:
         return

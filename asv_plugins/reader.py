@@ -14,7 +14,6 @@ import signal
 import socket
 import struct
 import sys
-import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,16 +38,19 @@ def main(suite: str, socket_name: str) -> None:
     end_with_parent()
     update_sys_path(suite)
     leave_sources_alone()
-    with socket.socket(socket.AF_UNIX) as listening, tempfile.NamedTemporaryFile() as file, suppress(KeyboardInterrupt):
-        output = Path(file.name)
+    keep_benchmarks()
+    output, result = (Path(f"/proc/self/fd/{os.memfd_create(name)}") for name in ("output", "result"))
+    with socket.socket(socket.AF_UNIX) as listening, suppress(KeyboardInterrupt):
         listening.bind(socket_name)
         listening.listen()
         while True:
             connection, _ = listening.accept()
             with connection:
-                command = _receive(connection)
-                is_preimport = command["action"] == "preimport"
-                _send(connection, preimport(suite, output) if is_preimport else run(suite, command, output))
+                command = receive(connection)
+                if command["action"] == "preimport":
+                    send(connection, preimport(suite, output))
+                for name in command.get("benchmark_ids", ()):
+                    send(connection, run(suite, name, command, output, result))
 
 
 def end_with_parent() -> None:
@@ -69,6 +71,27 @@ def leave_sources_alone() -> None:
     _base.get_source_code = lambda items: ""
 
 
+def keep_benchmarks() -> None:
+    """Stop asv_runner from describing a benchmark anew at every run: it lists and compares all parameters of all models."""
+    from asv_runner import run
+
+    describe = lru_cache(maxsize=None)(run.get_benchmark_from_name)
+
+    def get_benchmark_from_name(root: str, name: str, extra_params: dict[str, Any] | None = None) -> Any:
+        if extra_params:
+            return describe.__wrapped__(root, name, extra_params)
+        without_index, _, index = name.partition("-")
+        benchmark = describe(root, without_index)
+        if (instance := getattr(benchmark.func, "__self__", None)) is not None:
+            vars(instance).clear()
+            instance.__init__()  # as if it were new
+        if index:
+            benchmark.set_param_idx(int(index))
+        return benchmark
+
+    run.get_benchmark_from_name = get_benchmark_from_name
+
+
 def preimport(suite: str, output: Path) -> str:
     """Import every benchmark. Returns what they print, which passes through the file ``output``."""
     from asv_runner._aux import posix_redirect_output
@@ -79,23 +102,26 @@ def preimport(suite: str, output: Path) -> str:
     return output.read_text(errors="replace")
 
 
-def run(suite: str, command: dict[str, Any], output: Path) -> dict[str, Any]:
-    """Run one benchmark with one set of parameters. Returns its output and an exit status."""
+def run(suite: str, name: str, command: dict[str, Any], output: Path, result: Path) -> dict[str, Any]:
+    """Run one benchmark with one set of parameters. Returns its result as JSON, its output and an exit status.
+
+    Both pass through the files ``output`` and ``result``.
+    """
     from asv_runner._aux import posix_redirect_output
 
     finders = list(sys.meta_path)
     with posix_redirect_output(str(output), permanent=False):
-        status = _run_to_the_end(suite, command)
+        status = _run_to_the_end((suite, name, command["params_str"], "None", str(result)), command)
     sys.meta_path[:] = finders  # asv_runner adds a finder at every run
     printed = output.read_text(errors="replace")
     # A skip's reason is kept with the outcomes, and asv would print thousands of them with every failure.
-    return {"out": "" if printed.startswith(SKIPPED) and not status else printed, "errcode": status}
+    printed = "" if printed.startswith(SKIPPED) and not status else printed
+    return {"result": None if status else result.read_text(), "out": printed, "errcode": status}
 
 
-def _run_to_the_end(suite: str, command: dict[str, Any]) -> int:
+def _run_to_the_end(arguments: tuple[str, ...], command: dict[str, Any]) -> int:
     from asv_runner.run import _run
 
-    arguments = (suite, *(command[name] for name in ("benchmark_id", "params_str", "profile_path", "result_file")))
     try:
         os.chdir(command["cwd"])
         with _time_limit(command["timeout"]):
@@ -130,15 +156,17 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _receive(connection: socket.socket) -> dict[str, Any]:
-    from asv_runner.server import recvall
+def receive(connection: socket.socket) -> dict[str, Any]:
+    """A message that :func:`send` sent. Raises RuntimeError if the other end is gone."""
+    from asv_runner._aux import recvall
 
     (length,) = struct.unpack(LENGTH, recvall(connection, struct.calcsize(LENGTH)))
-    command: dict[str, Any] = json.loads(recvall(connection, length))
-    return command
+    message: dict[str, Any] = json.loads(recvall(connection, length))
+    return message
 
 
-def _send(connection: socket.socket, answer: Any) -> None:
+def send(connection: socket.socket, answer: Any) -> None:
+    """Send a message, as asv does."""
     text = json.dumps(answer).encode()
     connection.sendall(struct.pack(LENGTH, len(text)) + text)
 

@@ -1,6 +1,6 @@
 """asv's tables without the rows that have nothing to say, and with the words that tell absent figures apart.
 
-The grid has a row for every model, dtype, option and wrapper, and most have no figure: few releases have both wrappers. Here
+The grid has a row for every model in every wrapper, dtype and option, and few releases have both wrappers. Here
 `asv run`, `asv show`, `asv compare` and `asv continuous` leave them out and count them. Where one of two commits has no
 figure, the table says whether the cell is `n/a`, was `not measured`, or is `unjudged`. And ``--only-changed`` shows cells
 that ceased to fail, which asv hides.
@@ -25,6 +25,7 @@ from asv.commands import compare
 from asv.commands.compare import Compare
 
 from tlbench.exceptions import BadInput
+from tlbench.grid import words_of
 from tlbench.paths import MACHINE_VARIABLE
 from tlbench.records import endings
 from tlbench.records.outcome import Kind
@@ -159,7 +160,7 @@ def _class_of(name: str) -> str:
 
 
 def _cell(point: Iterable[str]) -> str:
-    return " ".join(text.strip("'") for text in point)
+    return " ".join(words_of(*(text.strip("'") for text in point)))
 
 
 results._format_benchmark_result = format_grid

@@ -76,13 +76,10 @@ class Screen(logging.Handler):
 
     def begin(self, benchmarks: Any) -> None:
         """Begin to measure a commit: count its cells."""
-        selected = benchmarks.benchmark_selection
-        points = {
-            point
-            for name, benchmark in benchmarks.items()
-            for i, point in enumerate(itertools.product(*benchmark["params"]))
-            if selected.get(name) is None or i in selected[name]
-        }
+        points: set[Point] = set()
+        for name, benchmark in benchmarks.items():
+            selected, of_benchmark = benchmarks.benchmark_selection.get(name), list(itertools.product(*benchmark["params"]))
+            points.update(of_benchmark if selected is None else (of_benchmark[i] for i in selected))
         self._seen, self._measured, self._total = set(), 0, len(points)
         self._progress.reset(self._task, total=self._total)
 

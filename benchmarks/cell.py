@@ -3,13 +3,15 @@
 import math
 import os
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 from asv_runner.benchmarks.mark import SkipNotImplemented
 
-from tlbench import Attention, Cell, Dtype, NotApplicable, Option, ReferenceCell, Wrapper
+from tlbench import Attention, Cell, Dtype, NotApplicable, Option, ReferenceCell
 from tlbench.catalogue import load
 from tlbench.exceptions import CellFailed, NonFiniteLogits, NotMeasured
+from tlbench.grid import words_of
 from tlbench.questions.answers import recording_server, shared
 from tlbench.questions.attempts import NOT_APPLICABLE
 from tlbench.questions.registry import ACCURACY, REFERENCE
@@ -30,14 +32,20 @@ class SharedRun:
 
 
 class GridOfCells(SharedRun):
-    """A benchmark over model x dtype x option x wrapper. The default question is the error of the logits."""
+    """A benchmark over models in the wrappers that load them x dtype x option. The default question is the logits' error."""
 
     question = ACCURACY
-    params = [load().names(), [*map(str, Dtype)], [*map(str, Option)], [*map(str, Wrapper)]]
-    param_names = ["model", "dtype", "option", "wrapper"]
+    params = [load().loadable(), [*map(str, Dtype)], [*map(str, Option)]]
+    param_names = ["model and wrapper", "dtype", "option"]
 
-    def setup(self, model, dtype, option, wrapper):
-        self.measurement = answer(self.question, Cell(model, dtype, option, wrapper))
+    def setup(self, *parameters):
+        self.measurement = answer(self.question, Cell(*words_of(*parameters)))
+
+
+class GridOfEnds(GridOfCells):
+    """The same with no option and with all of them. What a single option does in between is seen in the logits."""
+
+    params = [*GridOfCells.params[:2], [str(Option.UNPROCESSED), str(Option.ALL_OPTIONS)]]
 
 
 class GridOfReferences(SharedRun):
@@ -75,6 +83,7 @@ def figure(value, reason):
     return float(value)
 
 
+@lru_cache(maxsize=4096)
 def answer(question, cell):
     """The answer, which the whole run shares. The server that measures it runs in asv's folder and stops with asv."""
     server = recording_server(Path.cwd(), Path(sys.executable), os.getppid())

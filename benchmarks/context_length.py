@@ -1,10 +1,10 @@
 """How does the error grow with the sequence, from one token to the model's longest context?"""
 
-from benchmarks.cell import GridOfCells, figure
+from benchmarks.cell import GridOfEnds, figure
 from tlbench.questions.registry import CONTEXT_LENGTH
 
 
-class ContextLength(GridOfCells):
+class ContextLength(GridOfEnds):
     """Errors against the golden by length: rms of the centred logits."""
 
     question = CONTEXT_LENGTH

@@ -4,11 +4,11 @@ No processing option changes these quantities. The *propagated* error is that of
 error is that of a block fed its golden input, so only the block's own error shows.
 """
 
-from benchmarks.cell import GridOfCells, figure
+from benchmarks.cell import GridOfEnds, figure
 from tlbench.questions.registry import DEPTH
 
 
-class Depth(GridOfCells):
+class Depth(GridOfEnds):
     """Relative errors of the residual stream, attention, MLP, norms and patterns against the golden activations."""
 
     question = DEPTH

@@ -1,10 +1,10 @@
 """How wrong are gradients of a logit difference, and what else people compute: head attributions and patch effects?"""
 
-from benchmarks.cell import GridOfCells, figure
+from benchmarks.cell import GridOfEnds, figure
 from tlbench.questions.registry import GRADIENTS, READING
 
 
-class Gradients(GridOfCells):
+class Gradients(GridOfEnds):
     """Gradients at the embeddings and every block's input, against the golden gradients: the worst block."""
 
     question = GRADIENTS
@@ -27,7 +27,7 @@ class Gradients(GridOfCells):
     track_one_less_cosine.unit = "1 - cosine"
 
 
-class Reading(GridOfCells):
+class Reading(GridOfEnds):
     """Errors in nats, to compare with the size of an effect."""
 
     question = READING

@@ -1,11 +1,11 @@
 """Are hooks, caches and generation faithful? Most checks need no reference: anything but 0 is an error."""
 
-from benchmarks.cell import GridOfCells, figure
+from benchmarks.cell import GridOfEnds, figure
 from tlbench.questions.attempts import NOT_APPLICABLE
 from tlbench.questions.registry import GENERATION, HOOKS
 
 
-class Hooks(GridOfCells):
+class Hooks(GridOfEnds):
     """What hook points promise, and interventions through them against the golden."""
 
     question = HOOKS
@@ -58,7 +58,7 @@ class Hooks(GridOfCells):
     track_edit_ratio.unit = "ratio"
 
 
-class Generation(GridOfCells):
+class Generation(GridOfEnds):
     """The key-value cache against the full forward pass, and greedy continuations against HuggingFace's."""
 
     question = GENERATION

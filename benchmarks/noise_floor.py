@@ -1,10 +1,10 @@
 """How much do runs that should agree differ? No error below this floor means anything."""
 
-from benchmarks.cell import GridOfCells
+from benchmarks.cell import GridOfEnds
 from tlbench.questions.registry import NOISE_FLOOR
 
 
-class NoiseFloor(GridOfCells):
+class NoiseFloor(GridOfEnds):
     """The largest difference of the centred logits between two runs. Needs its own load and four forward passes."""
 
     question = NOISE_FLOOR

@@ -6,14 +6,16 @@ several interpreters, of the median ratio over rounds. ``Process...`` classes ar
 
 from operator import attrgetter
 
-from benchmarks.cell import GridOfCells, SharedRun, answer, figure, or_skip, skip_if
-from tlbench import Dtype, Option, Wrapper
+from benchmarks.cell import GridOfEnds, SharedRun, answer, figure, or_skip, skip_if
+from tlbench import Dtype, Option
 from tlbench.arithmetic import Lane, wanted
 from tlbench.catalogue import load
 from tlbench.costs.registry import IMPORT, MEMORY, SCALING, SLOWDOWN
-from tlbench.grid import Device, Import, Operation, RuntimeCell
+from tlbench.grid import Device, Import, Operation, RuntimeCell, words_of
 
-SHAPES = ["1x64", "8x128"]
+SHORT = "1x64"
+RUNS = [f"float32 {SHORT} cpu", f"float32 {SHORT} cuda", "bfloat16 8x128 cuda"]
+"""The runs that are timed: short ones show what calls cost, and on a GPU large ones what arithmetic costs."""
 
 
 class NativeRun(SharedRun):
@@ -24,14 +26,13 @@ class NativeRun(SharedRun):
 
 
 class GridOfRuns(NativeRun):
-    """A benchmark over model x dtype x option x wrapper x shape x device."""
+    """A benchmark over models in the wrappers that load them x no option or all x runs."""
 
-    options = [str(Option.ALL_OPTIONS), str(Option.UNPROCESSED)]
-    params = [load().names(), [*map(str, Dtype)], options, [*map(str, Wrapper)], SHAPES, [*map(str, Device)]]
-    param_names = ["model", "dtype", "option", "wrapper", "shape", "device"]
+    params = [load().loadable(), GridOfEnds.params[2], RUNS]
+    param_names = ["model and wrapper", "option", "dtype, shape and device"]
 
     def ask(self, question, operation, *cell):
-        return answer(question, RuntimeCell(*cell, operation))
+        return answer(question, RuntimeCell(*words_of(*cell), operation))
 
 
 class _ByOperation(GridOfRuns):
@@ -120,10 +121,13 @@ class Growth(GridOfRuns):
 
 
 class GridOfLoads(NativeRun):
-    """A benchmark over model x dtype x option x wrapper, on the CPU."""
+    """A benchmark of loading over models in the wrappers that load them x option, in float32 on the CPU."""
 
-    params = GridOfCells.params
-    param_names = GridOfCells.param_names
+    params = [load().loadable(), [str(Dtype.FLOAT32)], [*map(str, Option)]]
+    param_names = GridOfEnds.param_names
+
+    def cell(self, operation, *parameters):
+        return RuntimeCell(*words_of(*parameters, SHORT, Device.CPU), operation)
 
 
 class _OneSlowdown:
@@ -142,9 +146,9 @@ class _OneSlowdown:
 class Loading(GridOfLoads, _OneSlowdown):
     """Loading time over HuggingFace's. With a processing option: the time of processing alone over HuggingFace's loading."""
 
-    def slowdown(self, model, dtype, option, wrapper):
-        operation = Operation.LOADING if option == Option.UNPROCESSED else Operation.PROCESSING
-        return answer(SLOWDOWN, RuntimeCell(model, dtype, option, wrapper, SHAPES[0], Device.CPU, operation))
+    def slowdown(self, *parameters):
+        operation = Operation.LOADING if Option.UNPROCESSED in parameters else Operation.PROCESSING
+        return answer(SLOWDOWN, self.cell(operation, *parameters))
 
 
 class Imports(NativeRun, _OneSlowdown):
@@ -166,7 +170,7 @@ class Process(GridOfRuns):
         super().setup(*cell)
         from tlbench.costs import process as costs  # imports torch, which asv's other processes do not need
 
-        self.model = or_skip(costs.loaded, RuntimeCell(*cell, Operation.FORWARD))
+        self.model = or_skip(costs.loaded, RuntimeCell(*words_of(*cell), Operation.FORWARD))
         self.model.rest()
 
     def time_forward(self, *cell):
@@ -196,13 +200,13 @@ class _ProcessLoads(GridOfLoads):
         super().setup(*cell)
         from tlbench.costs import process as costs  # imports torch, which asv's other processes do not need
 
-        self.loads = or_skip(costs.loading, RuntimeCell(*cell, SHAPES[0], Device.CPU, Operation.LOADING))
+        self.loads = or_skip(costs.loading, self.cell(Operation.LOADING, *cell))
 
 
 class ProcessLoading(_ProcessLoads):
     """The same for loading, without processing."""
 
-    params = [load().names(), [*map(str, Dtype)], [str(Option.UNPROCESSED)], [*map(str, Wrapper)]]
+    params = [*GridOfLoads.params[:2], [str(Option.UNPROCESSED)]]
     version = "2"
 
     def time_loading(self, *cell):
@@ -214,8 +218,7 @@ class ProcessLoading(_ProcessLoads):
 class ProcessProcessing(_ProcessLoads):
     """The same for processing alone, each time of a freshly loaded model."""
 
-    options = [str(option) for option in Option if option is not Option.UNPROCESSED]
-    params = [load().names(), [*map(str, Dtype)], options, [*map(str, Wrapper)]]
+    params = [*GridOfLoads.params[:2], [str(option) for option in Option if option is not Option.UNPROCESSED]]
     number = 1  # processing a model twice would measure nothing
     warmup_time = 0
 

@@ -7,7 +7,7 @@ from benchmarks.cell import GridOfCells, GridOfReferences, skip_if
 
 
 class _AgainstTheGolden:
-    """The figures, read from the ``measurement`` that a grid's setup leaves."""
+    """Figures that both have, read from the ``measurement`` that a grid's setup leaves."""
 
     @property
     def truth(self):
@@ -17,11 +17,27 @@ class _AgainstTheGolden:
     def track_error_ratio(self, *cell):
         return self.truth.error_ratio
 
-    def track_error_correlation(self, *cell):
-        return self.truth.error_correlation
-
     def track_bits_lost(self, *cell):
         return self.truth.bits_lost
+
+    def track_nonfinite(self, *cell):
+        return self.measurement.nonfinite
+
+    track_error_ratio.unit = "ratio"
+    track_bits_lost.unit = "bits"
+    track_nonfinite.unit = "logits"
+
+
+class TransformerLens(GridOfCells, _AgainstTheGolden):
+    """TransformerLens against the golden, with the total error that a user gets and a verdict."""
+
+    @property
+    def truth(self):
+        skip_if(self.measurement.reference_nonfinite, self.measurement.no_accuracy)
+        return super().truth
+
+    def track_error_correlation(self, *cell):
+        return self.truth.error_correlation
 
     def track_kl_nats(self, *cell):
         return self.truth.kl_nats
@@ -32,29 +48,8 @@ class _AgainstTheGolden:
     def track_top1_ties(self, *cell):
         return self.truth.top1_ties
 
-    def track_nonfinite(self, *cell):
-        return self.measurement.nonfinite
-
     def track_shift_spread(self, *cell):
         return self.truth.shift_spread
-
-    track_error_ratio.unit = "ratio"
-    track_error_correlation.unit = "correlation"
-    track_bits_lost.unit = "bits"
-    track_kl_nats.unit = "nats"
-    track_top1_flips.unit = "positions"
-    track_top1_ties.unit = "positions"
-    track_nonfinite.unit = "logits"
-    track_shift_spread.unit = "nats"
-
-
-class TransformerLens(GridOfCells, _AgainstTheGolden):
-    """TransformerLens against the golden, with the total error that a user gets and a verdict."""
-
-    @property
-    def truth(self):
-        skip_if(self.measurement.reference_nonfinite, self.measurement.no_accuracy)
-        return super().truth
 
     def track_total_rms(self, *cell):
         return self.truth.total_rms
@@ -71,6 +66,11 @@ class TransformerLens(GridOfCells, _AgainstTheGolden):
         """0 exact, 1 same rounding, 2 benign, 2.5 unjudged, 3 worse, 4 broken."""
         return self.measurement.severity
 
+    track_error_correlation.unit = "correlation"
+    track_kl_nats.unit = "nats"
+    track_top1_flips.unit = "positions"
+    track_top1_ties.unit = "positions"
+    track_shift_spread.unit = "nats"
     track_total_rms.unit = "nats"
     track_difference_rms.unit = "nats"
     track_difference_p99.unit = "nats"

@@ -10,17 +10,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tests.e2e.conftest import asv_configuration
+from tlbench.grid import words_of
 from tlbench.history import SourceCommit, SourceFile, build_from_trees
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[1]
 MACHINE = "shared-x86-64"
 MEAN, MAX = "accuracy.Logit.track_mean", "accuracy.Logit.track_max"
+PAIR, WRAPPERS = "model and wrapper", ("HookedTransformer", "TransformerBridge")
 PARAMS = {
-    "model": ["zoo-gpt2", "zoo-llama"],
+    PAIR: [f"{model} {wrapper}" for model in ("zoo-gpt2", "zoo-llama") for wrapper in WRAPPERS],
     "dtype": ["float32", "float16"],
     "option": ["unprocessed"],
-    "wrapper": ["HookedTransformer", "TransformerBridge"],
 }
 GPT2, GPT2_16, LLAMA = (
     (*words, "unprocessed", "HookedTransformer")
@@ -70,7 +71,7 @@ class Stored:
         commit = self.commits[tag]
         result = Results({"machine": machine}, {}, commit, 1000 + int(tag[1:]), "3.11", "virtualenv-py3.11", {})
         result.load_data(str(self.folder / "results"))
-        values = [figures.get(cell, float("nan")) for cell in itertools.product(*PARAMS.values())]
+        values = [figures.get(words_of(*point), float("nan")) for point in itertools.product(*PARAMS.values())]
         nothing = [None] * len(values)
         result.add_result(described(name), BenchmarkResult(values, nothing, nothing, 0, "", None))
         getattr(Results.save, "__wrapped__", Results.save)(result, str(self.folder / "results"))
@@ -80,8 +81,15 @@ class Stored:
 
     def asv(self, *words, status=0, **environment):
         """What asv prints."""
+        return self._run(BIN / "asv", *words, status=status, **environment)
+
+    def python(self, code):
+        """What Python prints that runs some code."""
+        return self._run(sys.executable, "-c", code)
+
+    def _run(self, *words, status=0, **environment):
         done = subprocess.run(
-            [BIN / "asv", *words],
+            words,
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             capture_output=True,

@@ -61,3 +61,23 @@ def test_a_malformed_entry_is_refused_naming_entry_and_field(write_catalogue, te
 def test_a_missing_catalogue_is_refused_naming_the_variable(tmp_path):
     with pytest.raises(BadInput, match="TLBENCH_CATALOGUE"):
         catalogue.load(tmp_path / "none.toml")
+
+
+def test_a_model_is_loadable_in_hookedtransformer_if_it_has_an_official_name_there(tmp_path):
+    path = tmp_path / "models.toml"
+    path.write_text(
+        """
+        [[model]]
+        name = "both"
+        source = "zoo"
+        family = "gpt2"
+        hooked_name = "gpt2"
+
+        [[model]]
+        name = "bridge-only"
+        source = "zoo"
+        family = "stablelm"
+        """
+    )
+    found = catalogue.load(path).loadable()
+    assert found == ["both HookedTransformer", "both TransformerBridge", "bridge-only TransformerBridge"]

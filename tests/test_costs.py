@@ -32,12 +32,9 @@ from tlbench.report.stored import State, StoredResults
 
 MODELS = ["zoo-gpt2", "zoo-llama"]
 GRID = {
-    "model": MODELS,
-    "dtype": ["float32"],
+    "model and wrapper": [f"{model} TransformerBridge" for model in MODELS],
     "option": ["all_options"],
-    "wrapper": ["TransformerBridge"],
-    "shape": ["1x64"],
-    "device": ["cpu", "cuda"],
+    "dtype, shape and device": ["float32 1x64 cpu", "float32 1x64 cuda"],
 }
 """asv stores the cells in this order: gpt2 on a CPU and on a GPU, then llama."""
 NAN = math.nan

@@ -3,6 +3,7 @@
 import pytest
 
 from tlbench import BadInput, Cell, Option
+from tlbench.grid import RuntimeCell, words_of
 
 
 def test_flags_switch_on_exactly_the_step_that_an_option_names():
@@ -27,3 +28,25 @@ def test_flags_switch_on_exactly_the_step_that_an_option_names():
 def test_an_unknown_word_is_refused_with_the_known_ones(words, named):
     with pytest.raises(BadInput, match=named):
         Cell(*words)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        ("zoo-gpt2 HookedTransformer", "float16", "fold_ln"),
+        ("zoo-gpt2", "float16", "fold_ln", "HookedTransformer"),
+    ],
+)
+def test_a_cell_s_words_may_stand_in_any_parameters(parameters):
+    assert Cell(*words_of(*parameters)) == Cell("zoo-gpt2", "float16", "fold_ln", "HookedTransformer")
+
+
+def test_a_run_s_words_may_stand_in_one_parameter():
+    words = words_of("mine TransformerBridge", "all_options", "bfloat16 8x128 cuda")
+    assert words == ("mine", "bfloat16", "all_options", "TransformerBridge", "8x128", "cuda")
+    assert RuntimeCell(*words, "forward").batch == 8
+
+
+def test_a_word_that_nobody_knows_is_refused():
+    with pytest.raises(BadInput, match="unknown word 'float8'"):
+        Cell(*words_of("zoo-gpt2 HookedTransformer", "float8", "fold_ln"))

@@ -10,10 +10,16 @@ from asv.results import Results
 from asv.runner import BenchmarkResult
 
 from asv_plugins import parameters
-from tests.stored import GPT2, LLAMA, MEAN, PARAMS, Stored, described
+from tests.stored import GPT2, LLAMA, MEAN, PAIR, PARAMS, WRAPPERS, Stored, described
 
-SMALL = PARAMS | {"model": ["zoo-gpt2"]}
-OTHER = PARAMS | {"model": ["mine", "zoo-llama"]}
+
+def of_models(*models):
+    """The parameters for some models in both wrappers."""
+    return PARAMS | {PAIR: [f"{model} {wrapper}" for model in models for wrapper in WRAPPERS]}
+
+
+IN_ORDER = described(MEAN, of_models("zoo-gpt2", "zoo-llama", "mine"))["params"][0]
+SMALL, OTHER = of_models("zoo-gpt2"), of_models("mine", "zoo-llama")
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +48,11 @@ def test_a_smaller_catalogue_leaves_the_list_of_benchmarks_byte_for_byte(tmp_pat
 
 
 def test_a_new_model_comes_after_those_that_are_stored(tmp_path):
-    assert saved(tmp_path, PARAMS, OTHER)["params"][0] == ["'zoo-gpt2'", "'zoo-llama'", "'mine'"]
+    assert saved(tmp_path, PARAMS, OTHER)["params"][0] == IN_ORDER
 
 
 def test_a_benchmark_whose_parameters_are_others_now_is_described_as_it_is_now(tmp_path):
-    renamed = {**described(MEAN), "param_names": ["model", "dtype", "option", "kind"]}
+    renamed = {**described(MEAN), "param_names": [PAIR, "dtype", "kind"]}
     assert parameters.merged_benchmark(described(MEAN, SMALL), renamed) == renamed
 
 
@@ -62,11 +68,11 @@ def test_a_run_with_another_catalogue_keeps_the_figures_of_the_models_that_it_la
     added(result, PARAMS, 1.0)
     added(result, OTHER, None)
     params = result.get_result_params(MEAN)
-    assert params[0] == ["'zoo-gpt2'", "'zoo-llama'", "'mine'"]
+    assert params[0] == IN_ORDER
     assert result.get_result_value(MEAN, params) == [1.0] * 4 + [None] * 8
     added(result, SMALL, 2.0, version="2")
     assert result.get_result_value(MEAN, described(MEAN, SMALL)["params"]) == [2.0] * 4
-    assert result.get_result_params(MEAN)[0] == ["'zoo-gpt2'"], "another version is another quantity"
+    assert result.get_result_params(MEAN)[0] == described(MEAN, SMALL)["params"][0], "another version is another quantity"
 
 
 def test_a_model_that_was_added_later_has_not_failed_before():

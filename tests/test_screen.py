@@ -90,7 +90,7 @@ def test_the_progress_line_counts_the_cells_that_have_a_figure_and_shows_each():
     task = shown(screen, {0: 1e-6, 1: NAN, 4: None})
     assert (task.completed, task.total) == (2, 2), "a failure is measured, what cannot exist is not"
     assert task.description == "TransformerLens 4.3.0"
-    assert task.fields["cell"] == "zoo-llama · float32 · unprocessed"
+    assert task.fields["cell"] == "zoo-llama HookedTransformer · float32 · unprocessed"
     screen._progress.refresh()
     screen.end()
     assert "2/2" in terminal.getvalue()
@@ -104,7 +104,7 @@ def test_into_a_file_a_line_goes_only_so_often(monkeypatch):
     monkeypatch.setattr(plugin, "PLAIN_EVERY_S", 0)
     shown(screen, dict.fromkeys((0, 1, 4), 1e-6))
     screen.end()
-    assert file.getvalue().splitlines()[-1].endswith("2/3 zoo-llama · float32 · unprocessed")
+    assert file.getvalue().splitlines()[-1].endswith("2/3 zoo-llama HookedTransformer · float32 · unprocessed")
 
 
 def test_errors_of_asv_stay_on_the_screen_in_one_line():

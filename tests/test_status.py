@@ -14,8 +14,9 @@ from asv.runner import BenchmarkResult
 
 from tests import command as command_line
 from tests.conftest import ROOT
+from tests.stored import PAIR
 from tlbench.arithmetic import SHARED_MACHINE
-from tlbench.grid import Dtype, Statistic
+from tlbench.grid import Dtype, Statistic, words_of
 from tlbench.history import SourceCommit, SourceFile, build_from_trees
 from tlbench.metrics.figures import UNIT_ROUNDOFF
 from tlbench.metrics.verdict import Verdict
@@ -23,7 +24,6 @@ from tlbench.questions.registry import QUESTIONS as ASKABLE
 from tlbench.report.checks import CHECKS, CLASSES, OWN_ERROR, QUESTIONS, ROUNDINGS, UNCHECKED, Part, row_sum
 from tlbench.report.stored import TRUTH
 
-NAMES = ("model", "dtype", "option", "wrapper")
 GRID = (
     ["zoo-gpt2", "zoo-bloom", "gpt2"],
     ["float32", "bfloat16"],
@@ -58,11 +58,14 @@ def store(tmp_path, monkeypatch):
     conf = {"version": 1, "project": "p", "repo": "h.git", "results_dir": "results", "branches": ["main"]}
     (tmp_path / "asv.conf.json").write_text(json.dumps(conf))
     monkeypatch.chdir(tmp_path)
-    params = [[*map(repr, words)] for words in GRID]
+    models, dtypes, options, wrappers = GRID
+    pairs = [f"{model} {wrapper}" for model in models for wrapper in wrappers]
+    params = [[*map(repr, words)] for words in (pairs, dtypes, options)]
+    stored_cells = [words_of(*point) for point in itertools.product(pairs, dtypes, options)]
 
     def write(values, failed="", release="v1.0.0", of_inside="xeon", noticed_on=SHARED_MACHINE):
         benchmarks = {
-            name: {"name": name, "params": params, "param_names": list(NAMES), "version": "1", "type": "track"}
+            name: {"name": name, "params": params, "param_names": [PAIR, "dtype", "option"], "version": "1", "type": "track"}
             for name in values
         }
         for machine, day in ((SHARED_MACHINE, 2), (of_inside, 3)):
@@ -71,7 +74,7 @@ def store(tmp_path, monkeypatch):
             stored = Results({"machine": machine}, {}, commits[release], int(release[1]), "3.11", "env", {})
             for name, cells in own.items():
                 none = [None] * len(CELLS)
-                result = BenchmarkResult([cells[cell] for cell in CELLS], none, none, 0, "", None)
+                result = BenchmarkResult([cells[cell] for cell in stored_cells], none, none, 0, "", None)
                 stored.add_result(benchmarks[name], result, started_at=datetime(2026, 5, day, tzinfo=UTC), duration=1.0)
             if own:
                 stored.save(str(tmp_path / "results"))

@@ -500,3 +500,9 @@ def test_the_models_whose_names_do_not_say_what_they_are_are_explained_and_csv_i
     for command in ("table", "verdicts", "status"):
         assert sentence in run(command=command).stdout
         assert sentence not in run("--format", "csv", command=command).stdout
+
+
+def test_a_wrapper_that_cannot_load_a_model_is_not_applicable(project):
+    refused = run("--model", "zoo-stablelm", "--wrapper", "HookedTransformer")
+    assert refused.returncode == 2
+    assert "zoo-stablelm is n/a in HookedTransformer, which has no such architecture: leave --wrapper out" in refused.stderr

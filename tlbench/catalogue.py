@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tlbench.exceptions import BadInput, choices
+from tlbench.grid import Wrapper
 from tlbench.paths import package_dir
 
 CATALOGUE_VARIABLE = "TLBENCH_CATALOGUE"
@@ -128,6 +129,15 @@ class Catalogue:
     def every(self) -> tuple[Model, ...]:
         """The further models too."""
         return (*self.models, *self.further)
+
+    def loadable(self) -> list[str]:
+        """Every model in each wrapper that can load it, as benchmarks write it: ``zoo-gpt2 TransformerBridge``."""
+        return [
+            f"{model.name} {wrapper}"
+            for model in self.models
+            for wrapper in Wrapper
+            if model.hooked_name or wrapper is not Wrapper.HOOKED_TRANSFORMER
+        ]
 
     def get(self, name: str) -> Model:
         """The model of that name, also if it is a further one. Raises BadInput, with the known models, if there is none."""

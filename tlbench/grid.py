@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -90,6 +91,38 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+KINDS = (Dtype, Option, Wrapper, Attention, Device, Operation)
+SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+PLACES = {str(word): i for i, word in enumerate(itertools.chain(*KINDS[:4], ["shape"], *KINDS[4:]))}
+"""The place of every word in tables, and of its kind in the fields of a point."""
+
+
+def words_of(*parameters: str) -> tuple[str, ...]:
+    """The words of a point, in the order of its fields, from a benchmark's parameters.
+
+    A parameter holds one word or several, separated by spaces, so that a benchmark lists only combinations that can exist:
+    ``zoo-gpt2 HookedTransformer``. The first word of all is the model's; any other says itself what it is. Raises BadInput
+    if one does not.
+    """
+    model, *words = in_order(*parameters)
+    for word in words:
+        if word not in PLACES and not SHAPE.fullmatch(word):
+            problem = f"unknown word {word!r} in a benchmark's parameters"
+            raise BadInput(f"{problem}: expected a dtype, option, wrapper, attention, shape or device")
+    return model, *words
+
+
+def in_order(*parameters: str) -> tuple[str, ...]:
+    """The same, with words that nobody knows where shapes stand."""
+    model, *words = " ".join(parameters).split()
+    return model, *sorted(words, key=place)
+
+
+def place(word: str) -> tuple[int, str]:
+    """Where a word stands in tables, among all words but models. What is no known word counts as a shape."""
+    return PLACES.get(word, PLACES["shape"]), word
+
+
 Word = TypeVar("Word", bound=StrEnum)
 
 
@@ -105,7 +138,7 @@ class _Point:
     """A point of a grid. Its enum fields accept plain strings; a word that is not known raises BadInput."""
 
     def __post_init__(self) -> None:
-        for kind in (Dtype, Option, Wrapper, Attention, Device, Operation):
+        for kind in KINDS:
             name = kind.__name__.lower()
             if name in vars(self):
                 object.__setattr__(self, name, parse(kind, getattr(self, name)))
@@ -138,9 +171,6 @@ class ReferenceCell(_Point):
     model: str
     dtype: Dtype
     attention: Attention
-
-
-SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 
 
 @dataclass(frozen=True, order=True)

@@ -40,7 +40,7 @@ MACHINE = "shared-x86-64-kills"
 STORED, KILLED = "zoo-opt", "zoo-(gpt2|llama)"
 N_CELLS = 18
 """Of the three models, 6 options each."""
-PATTERN = r"accuracy\.Logit.*\('{}', 'float32', .*TransformerBridge"
+PATTERN = r"accuracy\.Logit.*\('{} TransformerBridge', 'float32'"
 SHARED_FOLDERS = ("checkpoints", "downloads", "proofs")
 """What is copied from the machine's own cache, where it is there."""
 LATEST_S = {"the start": 10.0, "a cell was kept": 2.0}

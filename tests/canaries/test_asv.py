@@ -58,14 +58,15 @@ class OtherEnd:
         return self
 
     def _answer(self, listening):
-        from asv_plugins.reader import _receive, _send
+        from asv_plugins.reader import receive, send
 
         while True:
             connection, _ = listening.accept()
             with connection:
-                command = _receive(connection)
+                command = receive(connection)
                 self.commands.append(command)
-                _send(connection, "imported" if command["action"] == "preimport" else {"out": "printed", "errcode": 3})
+                for _ in command.get("benchmark_ids", (0,)):
+                    send(connection, "imported" if command["action"] == "preimport" else {"out": "printed", "errcode": 3})
 
     def poll(self):
         return self.status
@@ -113,14 +114,21 @@ def test_forkserver_runs_our_script_with_the_suite_and_a_socket(launcher):
     assert Path(name).is_socket()
 
 
-@canary("asv changed runner.ForkServer.run, or its protocol", ONE_PROCESS)
-def test_forkserver_sends_a_command_that_the_reader_reads_and_returns_its_answer(launcher):
+@canary(
+    "asv changed runner.run_benchmark, or how it runs a cell: figures are not asked for at once",
+    ONE_PROCESS,
+)
+def test_all_selected_figures_of_a_benchmark_are_asked_for_at_once(launcher, tmp_path):
+    from asv import runner
+
     server, end = launcher()
-    assert server.run(**COMMAND) == ("printed", 3)
+    benchmark = {"name": "some.Suite.track_value", "params": [["'a'", "'b'"], ["1", "2"]], "timeout": 5}
+    result = runner.run_benchmark(benchmark, server, False, selected_idx=[0, 3], extra_params={}, cwd=str(tmp_path))
     (command,) = end.commands
-    named = {"benchmark_id": "name", "result_file": "result_file_name"}
-    read = ("benchmark_id", "params_str", "profile_path", "result_file", "timeout", "cwd")
-    assert command == {"action": "run", **{key: COMMAND[named.get(key, key)] for key in read}}
+    assert command["benchmark_ids"] == ["some.Suite.track_value-0", "some.Suite.track_value-3"]
+    assert [math.isnan(value) if value is not None else value for value in result.result] == [None, True, True, None]
+    assert result.errcode == 3
+    assert "For parameters: 'b', 2\nprinted" in result.stderr
 
 
 @canary("asv changed runner.ForkServer.preimport, or its protocol", ONE_PROCESS)
@@ -279,9 +287,9 @@ def read(suite, name):
 
     result = Path("result")
     result.unlink(missing_ok=True)
-    command = {"benchmark_id": name, "params_str": "{}", "profile_path": "None", "result_file": str(result), "timeout": 5}
-    answer = reader.run(str(suite), {**command, "cwd": str(suite.parent)}, Path("output"))
-    return answer["out"], answer["errcode"], result.read_text() if result.exists() else None
+    command = {"params_str": "{}", "timeout": 5}
+    answer = reader.run(str(suite), name, {**command, "cwd": str(suite.parent)}, Path("output"), result)
+    return answer["out"], answer["errcode"], answer["result"]
 
 
 @canary("asv_runner changed run._run or _aux.posix_redirect_output", READER)
@@ -684,6 +692,23 @@ def test_results_hold_figures_and_parameters_by_benchmark(tmp_path):
     assert result._benchmark_version[name] == "1"
     assert (result._stats[name], result._samples[name]) == (None, None)
     assert parameters._get_result_value(result, name, [["'b'", "'new'"]]) == [None, None]
+
+
+@canary("asv changed results.Results.load or benchmarks.Benchmarks.__init__", "asv_plugins/former_parameters.py")
+def test_results_and_descriptions_are_read_by_the_functions_that_convert_them(tmp_path):
+    import inspect
+
+    from asv.benchmarks import Benchmarks
+    from asv.results import Results, iter_results
+
+    stored_result(tmp_path)
+    (path,) = tmp_path.glob("mine/*-*.json")
+    loaded = Results.load(str(path))
+    columns = (loaded._results, loaded._stats, loaded._samples, loaded._benchmark_params)
+    assert all(list(column) == ["some.track_measured"] for column in columns)
+    assert list(inspect.signature(inspect.unwrap(Benchmarks.__init__)).parameters) == ["self", "conf", "benchmarks", "regex"]
+    assert "Results.load(" in inspect.getsource(iter_results)
+    assert "cls(conf, benchmarks" in inspect.getsource(Benchmarks.load)
 
 
 @canary("asv changed `asv run`: it no longer loads a commit's stored results before it measures", METADATA)

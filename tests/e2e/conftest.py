@@ -162,4 +162,4 @@ def project(tmp_path_factory):
 def cells(dtype):
     """asv's pattern for the cells of this test's models at a dtype."""
     names = "|".join(MODELS)
-    return rf"accuracy\.(Logit|Processing).*\('({names})', '{dtype}', .*HookedTransformer"
+    return rf"accuracy\.(Logit|Processing).*\('({names}) HookedTransformer', '{dtype}'"

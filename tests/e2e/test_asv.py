@@ -21,9 +21,9 @@ def value(project, commit, track, where, option):
     stored = project.results(commit)
     columns = dict(zip(stored["result_columns"], stored["results"][f"accuracy.{track}"], strict=False))
     model, dtype, wrapper = where
-    words = [model, dtype, option, wrapper]
+    words = (f"'{model} {wrapper}'", f"'{dtype}'", f"'{option}'")
     for point, found in zip(itertools.product(*columns["params"]), columns["result"], strict=True):
-        if [word.strip("'") for word in point] == words:
+        if point == words:
             return found
     raise KeyError(words)
 
@@ -120,7 +120,7 @@ def test_what_is_skipped_is_not_what_failed(project):
 
 
 def test_asv_find_names_the_commit_that_planted_the_fault(project):
-    cell = r"accuracy.Logit.track_max\('zoo-gpt2', 'float32', 'unprocessed', 'HookedTransformer'\)"
+    cell = r"accuracy.Logit.track_max\('zoo-gpt2 HookedTransformer', 'float32', 'unprocessed'\)"
     span = f"{project.commits['good']}..{project.commits['documented again']}"
     said = project.asv("find", "--machine", MACHINE, span, cell)
     assert f"Greatest regression found: {project.commits['faulty'][:8]}" in said
@@ -128,7 +128,7 @@ def test_asv_find_names_the_commit_that_planted_the_fault(project):
 
 def test_asv_compare_sees_the_fault(project):
     said = project.asv("compare", "--machine", MACHINE, project.commits["documented"], project.commits["faulty"])
-    assert re.search(r"\+\s.*accuracy\.Logit\.track_max\('zoo-gpt2', 'float32', 'unprocessed'", said)
+    assert re.search(r"\+\s.*accuracy\.Logit\.track_max\('zoo-gpt2 HookedTransformer', 'float32', 'unprocessed'\)", said)
 
 
 def environment(project, *words):

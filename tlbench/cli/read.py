@@ -432,11 +432,15 @@ def _left_out(places: Sequence[_Place], words_by_place: Sequence[Sequence[str]])
 
 def _filter(stored: StoredResults, model: str, dtype: str, option: str, wrapper: str) -> Callable[[Cell], bool]:
     """Whether a cell is wanted, where "" stands for any model, dtype, option or wrapper."""
-    known = sorted({*stored.models, *catalogues.load().names()})
+    catalogue = catalogues.load()
+    known = sorted({*stored.models, *catalogue.names()})
     if model and model not in known:
         raise BadInput(f"unknown model {model!r}: {choices(model, known)}")
     kinds = ((Dtype, dtype), (Option, option), (Wrapper, wrapper))
     words = (model, *(parse(kind, word) if word else "" for kind, word in kinds))
+    if model in catalogue.names() and wrapper and f"{model} {wrapper}" not in catalogue.loadable():
+        problem = f"{model} is {State.NOT_APPLICABLE} in {wrapper}, which has no such architecture"
+        raise BadInput(f"{problem}: leave --wrapper out, or name the architecture's official model in {catalogue.path}")
     return lambda cell: all(word in ("", own) for word, own in zip(words, astuple(cell), strict=True))
 
 

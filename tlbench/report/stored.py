@@ -19,7 +19,7 @@ from packaging.version import InvalidVersion, Version
 from tlbench.arithmetic import SHARED_MACHINE, is_shared
 from tlbench.environments.metadata import SUFFIX, Metadata, read
 from tlbench.exceptions import BadInput, choices
-from tlbench.grid import Cell, Space, Statistic
+from tlbench.grid import Cell, Space, Statistic, place, words_of
 from tlbench.metrics.verdict import JudgedBy, Verdict, word_of
 from tlbench.questions.registry import ACCURACY
 from tlbench.records import endings
@@ -223,7 +223,7 @@ class StoredResults:
         """Every model that any result has a place for, measured or not."""
         tracks = [(result, name) for result in self._results for name in result.get_all_result_keys()]
         names = (result.get_result_params(name)[0] for result, name in tracks if result.get_result_params(name))
-        return sorted({_plain(word) for words in names for word in words})
+        return sorted({_plain(words).split()[0] for of_track in names for words in of_track})
 
     @cached_property
     def commits(self) -> list[Commit]:
@@ -403,9 +403,9 @@ class StoredResults:
         return {cell for cell, count in changed.items() if count == 0 and any(cell.option.flags().values())}
 
     def values(self, commit: Commit, name: str, cell: Callable[..., K], machine: str = "") -> dict[K, float | None]:
-        """The values of a track at a commit: None if failed, NaN if skipped or not run.
+        """The values of a track at a commit, in the order of tables: None if failed, NaN if skipped or not run.
 
-        ``cell`` makes a cell from the benchmark's parameters, which are all text.
+        ``cell`` makes a cell from the words of the benchmark's parameters.
         """
         found: dict[K, float | None] = {}
         machine = machine or self.machine(commit, name)
@@ -415,10 +415,10 @@ class StoredResults:
                 continue
             # Parameters as stored with the result: today's catalogue may name others.
             params = result.get_result_params(name)
-            keys = _cells(cell, tuple(map(tuple, params)))
-            for key, value in zip(keys, result.get_result_value(name, params), strict=True):
+            stored = result.get_result_value(name, params)
+            for i, key in _cells(cell, tuple(map(tuple, params))):
                 if key not in found or is_nan(found[key]):
-                    found[key] = value
+                    found[key] = stored[i]
         return found
 
     @cached_property
@@ -442,9 +442,18 @@ class StoredResults:
 
 
 @lru_cache(maxsize=64)
-def _cells(cell: Callable[..., Any], params: tuple[tuple[str, ...], ...]) -> list[Any]:
-    """The cells of a benchmark's parameters, in asv's order. Dozens of tracks have the same ones."""
-    return [cell(*map(_plain, point)) for point in itertools.product(*params)]
+def _cells(cell: Callable[..., Any], params: tuple[tuple[str, ...], ...]) -> list[tuple[int, Any]]:
+    """The cells of a benchmark's parameters in the order of tables, each with its place among asv's values.
+
+    Dozens of tracks have the same parameters.
+    """
+    points = [words_of(*map(_plain, point)) if point else () for point in itertools.product(*params)]
+    models = {model: i for i, model in enumerate(dict.fromkeys(model for model, *_ in filter(None, points)))}
+
+    def order(i: int) -> tuple[Any, ...]:
+        return (models[points[i][0]], *map(place, points[i][1:])) if points[i] else ()
+
+    return [(i, cell(*points[i])) for i in sorted(range(len(points)), key=order)]
 
 
 def _plain(text: str) -> str:

@@ -29,7 +29,7 @@ from tlbench.arithmetic import SHARED_MACHINE, is_shared
 from tlbench.environments.metadata import SUFFIX, Metadata
 from tlbench.environments.metadata import read as read_metadata
 from tlbench.exceptions import BadInput
-from tlbench.grid import Attention, Cell, Dtype, Option, Space, Statistic, Wrapper
+from tlbench.grid import Attention, Cell, Dtype, Option, Space, Statistic, Wrapper, in_order
 from tlbench.metrics.verdict import SEVERITIES, Verdict
 from tlbench.questions.registry import ACCURACY
 from tlbench.records import endings
@@ -121,7 +121,7 @@ class Sheet:
 @lru_cache
 def _points(words: Words) -> list[Key]:
     """The cells of a grid, in asv's order."""
-    return [(m, d, o, w) for m, d, o, w in itertools.product(*words)]
+    return [(m, d, o, w) for m, d, o, w in itertools.starmap(in_order, itertools.product(*words))]
 
 
 @lru_cache
@@ -396,10 +396,9 @@ def _metadata(path: Path, problems: list[str]) -> Metadata:
 
 def _grid(results: Any, name: str) -> tuple[Words, list[float | None]] | None:
     """The parameters' words and the values of a track; None if its parameters are others."""
-    params = results.get_result_params(name)
-    if not params or len(params) != 4:
+    words = tuple(tuple(word.strip("'\"") for word in words) for words in results.get_result_params(name) or ())
+    if len([word for of_parameter in words for word in " ".join(of_parameter[:1]).split()]) != 4:
         return None
-    words = tuple(tuple(word.strip("'\"") for word in words) for words in params)
     # As stored. asv's get_result_value maps them to other parameters, which takes most of the time of reading a file.
     stored = results._results[name]
     if stored is None:  # the whole benchmark failed

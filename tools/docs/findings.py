@@ -25,7 +25,7 @@ from tabulate import tabulate
 
 from tlbench.arithmetic import SHARED_MACHINE
 from tlbench.exceptions import TlbenchError
-from tlbench.grid import Cell, Dtype, Option, Space, Statistic, Wrapper
+from tlbench.grid import Cell, Dtype, Option, Space, Statistic, Wrapper, words_of
 from tlbench.report.stored import Row, State, StoredResults
 
 CONFIG = Path(__file__).resolve().parents[2] / "releases" / "asv.conf.json"
@@ -258,7 +258,7 @@ def inside_the_network(stored: StoredResults) -> str:
 def _track(result: Any, name: str) -> dict[Cell, float]:
     """The cells of one track at one release that have a figure."""
     params = result.get_result_params(name)
-    cells = (Cell(*(value.strip("'\"") for value in point)) for point in product(*params))
+    cells = (Cell(*words_of(*(value.strip("'\"") for value in point))) for point in product(*params))
     found = zip(cells, result.get_result_value(name, params), strict=True)
     return {cell: float(value) for cell, value in found if value is not None and not math.isnan(value)}
 

@@ -10,7 +10,21 @@ from tlbench import catalogue
 from tlbench.checkpoints import ensure
 from tlbench.history import build_history
 from tlbench.paths import cache_dir
-from tools.perf import fresh, goldens, large_site, long, memory, mistral, profile, scaling, slower, speed, stack, verify
+from tools.perf import (
+    fresh,
+    goldens,
+    large_site,
+    long,
+    many_models,
+    memory,
+    mistral,
+    profile,
+    scaling,
+    slower,
+    speed,
+    stack,
+    verify,
+)
 from tools.perf.bench import HISTORY, ROOT, Bench, commit_of
 
 LATEST = "v4.3.0"
@@ -28,6 +42,9 @@ FIGURES = {
     "growth": lambda folder: scaling.growth_with_cells(Bench(folder / "growth"), commit_of(LATEST)),
     "stack": stack.spread_over_depths,
     "slower": slower.slowdowns_found,
+    "models": lambda folder: many_models.asv_beside_the_cells(
+        Bench(folder / "models"), commit_of(many_models.BEFORE_THE_BRIDGE)
+    ),
     "site": large_site.figures,
     "smollm2": lambda folder: scaling.smollm2_beside_bare_code(Bench(folder / "smollm2"), commit_of(LATEST)),
 }

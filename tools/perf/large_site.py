@@ -47,8 +47,8 @@ def generate(folder: Path, n_commits: int = 500, n_models: int = 84, release_eve
     ]
     commits = build_from_trees(folder / "history.git", sources)
     params = [
-        [f"'model-{i:03}'" for i in range(n_models)],
-        *([f"'{word}'" for word in kind] for kind in (Dtype, Option, Wrapper)),
+        [f"'model-{i:03} {wrapper}'" for i in range(n_models) for wrapper in Wrapper],
+        *([f"'{word}'" for word in kind] for kind in (Dtype, Option)),
     ]
     n_cells = n_models * len(Dtype) * len(Option) * len(Wrapper)
     figures = [_figures(draw) for _ in range(n_cells)]
@@ -56,7 +56,7 @@ def generate(folder: Path, n_commits: int = 500, n_models: int = 84, release_eve
     machine.mkdir(parents=True)
     described = {"machine": SHARED_MACHINE, "os": "", "arch": "", "cpu": "", "num_cpu": "", "ram": "", "version": 1}
     (machine / "machine.json").write_text(json.dumps(described))
-    names = ["model", "dtype", "option", "wrapper"]
+    names = ["model and wrapper", "dtype", "option"]
     benchmarks = {n: {"name": n, "param_names": names, "params": params, "type": "track", "unit": "nats"} for n in TRACKS}
     (folder / "results" / "benchmarks.json").write_text(json.dumps({**benchmarks, "version": 2}))
     (folder / "asv.conf.json").write_text(

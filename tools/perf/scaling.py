@@ -14,7 +14,7 @@ from tlbench.paths import CACHE_VARIABLE
 from tlbench.spans import Category
 from tools.perf.bench import ROOT, Bench, at_most, environment_python
 
-ONE_CELL = r"\('zoo-gpt2', 'float32', 'all_options', 'TransformerBridge'"
+ONE_CELL = r"\('zoo-gpt2 TransformerBridge', 'float32', 'all_options'"
 DRAWS, GROWTH_ROUNDS, SMOLLM2_ROUNDS = 8, 3, 3
 SMOLLM2 = "smollm2-135m"
 NONE_FAILED = (0,)
@@ -77,7 +77,7 @@ def one_size(bench, commit, names, folder):
 
 def cells_of(names):
     """asv's pattern for the models' cells in every dtype and option."""
-    return rf"(accuracy|truth\.TransformerLens).*\('({'|'.join(names)})', .*TransformerBridge"
+    return rf"(accuracy|truth\.TransformerLens).*\('({'|'.join(names)}) TransformerBridge'"
 
 
 BARE = """
@@ -120,7 +120,7 @@ def smollm2_beside_bare_code(bench, commit):
 
     Those are timed in a process that has imported everything, each cell in a fork of its own; the two take turns.
     """
-    pattern = rf"(accuracy|truth\.TransformerLens).*\('{SMOLLM2}', .*TransformerBridge"
+    pattern = rf"(accuracy|truth\.TransformerLens).*\('{SMOLLM2} TransformerBridge'"
     bench.run(pattern, [commit], NONE_FAILED)
     pairs = [
         (bench.run(pattern, [commit], NONE_FAILED, TLBENCH_REMEASURE="1"), bare_seconds(bench.folder))

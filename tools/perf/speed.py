@@ -19,7 +19,7 @@ PLAIN_DTYPE = "float32"
 
 def asv_cost_per_cell(bench, commit):
     """asv's own cost of reading one figure that is there, by the benchmarks that find everything measured."""
-    bench.run(rf"accuracy\.Logit.*'{MODEL}'.*TransformerBridge", [commit])
+    bench.run(rf"accuracy\.Logit.*'{MODEL} TransformerBridge'", [commit])
     later = sorted(bench.durations(commit).items())[1:]
     milliseconds = [seconds / GRID_CELLS * 1e3 for name, seconds in later if "Logit" in name]
     yield at_most("asv's own cost a cell, everything measured", statistics.median(milliseconds), "ms", 20)
@@ -31,7 +31,7 @@ def speed_beside_a_plain_suite(folder, commit):
     The plain suite is timed on one dtype of three (its cost a cell does not depend on it), and its numbers compared.
     """
     ours = Bench(folder / "ours")
-    pattern = rf"accuracy\.(Origin|Probability|Logit).*'{MODEL}'.*TransformerBridge"
+    pattern = rf"accuracy\.(Origin|Probability|Logit).*'{MODEL} TransformerBridge'"
     own_seconds = ours.run(pattern, [commit], TLBENCH_REMEASURE="1")
     plain = Bench(folder / "plain", suite=ROOT / "tools" / "perf" / "plain_suite", launch_method="spawn")
     models = catalogue.load()
@@ -57,7 +57,7 @@ def compare(ours, plain):
         figures = dict(zip(itertools.product(*of_ours["params"]), of_ours["result"], strict=True))
         for (dtype, option), value in zip(itertools.product(*of_plain["params"]), of_plain["result"], strict=True):
             if dtype == repr(PLAIN_DTYPE):
-                differing += figures[repr(MODEL), dtype, option, "'TransformerBridge'"] != value
+                differing += figures[repr(f"{MODEL} TransformerBridge"), dtype, option] != value
     return differing
 
 
@@ -84,8 +84,7 @@ def versions_beside_a_bare_fork_server(folder, bench):
     """Several releases x cells by asv, beside a fork server that installs, imports, forks and measures, and no more."""
     commits = [commit_of(tag) for tag in RELEASES]
     names = [model.name for model in catalogue.load().models if model.source == "zoo"][:FORK_SERVER_MODELS]
-    either = "|".join(f"'{name}'" for name in names)
-    pattern = rf"accuracy\.Logit\.track_max\(({either}), 'float32', 'all_options', 'TransformerBridge'"
+    pattern = rf"accuracy\.Logit\.track_max\('({'|'.join(names)}) TransformerBridge', 'float32', 'all_options'"
     for commit in commits:
         bench.run(pattern, [commit])
     asv_seconds = bench.run(pattern, commits, TLBENCH_REMEASURE="1")
@@ -116,7 +115,7 @@ TRUTH_CELLS = {"zoo-gpt2 and zoo-llama": "zoo-(gpt2|llama)", "smollm2-135m": "sm
 def truth_beside_accuracy(bench, commit):
     """The wall time that all of truth.py adds to a run of accuracy.py on the same cells, the golden being there."""
     for words, pattern in TRUTH_CELLS.items():
-        cells = rf"\('{pattern}'.*(TransformerBridge|eager|default)"
+        cells = rf"\('{pattern}( TransformerBridge'|'.*(eager|default))"
         bench.run(rf"(accuracy|truth).*{cells}", [commit])
         accuracy = bench.run(rf"accuracy.*{cells}", [commit], TLBENCH_REMEASURE="1")
         both = bench.run(rf"(accuracy|truth).*{cells}", [commit], TLBENCH_REMEASURE="1")
@@ -125,7 +124,7 @@ def truth_beside_accuracy(bench, commit):
 
 def inside_of_one_model(bench, commit):
     """All of depth, hooks, gradients and context length for one model and dtype, every option; first with its references."""
-    cells = rf"(depth|hooks|gradients|context_length).*\('{MODEL}', 'float32'.*TransformerBridge"
+    cells = rf"(depth|hooks|gradients|context_length).*\('{MODEL} TransformerBridge', 'float32'"
     bench.run(cells, [commit])
     seconds = bench.run(cells, [commit], TLBENCH_REMEASURE="1")
     yield at_most("depth, hooks, gradients and context length of one zoo model, one dtype, all options", seconds, "s", 60)

@@ -68,6 +68,16 @@ class Clone:
             "or rewritten, or name another clone with --repository"
         )
 
+    def require_range(self, good: str, bad: str) -> None:
+        """Raise BadInput unless ``good`` is another commit than ``bad`` and behind it."""
+        if good == bad:
+            raise BadInput(f"{good[:8]} is both ends of the range: name two commits")
+        if self._run("merge-base", "--is-ancestor", good, bad).returncode:
+            base = self._run("merge-base", good, bad).stdout.decode().strip()
+            other = f"the last commit in both histories is {base}" if base else "they have no commit in common"
+            turned = "; turn the range round" if base == bad else ""
+            raise BadInput(f"{good[:8]} is not behind {bad[:8]} in {self.path}: {other}{turned}")
+
     def parents(self, newest: str) -> dict[str, tuple[str, ...]]:
         """A commit and all behind it, each with its parents, parents first."""
         lines = self._git("rev-list", "--parents", "--topo-order", "--reverse", newest).decode().splitlines()

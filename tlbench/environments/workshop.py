@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tlbench.environments import create, folder_of, installer, lock_of
 from tlbench.environments.commits import Clone
@@ -55,7 +55,7 @@ class Workshop:
     """Builds and installs commits of a clone. A commit that does not build or install raises CellFailed, again at once."""
 
     clone: Clone
-    _done: dict[str, object] = field(default_factory=dict)
+    _done: dict[str, Any] = field(default_factory=dict)
 
     def environment(self, commit: str) -> Environment:
         """The environment that a commit asks for. Raises CellFailed if it does not build or install."""
@@ -102,7 +102,8 @@ class Workshop:
                 self._done[key] = CellFailed(" ".join(str(error).split())[-REASON_LENGTH:])  # uv's last words say most
         if isinstance(failure := self._done[key], TlbenchError):
             raise failure
-        return self._done[key]  # type: ignore[return-value]
+        made: T = self._done[key]
+        return made
 
 
 def _environment(wheel: Path, needs: list[str]) -> Environment:
@@ -126,11 +127,11 @@ def _environment(wheel: Path, needs: list[str]) -> Environment:
     return Environment(folder / "bin" / "python", record["era"], _digest(record), tuple(record["packages"]))
 
 
-def _record(folder: Path) -> dict[str, object]:
-    record: dict[str, object] = json.loads((folder / RECORD_NAME).read_text())
+def _record(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / RECORD_NAME).read_text())
     return record
 
 
-def _digest(record: dict[str, object]) -> str:
-    packages = [line for line in record["packages"] if not line.startswith(f"{installer.PACKAGE}==")]  # type: ignore[attr-defined]
+def _digest(record: dict[str, Any]) -> str:
+    packages = [line for line in record["packages"] if not line.startswith(f"{installer.PACKAGE}==")]
     return hashlib.sha256(canonical_json([record["era"], packages]).encode()).hexdigest()

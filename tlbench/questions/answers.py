@@ -306,7 +306,7 @@ def kept_path(question: Question[S, R], cell: S) -> Path | None:
     environment = setting()
     if not question.is_kept or isinstance(cell, Import):
         return None
-    key = {"question": question.name, "cell": str(cell), **environment, "checkpoint": _pinned(cell.model)}
+    key = {"question": question.name, "cell": str(cell), **environment, "checkpoint": pinned(cell.model)}
     key["code"] = code_digest(question.module)
     name = hashlib.sha256(canonical_json(key).encode()).hexdigest()
     return cache_dir() / "cells" / name[:2] / f"{name}.json"
@@ -377,7 +377,8 @@ def _write(question: Question[Any, Any], cell: Any, outcome: Outcome[Any], folde
             write_json(destination / file_name(question, cell), data, sort=False)
 
 
-def _pinned(name: str) -> dict[str, Any]:
+def pinned(name: str) -> dict[str, Any]:
+    """What determines a model of the catalogue: its entry, and the hashes of its files."""
     from tlbench import catalogue as catalogues
     from tlbench.checkpoints.store import read_pins
 

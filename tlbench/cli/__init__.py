@@ -12,7 +12,7 @@ from tlbench.exceptions import TlbenchError
 PANELS = {
     "Read what was measured": ("status", "advise", "table", "verdicts", "costs", "slower", "outcomes", "env"),
     "Measure a model": ("verify", "where", "budget"),
-    "Search the history": ("steps", "find"),
+    "Search the history": ("steps", "find", "check"),
 }
 """The commands of each part of the help, in order. The others prepare what these need."""
 

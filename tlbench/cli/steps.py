@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +22,9 @@ from tlbench.environments.commits import Clone
 from tlbench.exceptions import BadInput
 from tlbench.grid import Cell, Dtype, Option, Wrapper, parse
 from tlbench.paths import cache_dir
+from tlbench.report import check as checking
 from tlbench.report import steps as report
+from tlbench.report.check import CheckFormat
 from tlbench.report.steps import StepFormat
 from tlbench.steps.findings import Finder, alone
 
@@ -31,6 +35,7 @@ Options = Annotated[list[str] | None, typer.Option("--option", help="Default: un
 Wrappers = Annotated[list[str] | None, typer.Option("--wrapper", help="A TransformerLens class; default: both.")]
 Repository = Annotated[Path | None, typer.Option(help="A clone of TransformerLens; default: the one that asv or we made.")]
 Style = Annotated[str, typer.Option("--format", help="rich, markdown or json.")]
+LAST_RELEASE = "release"
 SEARCH_GRID = ((Dtype.FLOAT32, Dtype.BFLOAT16), (Option.UNPROCESSED, Option.ALL_OPTIONS))
 
 
@@ -79,8 +84,8 @@ def find(
         if not worse:
             words = report.in_words(end.change for end in ends)
             raise BadInput(
-                f"{bad[:8]} is not worse than {good[:8]} in these {len(cells)} cells ({words}): choose a GOOD that is better "
-                f"than BAD, or `tlbench steps {range}` to see every step"
+                f"{bad[:8]} is not worse than {good[:8]} in these {len(cells)} cells ({words}): choose a GOOD that is "
+                f"better than BAD, or `tlbench steps {range}` to see every step"
             )
         found = one.steps(good, bad, worse)
         report.show(output(), style, one.clone, found)
@@ -134,7 +139,8 @@ def located(repository: Path | None, range: str) -> tuple[Clone, str, str]:
     for path in clones:
         clone = Clone(path, cache_dir() / "states" / "code.txt")
         try:
-            good, bad = clone.resolve(earlier), clone.resolve(later)
+            bad = clone.resolve(later)
+            good = clone.last_release(bad) if earlier == LAST_RELEASE else clone.resolve(earlier)
         except BadInput as error:
             errors.append(error)
             continue
@@ -146,3 +152,38 @@ def located(repository: Path | None, range: str) -> tuple[Clone, str, str]:
 def output() -> Console:
     """The console of results. It breaks no line, so that commands can be pasted."""
     return Console(soft_wrap=True, highlight=False)
+
+
+@app.command()
+def check(
+    base: Annotated[str, typer.Argument(help="A commit, tag or release; `release`: the last one behind HEAD.")],
+    head: Annotated[str, typer.Argument(help="Default: the newest commit of main.")] = "main",
+    model: Models = None,
+    dtype: Dtypes = None,
+    option: Options = None,
+    wrapper: Wrappers = None,
+    allow: Annotated[Path | None, typer.Option(help="A TOML file of accepted steps: commit, who, why, until.")] = None,
+    expected: Annotated[Path | None, typer.Option(help="A file of the states that HEAD's cells should have.")] = None,
+    take_in: Annotated[bool, typer.Option("--take-in", help="Write what was found to the file of --expected.")] = False,
+    repository: Repository = None,
+    format: Annotated[str, typer.Option("--format", help="rich, markdown, json or junit.")] = "rich",
+) -> None:
+    """Is HEAD worse than BASE? The answer, and a line for each commit that did something.
+
+    Exit status 0: it is not worse; 1: it is, or it is not as expected; 2: bad usage, or cells were not measured.
+    """
+    style = parse(CheckFormat, format)
+    allowed = checking.allowances(allow)
+    if take_in and expected is None:
+        raise BadInput("--take-in writes the file that --expected names: add --expected FILE")
+    cells = grid(model, dtype, option, wrapper)
+    with finder(repository, f"{base}..{head}") as (one, good, bad):
+        ends = one.ends(good, bad, cells)
+        if take_in and expected:
+            checking.take_in(expected, ends)
+        others = checking.unexpected(expected, ends)
+        found = one.steps(good, bad, cells)
+        command = shlex.join(["tlbench", *sys.argv[1:], "--take-in"])
+        result = checking.checked(found, allowed, others, command, date.today())
+        checking.show(output(), style, one.clone, result)
+        raise typer.Exit(result.exit_status)

@@ -68,6 +68,13 @@ class Clone:
             "or rewritten, or name another clone with --repository"
         )
 
+    def last_release(self, commit: str) -> str:
+        """The commit of the last tag behind a commit. Raises BadInput if there is none."""
+        done = self._run("describe", "--tags", "--abbrev=0", f"{commit}^")
+        if done.returncode:
+            raise BadInput(f"no tag is behind {commit[:8]} in {self.path}: name a commit to compare with")
+        return self.resolve(done.stdout.decode().strip())
+
     def require_range(self, good: str, bad: str) -> None:
         """Raise BadInput unless ``good`` is another commit than ``bad`` and behind it."""
         if good == bad:

@@ -104,10 +104,10 @@ def _lines(clone: Clone, found: Found, finding: Finding) -> Iterator[str]:
 
 def named(details: Sequence[Commit]) -> str:
     """A commit in words; several as the set that the step is in."""
-    words = [
-        f"{one.short} {one.date} {one.author}: {one.subject}{f' (pull request {one.pull_request})' if one.pull_request else ''}"
-        for one in details
-    ]
+    words = []
+    for one in details:
+        brought = f" (pull request {one.pull_request})" if one.pull_request else ""
+        words.append(f"{one.short} {one.date} {one.author}: {one.subject}{brought}")
     return (
         words[0]
         if len(words) == 1

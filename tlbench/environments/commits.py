@@ -91,15 +91,22 @@ class Clone:
         return {commit: tuple(parents) for commit, *parents in map(str.split, lines)}
 
     def details(self, commit: str, newest: str) -> Commit:
-        """A commit's details. If its subject names no pull request, the first merge on the way to ``newest`` may."""
+        """A commit's details. If its subject names no pull request, the merge on the way to ``newest`` may."""
         fields = self._git("log", "-1", "--format=%s%x09%an%x09%as", commit, "--").decode().strip().split("\t")
         subject, author, date = ("\t".join(fields[:-2]), *fields[-2:])
         number = pull_request(subject)
         if not number and newest != commit:
-            way = ("--ancestry-path", "--merges", "--reverse", "--format=%s", f"{commit}..{newest}", "--")
-            merges = self._git("log", *way).decode(errors="replace").splitlines()
-            number = next(filter(None, map(pull_request, merges[:1])), "")
+            number = self._brought_by(commit, newest)
         return Commit(commit, subject, author, date, number)
+
+    def _brought_by(self, commit: str, newest: str) -> str:
+        """The pull request of the first merge on the way to ``newest`` that brought a commit to its first parent, or ""."""
+        way = ("--ancestry-path", "--merges", "--reverse", "--topo-order", "--format=%H %s", f"{commit}..{newest}", "--")
+        for line in self._git("log", *way).decode(errors="replace").splitlines():
+            merge, _, subject = line.partition(" ")
+            if self._run("merge-base", "--is-ancestor", commit, f"{merge}^1").returncode:
+                return pull_request(subject)
+        return ""
 
     def files(self, commit: str) -> dict[str, str]:
         """The blob of each file of the package, and of each in the top folder, by path."""

@@ -45,7 +45,7 @@ class Station:
     """The servers of one environment.
 
     Attributes:
-        is_fresh: whether it measures again what is kept, and imports nothing before a commit's own package does.
+        is_fresh: whether it measures again what is kept.
     """
 
     python: Path
@@ -105,8 +105,6 @@ class Station:
 
     @cached_property
     def _base(self) -> Server:
-        if self.is_fresh:
-            return self._imports
         return Server("libraries", self._folder, self.python, os.getpid(), IMPORT_LIBRARIES, forked_from=self._imports)
 
     @cached_property

@@ -89,7 +89,10 @@ class Workshop:
             if not folder.is_dir():
                 with folder_written_whole(folder) as temporary:
                     self.clone.write(commit, temporary / "source", top=True)
-                    installer.build(temporary / "source", temporary / "wheels")
+                    try:
+                        installer.build(temporary / "source", temporary / "wheels")
+                    except installer.InstallError as error:
+                        raise CellFailed(str(error).replace(str(temporary), "")) from error
                     shutil.rmtree(temporary / "source")
         (wheel,) = (folder / "wheels").glob("*.whl")
         return wheel

@@ -20,7 +20,6 @@ from tlbench.environments.provenance import PACKAGE_VARIABLE
 from tlbench.exceptions import TlbenchError
 from tlbench.execution.client import Server
 from tlbench.grid import Cell
-from tlbench.lens import import_transformer_lens
 from tlbench.questions.answers import (
     IMPORT_LIBRARIES,
     MEASURING,
@@ -36,6 +35,7 @@ from tlbench.questions.answers import (
 from tlbench.reference import preload as reference
 from tlbench.reference.preload import before_computing
 
+IMPORT_LENS = "tlbench.lens:import_transformer_lens"
 SHARE_CORES = {"OMP_WAIT_POLICY": "PASSIVE"}
 """torch's threads give their cores away while they wait. Otherwise two cells at once take four times as long."""
 
@@ -67,7 +67,7 @@ class Station:
         settings = {PACKAGE_VARIABLE: str(package)} | ({REMEASURE_VARIABLE: "1"} if self.is_fresh else {})
         server = Server(f"{MEASURING}-{self._number}", self._folder, self.python, os.getpid(), PRELOAD, settings, self._base)
         try:
-            server.call(import_transformer_lens)
+            server.call(IMPORT_LENS)
             yield server
         finally:
             server.stop()

@@ -109,9 +109,10 @@ class Finder:
     clone: Clone
     say: Callable[[str], None] = lambda _: None
     _fresh: Laboratory | None = field(default=None, repr=False)
+    _search: Search[Cell] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self.laboratory = Laboratory(self.clone, self.say)
+        self.laboratory = Laboratory(self.clone, self._say_what_is_known)
 
     def close(self) -> None:
         """End every process, and keep what was learnt about commits."""
@@ -138,7 +139,7 @@ class Finder:
         ends = self.ends(good, bad, cells)
         unknown = {str(one.cell): one.before.reason or one.after.reason for one in ends if one.change is Change.NOT_MEASURED}
         wanted = frozenset(cell for cell in cells if str(cell) not in unknown)
-        search = Search(graph, self._measure, good, bad, wanted)
+        self._search = search = Search(graph, self._measure, good, bad, wanted)
         try:
             steps = search.every_step() if exhaustive else search.steps()
         except Unmeasurable as error:
@@ -160,8 +161,13 @@ class Finder:
             write_json(path, plain(finding))
         return finding
 
+    def _say_what_is_known(self, doing: str) -> None:
+        known = (
+            f"{len(self._search.named)} steps so far, {self.laboratory.measured} commits measured" if self._search else ""
+        )
+        self.say(f"{doing} · {known}" if known else doing)
+
     def _measure(self, commit: str, cells: Collection[Cell]) -> dict[Cell, str] | None:
-        self.say(f"{commit[:8]}")
         try:
             return {cell: state.identity for cell, state in self.laboratory.states(commit, sorted(cells)).items()}
         except CellFailed:
@@ -169,8 +175,8 @@ class Finder:
 
     def _examined(self, step: Step[Cell], cells: Sequence[Cell]) -> Finding:
         """Measure both sides of a step in fresh processes and, where their environments differ, one side in both."""
-        self._fresh = fresh = self._fresh or Laboratory(self.clone, self.say, is_fresh=True)
-        self.say(f"{step.after[:8]}: measuring it and its parent anew")
+        self._fresh = fresh = self._fresh or Laboratory(self.clone, self._say_what_is_known, is_fresh=True)
+        self._say_what_is_known(f"{step.after[:8]}: measuring it and its parent anew")
         sides = [fresh.states(commit, cells) for commit in (step.before, step.after)]
         known = [self.laboratory.states(commit, cells) for commit in (step.before, step.after)]
         doubt = _doubt(known, sides, cells)

@@ -140,6 +140,11 @@ class Search(Generic[C]):
                 self._step_to_measured(commit)
         return self._sorted()
 
+    @property
+    def named(self) -> set[tuple[str, ...]]:
+        """The commits of each step that was found so far."""
+        return {commits for commits, _, _ in self._found}
+
     def states(self, commit: str, cells: Iterable[C] | None = None) -> States[C] | None:
         """The states of cells, by default of all. None if the commit cannot be measured."""
         content = self.graph.content(commit)

@@ -183,7 +183,7 @@ def checked(found: Found, allowed: Sequence[Allowance], others: Sequence[Unexpec
 def show(console: Console, style: CheckFormat, clone: Clone, one: Checked) -> None:
     """Print a check."""
     if style is CheckFormat.JSON:
-        print(json.dumps(to_json(clone, one), indent=1))
+        steps.print_json(to_json(clone, one))
     elif style is CheckFormat.JUNIT:
         print(ElementTree.tostring(junit(clone, one), encoding="unicode"))
     else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.text import Text
 
@@ -40,7 +40,7 @@ class StepFormat(StrEnum):
 def show(console: Console, style: StepFormat, clone: Clone, found: Found) -> None:
     """Print all steps of a range."""
     if style is StepFormat.JSON:
-        print(json.dumps(to_json(clone, found), indent=1))
+        print_json(to_json(clone, found))
         return
     print_line(console, style, headline(found))
     for finding in found.findings:
@@ -73,6 +73,11 @@ def show_finding(console: Console, style: StepFormat, clone: Clone, found: Found
     console.print(Text.assemble((str(finding.change), STYLES.get(finding.change, "bold")), f"  {first}"))
     for line in lines:
         console.print(Text(f"{INDENT}{line}"))
+
+
+def print_json(value: Any) -> None:
+    """Print JSON, in which a figure that is not finite is null."""
+    print(msgspec.json.format(msgspec.json.encode(value), indent=1).decode())
 
 
 def print_line(console: Console, style: StepFormat, line: str) -> None:

@@ -28,7 +28,7 @@ def one(clone):  # noqa: F811
         states = {Change.ALARM: (RIGHT, BROKEN), Change.MENDED: (BROKEN, RIGHT)}
         found = [
             Finding(
-                (bad,), good, bad, (Moved(CELL, word, *states.get(word, (RIGHT, State(Verdict.BENIGN, "c", 1e-6))), 0.1),)
+                (bad,), good, bad, (Moved(CELL, word, *states.get(word, (RIGHT, State(Verdict.BENIGN, "c", 1e-6))), bits),)
             )
             for word in changes
         ]

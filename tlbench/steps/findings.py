@@ -21,8 +21,9 @@ from tlbench.grid import Cell
 from tlbench.metrics.change import Change, State, change
 from tlbench.paths import cache_dir
 from tlbench.records.serial import plain, restored
-from tlbench.steps.measuring import Laboratory, States
+from tlbench.steps.measuring import Laboratory
 from tlbench.steps.search import Graph, Search, Step, Unmeasurable
+from tlbench.steps.states import States
 
 DISTANCE = {change: number for number, change in enumerate(Change)}
 """The worst changes first."""

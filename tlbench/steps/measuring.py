@@ -24,34 +24,12 @@ from tlbench.paths import cache_dir
 from tlbench.questions.answers import pinned
 from tlbench.questions.registry import ACCURACY, DEPTH
 from tlbench.questions.stations import Station
-from tlbench.records.measurement import Measurement
-from tlbench.records.outcome import Kind, Outcome
 from tlbench.records.serial import plain, restored
+from tlbench.steps import states
+from tlbench.steps.states import States, state_of
 
 STATIONS = 2
 """How many environments are open at once. Each takes about 1 GB."""
-States = dict[Cell, State]
-_WORDS = {Kind.NOT_APPLICABLE: Verdict.NOT_APPLICABLE, Kind.NOT_MEASURED: Verdict.NOT_MEASURED, Kind.FAILED: Verdict.FAILED}
-
-
-def fingerprint(measurement: Measurement) -> str:
-    """A hash that is equal for equal logits."""
-    return hashlib.sha256(canonical_json(plain(measurement)).encode()).hexdigest()
-
-
-def state_of(outcome: Outcome[Measurement], environment: str) -> State:
-    """What an outcome says of its cell."""
-    if (record := outcome.record) is None:
-        return State(_WORDS[outcome.kind], environment=environment, reason=outcome.reason)
-    floor = record.truth.reference_rms if record.truth else record.closeness.spread_rms if record.closeness else 0.0
-    return State(
-        record.verdict,
-        fingerprint(record),
-        record.accuracy.logit.mean if record.accuracy else None,
-        floor,
-        environment,
-        record.no_accuracy or record.note,
-    )
 
 
 @dataclass
@@ -147,7 +125,7 @@ class Laboratory:
             "content": self.clone.content(commit),
             "environment": environment.digest,
             "model": pinned(model),
-            "code": code_digest(ACCURACY.module, __name__),
+            "code": code_digest(ACCURACY.module, states.__name__),
             "arithmetic": arithmetic.key(),
         }
         name = hashlib.sha256(canonical_json(key).encode()).hexdigest()
@@ -160,10 +138,10 @@ class Laboratory:
             found |= {cell: replace(kept[str(cell)], environment=str(environment)) for cell in cells if str(cell) in kept}
         return found
 
-    def _keep(self, commit: str, environment: Environment, model: str, states: States) -> None:
+    def _keep(self, commit: str, environment: Environment, model: str, found: States) -> None:
         """Keep states beside those that are kept already. What was not measured may be measured another time."""
         path = self._file(commit, environment, model)
-        new = {str(cell): state for cell, state in states.items() if state.verdict is not Verdict.NOT_MEASURED}
+        new = {str(cell): state for cell, state in found.items() if state.verdict is not Verdict.NOT_MEASURED}
         write_json(path, plain({**_read(path), **new}))
 
 

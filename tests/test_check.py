@@ -24,7 +24,7 @@ def one(clone):  # noqa: F811
     """Two commits, and a check of them with steps of these changes."""
     good, bad = commit(clone, "good"), commit(clone, "bad (#7)")
 
-    def checked(*changes, allowed=(), others=(), not_measured=(), bits=0.1):
+    def checked(*changes, ends=(), allowed=(), others=(), not_measured=(), bits=0.1):
         states = {Change.ALARM: (RIGHT, BROKEN), Change.MENDED: (BROKEN, RIGHT)}
         found = [
             Finding(
@@ -33,7 +33,7 @@ def one(clone):  # noqa: F811
             for word in changes
         ]
         scope = Found(good, bad, (CELL,), tuple(found), 1, 2, {}, dict.fromkeys(map(str, not_measured), "no model"))
-        return check.checked(scope, allowed, others, "tlbench check --take-in", TODAY)
+        return check.checked(scope, ends, allowed, others, "tlbench check --take-in", TODAY)
 
     checked.clone, checked.bad = clone, bad
     return checked
@@ -80,6 +80,18 @@ def test_a_line_names_the_commit_the_pull_request_and_the_figures(one):
     (line,) = check.lines(one.clone, one(Change.ALARM))
     for words in (one.bad[:8], "(pull request 7)", "benign (1e-06 nats) → broken (0.01 nats)", str(CELL)):
         assert words in line
+
+
+def test_many_small_steps_that_add_up_are_said_and_fail_where_the_cell_is_wrong_now(one):
+    risen = moved({CELL: RIGHT}, {CELL: State(Verdict.BENIGN, "d", 2e-6)}, [CELL])
+    result = one(Change.OTHER_ROUNDING, Change.OTHER_ROUNDING, ends=risen)
+    assert result.exit_status == 0
+    assert any(line.startswith("notice: by many small steps") for line in check.lines(one.clone, result))
+    wrong = one(Change.OTHER_ROUNDING, ends=moved({CELL: RIGHT}, {CELL: BROKEN}, [CELL]))
+    assert wrong.exit_status == 1
+    assert "by many small steps" in wrong.verdict
+    explained = one(Change.ALARM, ends=moved({CELL: RIGHT}, {CELL: BROKEN}, [CELL]))
+    assert not explained.drifted
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,6 @@ def check(
         others = checking.unexpected(expected, ends)
         found = one.steps(good, bad, cells)
         command = shlex.join(["tlbench", *sys.argv[1:], "--take-in"])
-        result = checking.checked(found, allowed, others, command, date.today())
+        result = checking.checked(found, ends, allowed, others, command, date.today())
         checking.show(output(), style, one.clone, result)
         raise typer.Exit(result.exit_status)

@@ -121,12 +121,14 @@ class Checked:
         found: the steps between the two.
         accepted: the allowance of each step that has one.
         ended: allowances whose day is past, of steps that were found.
+        drifted: cells that are worse by several steps, of which none is more than rounding.
         unexpected: the cells that are not as expected; ``take_in``, the command that takes them in.
     """
 
     found: Found
     accepted: Mapping[Finding, Allowance]
     ended: Sequence[Allowance] = ()
+    drifted: Sequence[Moved] = ()
     unexpected: Sequence[Unexpected] = ()
     take_in: str = ""
 
@@ -144,7 +146,7 @@ class Checked:
     @property
     def exit_status(self) -> int:
         """0: not worse; 1: worse, or not as expected; 2: not known, as cells were not measured."""
-        if self.alarms or self.unexpected:
+        if self.alarms or self.unexpected or any(one.change.is_alarm for one in self.drifted):
             return 1
         return 2 if self.found.not_measured else 0
 
@@ -154,6 +156,8 @@ class Checked:
         good, bad = self.found.good[:8], self.found.bad[:8]
         cells = f"{len(self.found.cells) - len(self.found.not_measured)} cells"
         rest = f"; {len(self.found.not_measured)} cells were not measured" if self.found.not_measured else ""
+        if drifted := [one.change for one in self.drifted if one.change.is_alarm]:
+            return f"WORSE  {bad} is worse than {good} by many small steps: {steps.in_words(drifted)} in {cells}{rest}"
         if self.alarms:
             return f"WORSE  {bad} is worse than {good}: {steps.in_words(one.change for one in self.alarms)} in {cells}{rest}"
         if self.unexpected:
@@ -164,8 +168,17 @@ class Checked:
         return f"NOT WORSE  {bad} is not worse than {good} in {cells}{f' ({news})' if news else ''}"
 
 
-def checked(found: Found, allowed: Sequence[Allowance], others: Sequence[Unexpected], command: str, today: date) -> Checked:
+def checked(
+    found: Found,
+    ends: Sequence[Moved],
+    allowed: Sequence[Allowance],
+    others: Sequence[Unexpected],
+    command: str,
+    today: date,
+) -> Checked:
     """Put together what was found, what is accepted and what was expected."""
+    explained = {one.cell for finding in found.findings if finding.change.is_news for one in finding.moved}
+    drifted = [one.regardless_of_environment for one in ends if one.is_worse and one.cell not in explained]
     accepted = {
         finding: one
         for finding in found.findings
@@ -177,7 +190,7 @@ def checked(found: Found, allowed: Sequence[Allowance], others: Sequence[Unexpec
         for one in allowed
         if one.until < today and any(replace(one, until=today).covers(finding, today) for finding in found.findings)
     ]
-    return Checked(found, accepted, ended, others, command)
+    return Checked(found, accepted, ended, drifted, others, command)
 
 
 def show(console: Console, style: CheckFormat, clone: Clone, one: Checked) -> None:
@@ -198,6 +211,9 @@ def lines(clone: Clone, one: Checked) -> list[str]:
     found = [line(clone, one, finding) for finding in one.news]
     if rounded := len(one.found.findings) - len(one.news):
         found.append(f"{Change.OTHER_ROUNDING}: {rounded} {'step' if rounded == 1 else 'steps'}")
+    for drift in one.drifted:
+        numbers = f"{steps.state_in_words(drift.before)} → {steps.state_in_words(drift.after)}"
+        found.append(f"{drift.change}: by many small steps: {drift.cell}: {numbers}")
     for other in one.unexpected:
         word = "improvement not taken in" if other.is_improvement else "worse than expected"
         moved = other.moved
@@ -252,6 +268,8 @@ def junit(clone: Clone, one: Checked) -> ElementTree.Element:
     for finding in one.found.findings:
         outcome = "failure" if finding in one.alarms else "skipped" if finding in one.accepted else ""
         case(f"{finding.change} {finding.after[:8]}", outcome, line(clone, one, finding))
+    for drift in one.drifted:
+        case(f"drift {drift.cell}", "failure" if drift.change.is_alarm else "", str(drift.change))
     for other in one.unexpected:
         case(f"expected {other.moved.cell}", "failure", str(other.moved.change))
     for cell, reason in one.found.not_measured.items():

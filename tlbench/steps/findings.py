@@ -40,9 +40,15 @@ class Moved:
     bits: float | None
 
     @property
+    def regardless_of_environment(self) -> Moved:
+        """The same, whoever did it."""
+        word, bits = change(replace(self.before, environment=""), replace(self.after, environment=""))
+        return replace(self, change=word, bits=bits)
+
+    @property
     def is_worse(self) -> bool:
         """Whether it is worse after than before, whoever did it."""
-        return change(replace(self.before, environment=""), replace(self.after, environment=""))[0].is_for_the_worse
+        return self.regardless_of_environment.change.is_for_the_worse
 
 
 @dataclass(frozen=True)

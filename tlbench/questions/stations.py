@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +18,7 @@ from pathlib import Path
 from tlbench.environments import reference_python
 from tlbench.environments.provenance import PACKAGE_VARIABLE
 from tlbench.exceptions import TlbenchError
-from tlbench.execution.client import Server
+from tlbench.execution.client import Server, beside
 from tlbench.grid import Cell
 from tlbench.questions.answers import (
     IMPORT_LIBRARIES,
@@ -50,7 +50,7 @@ class Station:
 
     python: Path
     is_fresh: bool = False
-    _computed: set[tuple[str, str]] = field(default_factory=set)
+    _computed: set[tuple[str, str, str]] = field(default_factory=set)
     _number: int = 0
 
     def close(self) -> None:
@@ -82,18 +82,14 @@ class Station:
             yield answers
 
     def _compute_ahead(self, questions: Questions, cells: Sequence[Cell]) -> None:
-        """Compute what the questions will read of HuggingFace and the golden, once per model."""
-        dtypes: Mapping[str, list[str]] = {
-            model: list(dict.fromkeys(cell.dtype.value for cell in cells if cell.model == model))
-            for model in dict.fromkeys(cell.model for cell in cells)
-        }
-        for model, of_model in dtypes.items():
+        """Compute what the questions will read of HuggingFace and the golden, once per model and dtype."""
+        for model, dtype in dict.fromkeys((cell.model, cell.dtype) for cell in cells):
             for question in questions:
                 for server, address in ((self._goldens, question.golden), (self._references, question.reference)):
-                    if address and (address, model) not in self._computed:
-                        self._computed.add((address, model))
+                    if address and (address, model, dtype) not in self._computed:
+                        self._computed.add((address, model, dtype))
                         with suppress(TlbenchError):  # the cell will fail in the same way, and report it
-                            server.call(address, of_model, model, before=before_computing)
+                            server.call(address, [dtype], model, before=before_computing)
 
     @cached_property
     def _folder(self) -> Path:
@@ -114,5 +110,6 @@ class Station:
     @cached_property
     def _goldens(self) -> Server:
         interpreter = reference_python(self.python)
-        base = None if interpreter != self.python else self._imports
+        is_own = interpreter == self.python
+        base = self._imports if is_own else beside("imports", python=interpreter, preload=reference.PRELOAD)
         return replace(reference_server(self._folder, interpreter, os.getpid(), {}), forked_from=base)

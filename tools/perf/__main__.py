@@ -10,7 +10,21 @@ from tlbench import catalogue
 from tlbench.checkpoints import ensure
 from tlbench.history import build_history
 from tlbench.paths import cache_dir
-from tools.perf import fresh, goldens, large_site, long, memory, mistral, profile, scaling, slower, speed, stack, verify
+from tools.perf import (
+    fresh,
+    goldens,
+    large_site,
+    long,
+    memory,
+    mistral,
+    profile,
+    scaling,
+    slower,
+    speed,
+    stack,
+    steps,
+    verify,
+)
 from tools.perf.bench import HISTORY, ROOT, Bench, commit_of
 
 LATEST = "v4.3.0"
@@ -27,6 +41,7 @@ FIGURES = {
     "forwards": lambda folder: scaling.forwards_of_a_statistic_more(folder, commit_of(LATEST)),
     "growth": lambda folder: scaling.growth_with_cells(Bench(folder / "growth"), commit_of(LATEST)),
     "stack": stack.spread_over_depths,
+    "steps": steps.figures,
     "slower": slower.slowdowns_found,
     "site": large_site.figures,
     "smollm2": lambda folder: scaling.smollm2_beside_bare_code(Bench(folder / "smollm2"), commit_of(LATEST)),

@@ -27,9 +27,9 @@ from asv.commands.find import Find
 from asv.console import log
 from asv.util import ProcessError
 
+from tlbench.metrics.change import HALF_A_BIT
 from tlbench.report.stored import is_nan
 
-HALF_A_BIT = 0.5
 NAMED = re.compile(r"Greatest \w+ found: (\w+)")
 """What asv logs at the end."""
 

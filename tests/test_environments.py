@@ -37,7 +37,7 @@ def made(own_cache, monkeypatch):
     monkeypatch.setattr(installer, "build", build)
     monkeypatch.setattr(installer, "run_uv", run_uv)
     monkeypatch.setattr(installer, "install", install)
-    monkeypatch.setattr(environments, "_repositories", list)
+    monkeypatch.setattr(environments, "repositories", list)
     return steps
 
 
@@ -105,7 +105,7 @@ def test_a_folder_without_transformer_lens_is_refused_before_anything_is_built(m
 
 
 def test_a_commit_is_built_and_installed_once(made, tree, monkeypatch):
-    monkeypatch.setattr(environments, "_repositories", lambda: [tree])
+    monkeypatch.setattr(environments, "repositories", lambda: [tree])
     commit = git(tree, "rev-parse", "HEAD")
     (tree / PACKAGE / "__init__.py").write_text("not committed")
     first = lens_environment(commit)

@@ -36,6 +36,8 @@ ENDS = {
     "tlbench where path/to/model --tl 4.3.0": (0, r"no component is wrong"),
     "tlbench advise smollm2-135m --effect 0.01nats": (0, r"TransformerBridge is safe in float32 with\s+every option"),
     "tlbench verify zoo-gpt2 --tl path/to/TransformerLens": (0, r"^RIGHT "),
+    "tlbench find v2.18.0..v3.5.1 --model zoo-gemma": (0, r"^alarm  10b35403 .*TransformerLens 3\.0\.0"),
+    "tlbench check release my-branch": (0, r"^NOT WORSE  "),
     "tlbench table --space logit --model smollm2-135m --option all_options --format markdown --commit v4.3.0": (
         0,
         r"4\.11908e-05 \| 2\.84431e-06 \| 2\.28803e-06",
@@ -72,7 +74,11 @@ SMALL = {
     "BENCH_COSTS": r"runtime\.Slowdown\.track_forward\('zoo-gpt2 HookedTransformer', 'all_options', 'float32 1x64 cpu'",
 }
 """A grid of one cell for `make bench`. A cost would be timed for a minute and more, so this one 4.3.0 does not have."""
-SHORTER = {"v2.18.0^..v3.5.1": "v2.18.0^..v3.1.0"}
+SHORTER = {
+    "v2.18.0^..v3.5.1": "v2.18.0^..v3.1.0",
+    "v3.5.1 --model zoo-gemma": "v3.1.0 --model zoo-gemma --dtype float32 --option unprocessed",
+    "release my-branch": "release v4.3.0 --model zoo-gpt2 --dtype float32",
+}
 RESULTS = Path("releases", "results")
 
 

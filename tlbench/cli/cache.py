@@ -25,6 +25,7 @@ WHOLE_FOLDERS = {
     "envs": "environments with a TransformerLens",
     "portable": "checkpoints with translated configurations",
     "prompts": "token ids of models that tlbench did not make",
+    "wheels": "metadata of commits of TransformerLens",
     "subjects": "models that were verified once",
 }
 SINGLE_FILES = {
@@ -38,6 +39,7 @@ SINGLE_FILES = {
     "inside-errors": "errors of HuggingFace's activations",
     "proofs": "proofs of the shared arithmetic",
     "references": "HuggingFace's logits",
+    "states": "what cells are at commits, and the steps between them",
     "variants": "logits of HuggingFace's variants",
 }
 """What is in the cache's folders. Whatever is deleted is made again when it is needed. Lock files are never deleted."""

@@ -29,6 +29,7 @@ from tlbench.paths import cache_dir
 from tlbench.questions.answers import Answers, Asked, ask, ask_each, is_small, measuring, versions
 from tlbench.questions.question import Question
 from tlbench.questions.registry import DEPTH, ERROR_BUDGET
+from tlbench.questions.stations import SHARE_CORES
 from tlbench.records.depth_profile import DepthProfile
 from tlbench.records.outcome import Outcome
 from tlbench.report import answered, budgets, profiles
@@ -44,8 +45,6 @@ Dtypes = Annotated[list[str] | None, typer.Option(help="float32, float16 or bflo
 Options = Annotated[list[str] | None, typer.Option(help="A processing option; default: all.")]
 Wrappers = Annotated[list[str] | None, typer.Option(help="A TransformerLens class; default: both.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-SHARE_CORES = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""torch's threads give their cores away while they wait. Otherwise two cells at once take four times as long."""
 _PARTS = {part.replace(" ", "-"): part for part in answered.PARTS}
 """The questions of `verify` by their names on the command line."""
 HookedName = Annotated[str, typer.Option(help="Official model name to use for HookedTransformer's architecture.")]

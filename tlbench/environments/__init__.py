@@ -73,9 +73,9 @@ def reference_python(measuring: Path) -> Path:
     digest = hashlib.sha256(lock.read_bytes() + common.read_bytes()).hexdigest()
     python = cache_dir() / "envs" / f"reference-{digest[:12]}" / "bin" / "python"
     done = python.parents[1] / "complete"
-    with locked(_lock_of(python.parents[1])):
+    with locked(lock_of(python.parents[1])):
         if not (done.exists() and python.exists()):
-            _create(python.parents[1], "references")
+            create(python.parents[1], "references")
             pins = ("--requirements", str(common), "transformers", "--constraints", str(lock))
             install = ("pip", "install", "--quiet", "--python", str(python), *pins, *installer.torch_backend())
             installer.run_uv(*install, doing="installing the packages for references")
@@ -136,7 +136,7 @@ def _of_commit(commit: str, say: Say) -> LensEnvironment:
 def _found(commit: str, say: Say) -> tuple[Path, str]:
     """A repository that has a commit, and its full hash. One that no clone here has is fetched from upstream."""
     fetched = cache_dir() / "clones" / "TransformerLens.git"
-    clones = [*_repositories(), *([fetched] if fetched.is_dir() else [])]
+    clones = [*repositories(), *([fetched] if fetched.is_dir() else [])]
     for repository in clones:
         done = _git(repository, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}")
         if done.returncode == 0:
@@ -145,7 +145,7 @@ def _found(commit: str, say: Say) -> tuple[Path, str]:
     if len(commit) < FULL_HASH_LENGTH:
         raise BadInput(f"{absent}: give all {FULL_HASH_LENGTH} digits, so that it can be fetched, or a source tree")
     say(f"fetching {commit[:8]}")
-    with locked(_lock_of(fetched)):
+    with locked(lock_of(fetched)):
         done = _git(fetched.parent, "init", "--quiet", "--bare", str(fetched))
         if done.returncode == 0:
             done = _git(fetched, *GIT_SETTINGS, "fetch", "--quiet", "--depth", "1", UPSTREAM, commit)
@@ -154,7 +154,7 @@ def _found(commit: str, say: Say) -> tuple[Path, str]:
     return fetched, commit
 
 
-def _repositories() -> list[Path]:
+def repositories() -> list[Path]:
     """The clones of TransformerLens in this repository: asv's clone of upstream, and the history of releases."""
     root = checkout_dir()
     clones = [root / "transformer-lens", root / "releases" / "TransformerLens.git"] if root else []
@@ -219,19 +219,19 @@ def _source_digest(source: Path) -> str:
 
 def _installed(key: str, make_wheel: MakeWheel, commit: str, name: str, say: Say) -> LensEnvironment:
     """The environment of a key, which is created if there is none yet."""
-    folder = _folder(key)
+    folder = folder_of(key)
     python = folder / "bin" / "python"
     if not _is_complete(folder):
-        with locked(_lock_of(folder)), tempfile.TemporaryDirectory(prefix="tlbench-wheel-") as temporary:
+        with locked(lock_of(folder)), tempfile.TemporaryDirectory(prefix="tlbench-wheel-") as temporary:
             if not _is_complete(folder):
                 wheel = make_wheel(Path(temporary))
                 say("installing TransformerLens and its dependencies")
-                _create(folder, f"TransformerLens {name}")
+                create(folder, f"TransformerLens {name}")
                 installer.install(wheel, commit, str(python))
     return LensEnvironment(python, name)
 
 
-def _create(folder: Path, purpose: str) -> None:
+def create(folder: Path, purpose: str) -> None:
     """Create an environment with this interpreter's version of Python, which is the one that the locks are for."""
     words = ("venv", "--quiet", "--clear", "--python", sys.executable, str(folder))
     installer.run_uv(*words, doing=f"creating an environment for {purpose}")
@@ -242,13 +242,13 @@ def _is_complete(folder: Path) -> bool:
     return (folder / RECORD_NAME).exists() and (folder / "bin" / "python").exists()
 
 
-def _folder(key: str) -> Path:
+def folder_of(key: str) -> Path:
     """Where an environment lies: under what is installed, the pins, and the code that installs it."""
     made_by = b"".join(path.read_bytes() for path in (Path(installer.__file__), *sorted(installer.ERAS.glob("*.txt"))))
     return cache_dir() / "envs" / f"tl-{key}-{hashlib.sha256(made_by).hexdigest()[:8]}"
 
 
-def _lock_of(folder: Path) -> Path:
+def lock_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
 
 

@@ -23,6 +23,8 @@ from tlbench.paths import COMMIT_VARIABLE
 
 PACKAGE = "transformer_lens"
 RECORD_NAME = "tlbench-install.json"
+PACKAGE_VARIABLE = "TLBENCH_PACKAGE"
+"""A folder with the TransformerLens to import and its record, instead of the one that the environment has."""
 LIBRARIES = ("torch", "transformers")
 ADVICE = "delete the environment and run again"
 
@@ -33,6 +35,13 @@ class Provenance:
 
     commit: str
     package_digest: str
+
+
+def place() -> None:
+    """Have Python import TransformerLens from the folder that ``$TLBENCH_PACKAGE`` names, if it names one."""
+    if folder := os.environ.get(PACKAGE_VARIABLE):
+        sys.path.insert(0, folder)
+        importlib.invalidate_caches()
 
 
 @lru_cache
@@ -49,7 +58,7 @@ def prove() -> Provenance:
     folder = Path(transformer_lens.__path__[0])
     digest = package_digest(folder)
     requested = os.environ.get(COMMIT_VARIABLE, "")
-    record_path = Path(sys.prefix) / RECORD_NAME
+    record_path = Path(os.environ.get(PACKAGE_VARIABLE) or sys.prefix) / RECORD_NAME
     if not record_path.exists():
         if not requested:
             return Provenance("", digest)

@@ -111,6 +111,10 @@ class Server:
         """Start the server if it is not running, and wait until it has imported everything, or raise :class:`CellFailed`."""
         self._connected().close()
 
+    def stop(self) -> None:
+        """Let the server end, if it is running. Its forks end with it, servers that it started do not."""
+        self._file("socket").unlink(missing_ok=True)
+
     def _settings(self) -> dict[str, str]:
         return server.settings({**os.environ, **self.variables})
 

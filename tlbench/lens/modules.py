@@ -8,3 +8,9 @@ MODULES = (
     "transformer_lens.utilities.bridge_components",
     "transformer_lens.weight_processing",
 )
+
+LIBRARIES = (
+    *("accelerate", "beartype", "better_abc", "datasets", "einops", "fancy_einsum", "huggingface_hub", "jaxtyping"),
+    *("numpy", "pandas", "rich", "sentencepiece", "tqdm", "typeguard", "typing_extensions", "wandb", "yaml"),
+)
+"""What versions of TransformerLens import, beside torch and transformers. An environment may lack some."""

@@ -42,8 +42,9 @@ from tlbench.spans import Category, span
 
 MEASURING = "measuring"
 """The name of the measuring server."""
-IMPORT, PRELOAD, PRELOAD_AND_RECORD = (
-    f"tlbench.questions.preload:{name}" for name in ("import_everything", "preload", "preload_and_record")
+IMPORT_LIBRARIES, IMPORT, PRELOAD, PRELOAD_AND_RECORD = (
+    f"tlbench.questions.preload:{name}"
+    for name in ("import_libraries", "import_everything", "preload", "preload_and_record")
 )
 REMEASURE_VARIABLE = "TLBENCH_REMEASURE"
 TRANSFORMER_LENS = "transformer-lens"
@@ -80,11 +81,11 @@ def recording_server(folder: Path, python: Path, owner: int) -> Server:
 
     It is forked from the one that computes references there, and ends with the process ``owner``.
     """
-    references = _reference_server(folder, python, owner, {})
+    references = reference_server(folder, python, owner, {})
     return Server(MEASURING, folder, python, owner, PRELOAD_AND_RECORD, forked_from=references)
 
 
-def _reference_server(folder: Path, python: Path, owner: int, settings: Mapping[str, str]) -> Server:
+def reference_server(folder: Path, python: Path, owner: int, settings: Mapping[str, str]) -> Server:
     return Server(named(reference.NAME, python), folder, python, owner, reference.PRELOAD, settings)
 
 
@@ -104,7 +105,7 @@ def measuring(python: Path, asked: Asked, settings: Mapping[str, str] = MappingP
         return beside("imports", python=interpreter, preload=reference.PRELOAD, variables=lasting)
 
     def references_of(interpreter: Path) -> Server:
-        return replace(_reference_server(here, interpreter, os.getpid(), settings), forked_from=imported(interpreter))
+        return replace(reference_server(here, interpreter, os.getpid(), settings), forked_from=imported(interpreter))
 
     with tempfile.TemporaryDirectory(prefix="tlbench-", ignore_cleanup_errors=True) as folder:
         here = Path(folder)
@@ -316,7 +317,7 @@ def kept_path(question: Question[S, R], cell: S) -> Path | None:
     environment = setting()
     if not question.is_kept or isinstance(cell, Import):
         return None
-    key = {"question": question.name, "cell": str(cell), **environment, "checkpoint": _pinned(cell.model)}
+    key = {"question": question.name, "cell": str(cell), **environment, "checkpoint": pinned(cell.model)}
     key["code"] = code_digest(question.module)
     name = hashlib.sha256(canonical_json(key).encode()).hexdigest()
     return cache_dir() / "cells" / name[:2] / f"{name}.json"
@@ -387,7 +388,8 @@ def _write(question: Question[Any, Any], cell: Any, outcome: Outcome[Any], folde
             write_json(destination / file_name(question, cell), data, sort=False)
 
 
-def _pinned(name: str) -> dict[str, Any]:
+def pinned(name: str) -> dict[str, Any]:
+    """What determines a model of the catalogue: its entry, and the hashes of its files."""
     from tlbench import catalogue as catalogues
     from tlbench.checkpoints.store import read_pins
 

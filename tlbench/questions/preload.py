@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 
 from tlbench import catalogue
-from tlbench.environments import metadata
+from tlbench.environments import metadata, provenance
 from tlbench.environments.sources import code_digest
 from tlbench.lens import modules as lens
 from tlbench.paths import outcomes_dir
@@ -17,8 +17,15 @@ from tlbench.spans import Category, span
 MODULES = (*reference.MODULES, *lens.MODULES, "einops._torch_specific", "tlbench.questions.accuracy")
 
 
+def import_libraries() -> None:
+    """Import what versions of TransformerLens have in common, but no TransformerLens."""
+    with reference.collected_once():
+        reference.import_all((*reference.MODULES, *lens.LIBRARIES))
+
+
 def import_everything() -> None:
     """Import every module that imports. The cell that needs a missing or broken one runs into it again, and reports it."""
+    provenance.place()
     with reference.collected_once():
         reference.import_all(MODULES)
         with suppress(Exception), span(Category.KEEP):

@@ -14,15 +14,15 @@ from rich.console import Console
 
 from tlbench.exceptions import BadInput
 from tlbench.grid import Cell, Space, Statistic, Wrapper
+from tlbench.metrics.change import HALF_A_BIT
 from tlbench.report import render, status
 from tlbench.report.checks import CLASSES, STORED, Part
 from tlbench.report.render import CELL, Column, Format, Value
 from tlbench.report.status import ASKED, Checked, Finding, PartStatus, Word, joined
 from tlbench.report.stored import BENCHMARKS, Commit, StoredResults
 
-HALF_A_BIT = 2**0.5
-"""The smallest change of a mean logit error that is mentioned. In the committed results these move from one release to the
-next by less than 2^0.3 or by more than 2^0.5."""
+FACTOR = 2**HALF_A_BIT
+"""The smallest factor between mean logit errors that is mentioned."""
 
 
 class Change(StrEnum):
@@ -142,7 +142,7 @@ def _grown(
     before = {_key(cell, is_followed): mean for cell, mean in means[0].items()}
     for cell, after in means[1].items():
         factor = after / before.get(_key(cell, is_followed), after)
-        if is_wanted(cell) and not 1 / HALF_A_BIT < factor < HALF_A_BIT:
+        if is_wanted(cell) and not 1 / FACTOR < factor < FACTOR:
             yield cell, factor
 
 

@@ -1,4 +1,7 @@
-"""What changed of a cell between two measured commits, and every step in a history, once."""
+"""What changed of a cell between two measured commits, and every step in a history, once.
+
+The rule is :mod:`tlbench.metrics.change`'s. A page has fewer words: an alarm and a notice are both "worse".
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tlbench.grid import Cell
+from tlbench.metrics import change as rule
 from tlbench.metrics.verdict import Verdict
 from tlbench.site.history import MEAN, CellHistory, History, Run, State
-
-HALF_A_BIT = 0.5
-"""The smallest step of a mean that counts. Between releases no mean moved by 0.3 to 0.5 bits; less is another rounding."""
 
 
 class Change(StrEnum):
@@ -48,7 +49,16 @@ EXPLAINED: Mapping[Change, str] = {
     Change.GONE: "not measured, or not applicable, now",
 }
 STEPS = (Change.WORSE, Change.FAILS, Change.BETTER, Change.MENDED)
-_WRONG = {Verdict.WORSE: 1, Verdict.BROKEN: 2}
+_WORDS = {
+    rule.Change.ALARM: Change.WORSE,
+    rule.Change.NOTICE: Change.WORSE,
+    rule.Change.NEWLY_FAILING: Change.FAILS,
+    rule.Change.STILL_FAILING: Change.STILL_FAILS,
+    rule.Change.BETTER: Change.BETTER,
+    rule.Change.MENDED: Change.MENDED,
+    rule.Change.OTHER_ROUNDING: Change.OTHER_ROUNDING,
+    rule.Change.SAME_BITS: Change.SAME_BITS,
+}
 
 
 def change(before: Run, after: Run, same_cell: bool = True) -> tuple[Change | None, float | None]:
@@ -56,38 +66,15 @@ def change(before: Run, after: Run, same_cell: bool = True) -> tuple[Change | No
     was, now = before.state, after.state
     if not was.has_run or not now.has_run:
         return (Change.FIRST if now.has_run else Change.GONE if was.has_run else None), None
-    if now.verdict is Verdict.FAILED:
-        return (Change.STILL_FAILS if was.verdict is Verdict.FAILED else Change.FAILS), None
-    if (same_cell and before.number == after.number) or (was.verdict, was.figures) == (now.verdict, now.figures):
+    if same_cell and before.number == after.number and was.verdict is not Verdict.FAILED:
         return Change.SAME_BITS, 0.0
-    if was.verdict is Verdict.FAILED:
-        return (Change.WORSE if now.verdict in _WRONG else Change.MENDED), None
-    return _moved(was, now)
+    word, bits = rule.change(_state(was), _state(now))
+    return _WORDS[word], None if bits in (math.inf, -math.inf) and word is rule.Change.OTHER_ROUNDING else bits
 
 
-def _moved(was: State, now: State) -> tuple[Change, float | None]:
-    """How a cell changed that has figures at both commits, and not the same ones."""
-    bits = _bits(was.figures.get(MEAN), now.figures.get(MEAN))
-    wrong = _WRONG.get(was.verdict, 0), _WRONG.get(now.verdict, 0)
-    if wrong[1] > wrong[0]:
-        return Change.WORSE, bits
-    if wrong[1] < wrong[0]:
-        return (Change.BETTER if wrong[1] else Change.MENDED), bits
-    if bits is None or (math.isinf(bits) and was.verdict.passes and now.verdict.passes):
-        return Change.OTHER_ROUNDING, None  # to or from an exact 0, and right in both
-    if abs(bits) < HALF_A_BIT:
-        return Change.OTHER_ROUNDING, bits
-    return (Change.WORSE if bits > 0 else Change.BETTER), bits
-
-
-def _bits(before: float | None, after: float | None) -> float | None:
-    if before is None or after is None:
-        return None
-    if before == after:
-        return 0.0
-    if not before or not after or math.isinf(before) or math.isinf(after):
-        return math.inf if after > before else -math.inf
-    return math.log2(after / before)
+def _state(state: State) -> rule.State:
+    """A stored state as the rule takes it. Equal figures stand for equal logits."""
+    return rule.State(state.verdict, f"{state.verdict} {sorted(state.figures.items())}", state.figures.get(MEAN))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from tools.perf import (
     slower,
     speed,
     stack,
+    steps,
     verify,
 )
 from tools.perf.bench import HISTORY, ROOT, Bench, commit_of
@@ -41,6 +42,7 @@ FIGURES = {
     "forwards": lambda folder: scaling.forwards_of_a_statistic_more(folder, commit_of(LATEST)),
     "growth": lambda folder: scaling.growth_with_cells(Bench(folder / "growth"), commit_of(LATEST)),
     "stack": stack.spread_over_depths,
+    "steps": steps.figures,
     "slower": slower.slowdowns_found,
     "models": lambda folder: many_models.asv_beside_the_cells(
         Bench(folder / "models"), commit_of(many_models.BEFORE_THE_BRIDGE)

@@ -147,7 +147,7 @@
     if (location.search) draw();
   }
 
-  // Any two commits, by the rules of tlbench.site.changes.
+  // Any two commits, by the rule of tlbench.metrics.change in the words of tlbench.site.changes.
   const CHANGES = ["worse", "newly failing", "better", "mended", "still failing", "other rounding", "same bits", "first measured", "no longer measured"];
   const WRONG = { worse: 1, broken: 2 };
   const changeOf = (before, after, same) => {
@@ -160,8 +160,10 @@
     const bits = old === null || fresh === null ? null : old === fresh ? 0 : !old || !fresh ? (fresh ? Infinity : -Infinity) : Math.log2(fresh / old);
     const wrong = [WRONG[was] ?? 0, WRONG[now] ?? 0];
     if (wrong[1] > wrong[0]) return ["worse", bits];
-    if (wrong[1] < wrong[0]) return [wrong[1] ? "better" : "mended", bits];
-    if (bits === null || (!Number.isFinite(bits) && verdictOf(before)[3] && verdictOf(after)[3])) return ["other rounding", null];
+    const passes = [before, after].map((state) => verdictOf(state)[3]);
+    if (wrong[1] < wrong[0]) return [passes[1] ? "mended" : "better", bits];
+    if (passes[0] !== passes[1]) return [passes[1] ? "better" : "worse", bits];
+    if (bits === null || (!Number.isFinite(bits) && passes[0])) return ["other rounding", null];
     if (Math.abs(bits) < 0.5) return ["other rounding", bits];
     return [bits > 0 ? "worse" : "better", bits];
   };

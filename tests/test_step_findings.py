@@ -1,0 +1,180 @@
+"""What is said of a step: whose it is, which cells moved, and whether it came out the same again. No commit is measured."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.test_clone import clone, commit  # noqa: F401
+from tlbench.environments.workshop import Environment
+from tlbench.exceptions import BadInput, CellFailed
+from tlbench.grid import Cell
+from tlbench.metrics.change import Change, State
+from tlbench.metrics.verdict import Verdict
+from tlbench.report import steps as report
+from tlbench.steps.findings import Finder, differing_packages
+from tlbench.steps.measuring import Laboratory
+
+CELLS = [Cell("zoo-gpt2", dtype, "unprocessed", "HookedTransformer") for dtype in ("float32", "bfloat16")]
+OLD = Environment(Path("old"), "era4", "o" * 12, ("torch==2.13.0", "transformers==4.57.6", "wandb==1"))
+NEW = Environment(Path("new"), "era5", "n" * 12, ("numpy==2", "torch==2.13.0", "transformers==5.23.0", "wandb==1"))
+
+
+def right(bits="a", error=1e-6, verdict=Verdict.BENIGN):
+    return State(verdict, bits, error)
+
+
+@pytest.fixture
+def planted(clone, own_cache, monkeypatch):  # noqa: F811
+    """Plant what four commits are: their environments, and their states in an environment, now or anew."""
+
+    class Planted:
+        commits = [commit(clone, f"commit {i}", transformer_lens__a_py=f"x = {i}\n") for i in range(4)]
+        finder = Finder(clone)
+        environments: dict = {}
+        states: dict = {}
+        anew: dict = {}
+
+        def plant(self, number, state, environment=OLD, **crossed):
+            self.environments[self.commits[number]] = environment
+            self.states[self.commits[number], environment.era] = state
+            for era, other in crossed.items():
+                self.states[self.commits[number], era] = other
+
+        def steps(self, exhaustive=False):
+            return self.finder.steps(self.commits[0], self.commits[-1], CELLS, exhaustive)
+
+    made = Planted()
+    made.environments, made.states, made.anew = {}, {}, {}
+
+    def environment(self, one):
+        return made.environments[one]
+
+    def measure(self, one, where, cells):
+        state = (made.anew if self.is_fresh else {}).get((one, where.era), made.states.get((one, where.era)))
+        if state is None:
+            raise CellFailed("it does not import")
+        return {cell: State(state.verdict, state.fingerprint, state.error, environment=str(where)) for cell in cells}
+
+    monkeypatch.setattr("tlbench.environments.workshop.Workshop.environment", environment)
+    monkeypatch.setattr(Laboratory, "_measure", measure)
+    monkeypatch.setattr(Laboratory, "first_wrong", lambda *_: "block 1, pattern")
+    return made
+
+
+def test_a_step_has_its_commit_class_cells_and_place(planted):
+    for number, state in enumerate([right(), right(), right("b", 1e-2, Verdict.BROKEN), right("b", 1e-2, Verdict.BROKEN)]):
+        planted.plant(number, state)
+    (found,) = planted.steps().findings
+    assert (found.commits, found.before) == ((planted.commits[2],), planted.commits[1])
+    assert (found.change, found.place, found.doubt) == (Change.ALARM, "block 1, pattern", "")
+    assert {one.cell for one in found.moved} == set(CELLS)
+
+
+def test_where_the_same_commit_differs_in_both_environments_the_environment_did_it(planted):
+    planted.plant(0, right())
+    planted.plant(1, right())
+    planted.plant(2, right("b", 1e-3, Verdict.WORSE), NEW, era4=right())
+    planted.plant(3, right("b", 1e-3, Verdict.WORSE), NEW)
+    (found,) = planted.steps().findings
+    assert found.change is Change.ENVIRONMENT
+    assert found.commits == (planted.commits[2],)
+    assert found.environments == ("transformers 4.57.6 → 5.23.0", "numpy none → 2")
+
+
+def test_what_transformer_lens_did_is_not_blamed_on_an_environment_that_changed_too(planted):
+    planted.plant(0, right())
+    planted.plant(1, right())
+    planted.plant(2, right("b", 1e-3, Verdict.WORSE), NEW, era4=right("b", 1e-3, Verdict.WORSE))
+    planted.plant(3, right("b", 1e-3, Verdict.WORSE), NEW)
+    (found,) = planted.steps().findings
+    assert found.change is Change.ALARM
+    assert found.environments
+
+
+def test_a_commit_that_does_not_import_in_the_older_environment_is_compared_in_its_own(planted):
+    planted.plant(0, right())
+    planted.plant(1, right(), era5=right("b"))
+    planted.plant(2, right("b"), NEW)
+    planted.plant(3, right("b"), NEW)
+    assert planted.steps().findings[0].change is Change.ENVIRONMENT
+
+
+def test_if_neither_imports_in_the_other_environment_the_step_is_judged_as_it_stands(planted):
+    planted.plant(0, right())
+    planted.plant(1, right())
+    planted.plant(2, right("b", 1e-3, Verdict.WORSE), NEW)
+    planted.plant(3, right("b", 1e-3, Verdict.WORSE), NEW)
+    (found,) = planted.steps().findings
+    assert found.change is Change.ALARM
+    assert found.environments
+
+
+def test_a_step_that_is_not_there_the_second_time_is_not_confirmed_and_not_kept(planted):
+    for number in range(4):
+        planted.plant(number, right("a" if number < 2 else "b", 1e-6 if number < 2 else 1.0))
+    planted.anew[planted.commits[2], "era4"] = right("a")
+    first = planted.steps().findings[0]
+    assert "was not the same when it was measured anew" in first.doubt
+    planted.anew.clear()
+    assert planted.steps().findings[0].doubt == ""
+
+
+def test_a_finding_is_read_the_second_time(planted, monkeypatch):
+    for number in range(4):
+        planted.plant(number, right("a" if number < 1 else "b"))
+    first = planted.steps()
+    monkeypatch.setattr(Finder, "_examined", lambda *_: pytest.fail("measured again"))
+    assert planted.steps().findings == first.findings
+
+
+def test_what_healed_is_seen_only_by_measuring_every_commit(planted):
+    for number, bits in enumerate("abaa"):
+        planted.plant(number, right(bits))
+    assert planted.steps().findings == ()
+    assert [one.commits for one in planted.steps(exhaustive=True).findings] == [(c,) for c in planted.commits[1:3]]
+
+
+def test_an_end_that_does_not_import_is_refused_and_one_in_the_middle_makes_a_set(planted):
+    planted.plant(0, right())
+    planted.plant(1, None)
+    planted.plant(2, right("b"))
+    planted.plant(3, right("b"))
+    found = planted.steps()
+    assert found.findings[0].commits == tuple(planted.commits[1:3])
+    assert found.skipped == {planted.commits[1]: "it does not import"}
+    planted.plant(0, None)
+    with pytest.raises(BadInput, match="cannot be measured"):
+        planted.steps()
+
+
+def test_cells_that_were_not_measured_are_said_and_are_no_step(planted):
+    planted.plant(0, State(Verdict.NOT_MEASURED))
+    for number in range(1, 4):
+        planted.plant(number, right())
+    found = planted.steps()
+    assert found.findings == ()
+    assert found.not_measured.keys() == set(map(str, CELLS))
+
+
+@pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.NOT_APPLICABLE])
+def test_what_ceases_to_work_is_an_alarm_with_the_first_commit_where_it_does(planted, verdict):
+    for number in range(4):
+        planted.plant(number, right() if number < 3 else State(verdict))
+    (found,) = planted.steps().findings
+    assert found.change.is_alarm
+    assert found.commits == (planted.commits[3],)
+
+
+def test_packages_that_differ_are_named_torch_and_transformers_first():
+    assert differing_packages(OLD, OLD) == ()
+    assert differing_packages(NEW, OLD)[0] == "transformers 5.23.0 → 4.57.6"
+
+
+def test_cells_are_written_once_for_all_that_share_them():
+    words = report.cells_in_words([*CELLS, Cell("zoo-opt", "float32", "unprocessed", "HookedTransformer")])
+    number, *groups = words.replace(": ", "; ", 1).split("; ")
+    assert number == "3 cells"
+    assert groups == [
+        "HookedTransformer zoo-gpt2 (bfloat16 unprocessed)",
+        "HookedTransformer zoo-gpt2, zoo-opt (float32 unprocessed)",
+    ]

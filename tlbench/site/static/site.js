@@ -42,6 +42,35 @@
     if (time.dataset.oldDays && days > Number(time.dataset.oldDays)) one(".old").hidden = false;
   }
 
+  // A figure says all its digits, and a cell its words, under the pointer.
+  document.addEventListener("mouseover", ({ target }) => {
+    const found = target.closest?.("data[value]:not([title]), .cell[aria-label]:not([title])");
+    if (found) found.title = [found.getAttribute("value") ?? found.getAttribute("aria-label"), found.closest("td[title]")?.title].filter(Boolean).join("; ");
+  });
+
+  // A grid is one tab stop, in which the arrow keys move; a table that does not scroll is none.
+  const stops = () => {
+    for (const scroll of all(".scroll")) scroll.scrollWidth > scroll.clientWidth + 1 ? scroll.setAttribute("tabindex", "0") : scroll.removeAttribute("tabindex");
+    for (const grid of all(".grid")) { const links = all("a", grid); if (links.length && !links.some((link) => link.tabIndex < 0)) for (const link of links) link.tabIndex = link === one("tbody td a", grid) ? 0 : -1; }
+  };
+  document.addEventListener("focusin", ({ target }) => {
+    const grid = target.closest(".grid");
+    if (grid && target.matches("a")) for (const link of all("a[tabindex='0']", grid)) link.tabIndex = link === target ? 0 : -1;
+    if (grid && target.matches("a")) target.tabIndex = 0;
+  });
+  document.addEventListener("keydown", (event) => {
+    const [down, right] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [0, 0];
+    const from = event.target.closest(".grid th, .grid td"), rows = from?.closest("table").rows;
+    if (!from || (!down && !right)) return;
+    event.preventDefault();
+    let [row, column] = [from.parentElement.rowIndex + down, from.cellIndex + right], next;
+    for (; rows[row]?.cells[column]; row += down, column += right) if ((next = one("a", rows[row].cells[column]))) break;
+    next?.focus();
+  });
+  addEventListener("resize", stops);
+  document.addEventListener("toggle", stops, true);
+  stops();
+
   // Links into a page open what they point at.
   const reveal = () => { const target = location.hash && document.getElementById(location.hash.slice(1)); if (target) for (const details of all("details", target)) details.open = true; };
   addEventListener("hashchange", reveal);
@@ -133,6 +162,7 @@
         const caption = `${wrapper} ${TL.commits[at].name}${figure === "verdict" ? "" : `: ${figure}, ${UNITS[figure]}`}`;
         return make("section", {}, make("h2", {}, caption), make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": caption }, make("table", { class: "grid matrix", "data-wrapper": wrapper, "data-commit": TL.commits[at].hash.slice(0, 8) }, make("caption", {}, caption), make("thead", {}, top, head), body)));
       }));
+      stops();
       if (!wrappers.length) matrix.append(make("p", {}, `Nothing of ${state.wrapper || "either wrapper"} was measured at ${TL.commits[at].name}.`));
     };
     const bar = one("#matrix-chooser");
@@ -214,6 +244,7 @@
       }
       const moved = a.environment === b.environment ? "Both were measured with the same libraries and arithmetic." : `The environment changed too: ${a.environment} → ${b.environment}.`;
       comparison.replaceChildren(make("h2", {}, `${a.name} → ${b.name}`), counts, make("p", { class: "note" }, moved), ...groups);
+      stops();
     };
     const set = (name) => (value) => { state[name] = value; remember({ [name]: value }); draw(); };
     const bar = one("#compare-chooser");
@@ -228,8 +259,8 @@
   const sections = all(".cell-history");
   if (sections.length && window.TL && window.uPlot) {
     document.body.classList.add("one");
-    const COLOURS = { max: "#c1571a", mean: "#1f6fa8", median: "#3d8a5f", std: "#8a62b0" }, NAMES = Object.keys(COLOURS);
     const bar = one(".chooser"), styles = getComputedStyle(document.documentElement), css = (name) => styles.getPropertyValue(name).trim();
+    const NAMES = ["max", "mean", "median", "std"], COLOURS = Object.fromEntries(NAMES.map((name) => [name, css(`--${name}`)]));
     let plots = [];
     const chosen = () => { const id = decodeURIComponent(location.hash.slice(1)); return sections.find((section) => section.id === id); };
     const draw = () => {
@@ -255,6 +286,7 @@
       for (const plot of plots) plot.destroy();
       plots = [];
       picture(section, rows.filter((row) => !row.hidden), marked);
+      stops();
     };
     const picture = (section, rows, marked) => {
       const figure = one(".chart", section);

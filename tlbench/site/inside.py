@@ -17,7 +17,7 @@ from tlbench.report.checks import CHECKS, CLASSES, UNCHECKED, Check, Part
 from tlbench.report.slowdowns import CostRow
 from tlbench.report.status import Checked, PartStatus, Word
 from tlbench.report.stored import COSTS, Commit, StoredResults, is_figure
-from tlbench.site import render
+from tlbench.site import findings, render
 from tlbench.site.commits import MeasuredCommit
 from tlbench.site.history import results_files
 from tlbench.site.pages import Site
@@ -73,6 +73,26 @@ def at(site: Site, commit: MeasuredCommit) -> Inside:
     """Every part but the logits at a commit."""
     parts = _parts(site, commit)
     return Inside(parts, status.findings(parts))
+
+
+def findings_of(site: Site, commit: MeasuredCommit, one: status.Finding) -> list[findings.Finding]:
+    """The written findings that explain what is wrong with a check at a commit."""
+    return [known for known in site.findings if commit.version and known.holds_at(commit.version) and _explains(known, one)]
+
+
+def _explains(known: findings.Finding, one: status.Finding) -> bool:
+    named = set(known.models.replace(",", " ").split())
+    if not {"every", *(checked.cell.model for checked in one.cells)} & named:
+        return False
+    if one.word is Word.FAILED:
+        return known.part == "failures"
+    return any(figure.track == track_of(one.worst) for figure in known.size)
+
+
+def unexplained(site: Site, commit: MeasuredCommit) -> list[status.Finding]:
+    """What is wrong or failed beside the logits at a commit, and no finding explains."""
+    bad = [one for one in at(site, commit).findings if one.word in (Word.WRONG, Word.FAILED)]
+    return [one for one in bad if not findings_of(site, commit, one)]
 
 
 def _commit(site: Site, commit: MeasuredCommit) -> tuple[StoredResults, Commit] | None:

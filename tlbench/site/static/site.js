@@ -77,11 +77,15 @@
   reveal();
 
   // "Is it safe?" on the first page, and the answer on a model's.
-  const effectOf = (text) => { const match = /^\s*(\d*\.?\d+(?:e[-+]?\d+)?)\s*(nats?|bits?|)\s*$/i.exec(text); const size = match ? Number(match[1]) * (/^bit/i.test(match[2]) ? Math.LN2 : 1) : 0; return size > 0 && size < Infinity ? size : null; };
+  const effectOf = (text) => { const match = /^\s*(\d*\.?\d+(?:e[-+]?\d+)?)\s*(nats?|bits?|)\s*$/i.exec(text.replace(",", ".")); const size = match ? Number(match[1]) * (/^bit/i.test(match[2]) ? Math.LN2 : 1) : 0; return size > 0 && size < Infinity ? size : null; };
   one(".effect-form")?.addEventListener("submit", (event) => {
     event.preventDefault();
     const form = event.target;
     location.href = `model/${encodeURIComponent(form.model.value)}.html?effect=${encodeURIComponent(form.effect.value)}`;
+  });
+  one(".effect-form")?.addEventListener("input", ({ currentTarget: form }) => {
+    const effect = effectOf(form.effect.value);
+    one("code", form).textContent = effect === null ? "Write a positive number of nats, such as 0.01." : `tlbench advise ${form.model.value} --effect ${effect}nats`;
   });
   const here = one(".effect-here");
   if (here) {
@@ -178,8 +182,9 @@
   }
 
   // Any two commits, by the rules of tlbench.site.changes.
-  const CHANGES = ["worse", "newly failing", "better", "mended", "still failing", "other rounding", "same bits", "first measured", "no longer measured"];
-  const WRONG = { worse: 1, broken: 2 };
+  const CHANGES = ["worse", "newly failing", "wrong when first measured", "failing when first measured", "better", "mended", "still failing", "other rounding", "same bits", "first measured", "no longer measured"];
+  const WRONG = { worse: 1, broken: 2 }, FIRST_FAULTS = { failed: "failing when first measured", worse: "wrong when first measured", broken: "wrong when first measured" };
+  const ALWAYS_COUNTED = ["worse", "newly failing", "better", "mended", "other rounding", "same bits"];
   const changeOf = (before, after, same) => {
     const was = verdictOf(before)[0], now = verdictOf(after)[0];
     if (!hasRun(before) || !hasRun(after)) return [hasRun(after) ? "first measured" : hasRun(before) ? "no longer measured" : null, null];
@@ -207,7 +212,7 @@
       const [a, i] = stateAt(was, earlier), [b, j] = stateAt(cell, later);
       const same = was === cell ? i === j : JSON.stringify(a) === JSON.stringify(b);
       const [kind, bits] = changeOf(a, b, same);
-      if (kind) found.push({ kind, bits, was, cell, before: a, after: b });
+      if (kind) found.push({ kind: kind === "first measured" ? FIRST_FAULTS[verdictOf(b)[0]] ?? kind : kind, bits, was, cell, before: a, after: b });
     }
     return found;
   };
@@ -230,7 +235,7 @@
       const groups = [];
       for (const kind of CHANGES) {
         const own = rows.filter((row) => row.kind === kind), id = kind.replaceAll(" ", "-");
-        counts.append(make("div", { title: explained[kind] }, make("dt", {}, make("a", { href: `#${id}` }, kind)), make("dd", { "data-count": kind }, String(own.length))));
+        if (own.length || ALWAYS_COUNTED.includes(kind)) counts.append(make("div", { title: explained[kind] }, make("dt", {}, make("a", { href: `#${id}` }, kind)), make("dd", { "data-count": kind }, String(own.length))));
         if (!own.length || kind === "same bits") continue;
         const body = make("tbody");
         for (const row of own) {
@@ -239,7 +244,7 @@
         }
         const head = make("tr", {}, ...["cell", "wrapper", a.name, "mean, nats", b.name, "mean, nats", "change, bits", "reproduce"].map((name, i) => make("th", { scope: "col", class: [3, 5, 6].includes(i) ? "num" : null }, name)));
         const table = make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": kind }, make("table", { class: "plain" }, make("thead", {}, head), body));
-        const open = ["worse", "newly failing"].includes(kind) || own.length <= 20;
+        const open = ["worse", "newly failing", "wrong when first measured", "failing when first measured"].includes(kind) || own.length <= 20;
         groups.push(make("section", { class: "group", id }, make("h3", {}, kind, " ", make("small", {}, `${own.length} ${own.length === 1 ? "cell" : "cells"}`)), make("p", { class: "note" }, `${explained[kind]}.`), make("details", open ? { open: "" } : {}, make("summary", {}, "Each cell"), table)));
       }
       const moved = a.environment === b.environment ? "Both were measured with the same libraries and arithmetic." : `The environment changed too: ${a.environment} → ${b.environment}.`;

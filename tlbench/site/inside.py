@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,15 +121,26 @@ def _of_commit(stored: StoredResults, commit: Commit, problems: list[str]) -> li
 
 @dataclass(frozen=True)
 class Worst:
-    """The cell of a check with the largest excess, and how many are wrong or failed of how many that ran.
+    """The cell of a check that is nearest to its limit, or furthest beyond it, and how many cells are not right, by word.
 
-    If none ran, a cell that is not applicable, and how many were not measured.
+    A cell that failed has no figure, so another one's is shown if there is one. If none ran, a cell that is not applicable,
+    and how many were not measured.
     """
 
     checked: Checked
-    n_bad: int
+    counts: Mapping[Word, int]
     n_run: int
     n_unmeasured: int = 0
+
+    @property
+    def word(self) -> Word:
+        """The first of :class:`Word` that any of the cells has."""
+        return next(iter(self.counts), self.checked.word)
+
+    @property
+    def said(self) -> str:
+        """The words that are not right, and of how many cells; else that of all."""
+        return ", ".join(f"{word} {count} of {self.n_run}" for word, count in self.counts.items()) or self.checked.word
 
 
 def worst(checked: Iterable[Checked]) -> Worst | None:
@@ -138,10 +149,10 @@ def worst(checked: Iterable[Checked]) -> Worst | None:
     ran = [one for one in checked if one.word.has_run]
     if not ran:
         absent = next((one for one in checked if one.word is Word.NOT_APPLICABLE), None)
-        return Worst(absent, 0, 0, sum(one.word is Word.NOT_MEASURED for one in checked)) if absent else None
-    order = list(Word)
-    first = min(ran, key=lambda one: (order.index(one.word), -one.excess))
-    return Worst(first, sum(one.word in (Word.WRONG, Word.FAILED) for one in ran), len(ran))
+        return Worst(absent, {}, 0, sum(one.word is Word.NOT_MEASURED for one in checked)) if absent else None
+    order, found = list(Word), Counter(one.word for one in ran)
+    first = min(ran, key=lambda one: (one.value is None, order.index(one.word), -one.excess))
+    return Worst(first, {word: found[word] for word in status.PROBLEMS if word in found}, len(ran))
 
 
 def any_ran(found: Iterable[Worst | None]) -> bool:
@@ -160,11 +171,12 @@ class CheckRow:
 
 @dataclass(frozen=True)
 class PartPage:
-    """One part: by commit, and at its newest commit by model."""
+    """One part: by commit, the newest first, and at its newest commit by model. Nobody measured it at those ``absent``."""
 
     part: Part
     about: str
     commits: list[tuple[MeasuredCommit, PartStatus]]
+    absent: list[MeasuredCommit]
     rows: list[CheckRow]
     models: list[tuple[str, Wrapper, list[Worst | None]]]
     checks: list[Check]
@@ -175,10 +187,12 @@ class PartPage:
 def _part_page(site: Site, part: Part) -> PartPage:
     commits = [
         (commit, of_part)
-        for commit in site.shown
+        for commit in reversed(site.shown)
         for of_part in _parts(site, commit)
         if of_part.part is part and of_part.is_measured
     ]
+    measured = {commit.index for commit, _ in commits}
+    absent = [commit for commit in site.shown if commit.index not in measured]
     checks = [check for check in CHECKS if check.part is part]
     by_check = [_by_check(of_part) for _, of_part in commits]
     rows = [
@@ -190,14 +204,14 @@ def _part_page(site: Site, part: Part) -> PartPage:
     models: list[tuple[str, Wrapper, list[Worst | None]]] = []
     described, sizes = [(name, *DESCRIBED.get(name, (name, ""))) for name in UNCHECKED.get(part, ())], []
     if commits:
-        newest, of_part = commits[-1]
+        newest, of_part = commits[0]
         by_model: dict[tuple[str, Wrapper], dict[str, list[Checked]]] = defaultdict(lambda: defaultdict(list))
         for one in of_part.checked:
             by_model[one.cell.model, one.cell.wrapper][one.what].append(one)
         found = [(*key, [worst(of[check.what]) for check in checks]) for key, of in sorted(by_model.items())]
         models = [row for row in found if any_ran(row[2])]
         sizes = _sizes(site, newest, of_part, [name for name, *_ in described])
-    return PartPage(part, ABOUT[part], commits, rows, models, checks, described, sizes)
+    return PartPage(part, ABOUT[part], commits, absent, rows, models, checks, described, sizes)
 
 
 def _by_check(of_part: PartStatus) -> dict[tuple[str, Wrapper], list[Checked]]:

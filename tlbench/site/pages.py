@@ -157,6 +157,7 @@ class Site:
             "bits_track": BITS,
             "classes": CLASSES,
             "part_page": inside.page_of,
+            "inside_pages": inside.PAGES,
             "one_track": inside.track_of,
         }
 

@@ -77,8 +77,8 @@ class Line:
 def write(site: Site, base: dict[str, Any], found: Sections) -> None:
     """Write the list of models, and each model's pages."""
     lines = {model: newest_lines(site, model) for model in site.history.models}
+    hooked = {model: newest_lines(site, model, Wrapper.HOOKED_TRANSFORMER) for model in site.history.models}
     render.write(site.html, "models.html", "models.html", **base, lines=lines, summary=summary)
-    steps = {model: [step for step in site.steps if step.cells[0].later.model == model] for model in site.history.models}
     for model, own in lines.items():
         known = [one for one in site.findings if model in one.models.replace(",", " ").split()]
         render.write(
@@ -88,11 +88,10 @@ def write(site: Site, base: dict[str, Any], found: Sections) -> None:
             **base,
             model=model,
             lines=own,
+            older=[line for line in hooked[model] if line not in own],
             effect=EFFECT,
             margin=MARGIN,
-            summary=summary(own),
-            steps=steps[model],
-            moved=lambda step: environment_changes(site.commits[step.before], site.commits[step.after]),
+            summary=summary,
             known=known,
             p99=P99,
             wrong_versions=wrong_versions(site, model),
@@ -136,12 +135,12 @@ def _newest(sections: Sequence[ProfileSection]) -> list[ProfileSection]:
     return [one for one in newest if one.wrapper is newest[-1].wrapper]
 
 
-def newest_lines(site: Site, model: str) -> list[Line]:
-    """Every configuration of a model in the newest wrapper, at the newest commit that ran it."""
+def newest_lines(site: Site, model: str, wrapper: Wrapper | None = None) -> list[Line]:
+    """Every configuration of a model in one wrapper, or in the newest, at the newest commit that ran it."""
     found = []
     for one in site.history.by_model[model]:
         ran = [run for run in one.runs if run.state.has_run]
-        if ran:
+        if ran and wrapper in (None, one.cell.wrapper):
             found.append(Line(one, ran[-1], site.commits[ran[-1].last]))
     newest = max((line.commit.index for line in found), default=0)
     return [line for line in found if line.commit.index == newest]
@@ -167,7 +166,10 @@ def badge(lines: list[Line]) -> tuple[bool, str]:
     wrong = [line for line in lines if not line.run.state.verdict.passes]
     if not lines:
         return False, "not measured"
-    return not wrong, f"{len(wrong)} of {len(lines)} not right" if wrong else f"{len(lines)} of {len(lines)} right"
+    if wrong:
+        return False, f"{len(wrong)} of {len(lines)} not right"
+    sizes = [f"{dtype} {words.spelled(size)}" for _, dtype, _, size in summary(lines) if size is not None]
+    return True, f"safe from {', '.join(sizes)} nats" if sizes else f"{len(lines)} of {len(lines)} right"
 
 
 def embedded(model: str, lines: list[Line]) -> dict[str, Any]:
@@ -191,17 +193,17 @@ def embedded(model: str, lines: list[Line]) -> dict[str, Any]:
     }
 
 
-def wrong_versions(site: Site, model: str) -> list[tuple[Verdict, Wrapper, str, list[str]]]:
+def wrong_versions(site: Site, model: str) -> list[tuple[Verdict, Wrapper, tuple[MeasuredCommit, ...], list[Cell]]]:
     """Which measured commits are wrong for a model: the verdict, the wrapper, which commits, and the configurations."""
-    found: dict[tuple[Verdict, Wrapper, tuple[str, ...]], list[str]] = {}
+    found: dict[tuple[Verdict, Wrapper, tuple[int, ...]], list[Cell]] = {}
     for one in site.history.by_model[model]:
-        by_verdict: dict[Verdict, list[str]] = {}
+        by_verdict: dict[Verdict, list[int]] = {}
         for run in one.runs:
             if run.state.verdict in (Verdict.BROKEN, Verdict.WORSE, Verdict.FAILED):
-                by_verdict.setdefault(run.state.verdict, []).extend(c.name for c in site.commits[run.first : run.last + 1])
-        for verdict, names in by_verdict.items():
-            found.setdefault((verdict, one.cell.wrapper, tuple(names)), []).append(f"{one.cell.dtype} {one.cell.option}")
-    return [(verdict, wrapper, ", ".join(names), cells) for (verdict, wrapper, names), cells in found.items()]
+                by_verdict.setdefault(run.state.verdict, []).extend(range(run.first, run.last + 1))
+        for verdict, commits in by_verdict.items():
+            found.setdefault((verdict, one.cell.wrapper, tuple(commits)), []).append(one.cell)
+    return [(verdict, wrapper, tuple(site.commits[i] for i in at), cells) for (verdict, wrapper, at), cells in found.items()]
 
 
 @dataclass(frozen=True)

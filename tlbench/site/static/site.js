@@ -100,13 +100,13 @@
         const use = one(".use", row);
         if (row.dataset.safeFrom !== undefined) { use.textContent = safe ? "safe" : "too coarse"; use.className = `use u-${safe ? "safe" : "too-coarse"}`; }
       }
-      const byDtype = ["float32", "float16", "bfloat16"].map((dtype) => {
-        const [safe, other] = [names.safe, names.other].map((group) => group.filter((row) => row.dataset.cell.split(" ")[1] === dtype).map((row) => row.dataset.cell.split(" ")[2]));
+      const said = [...new Set(rows.map((row) => row.dataset.wrapper))].map((wrapper) => `${wrapper}: ${["float32", "float16", "bfloat16"].map((dtype) => {
+        const [safe, other] = [names.safe, names.other].map((group) => group.filter((row) => row.dataset.wrapper === wrapper && row.dataset.cell.split(" ")[1] === dtype).map((row) => row.dataset.cell.split(" ")[2]));
         if (!safe.length && !other.length) return `${dtype}: not measured`;
         return `${dtype}: ${!other.length ? "safe with every option measured" : !safe.length ? "not safe" : `safe with ${safe.join(", ")}`}`;
-      });
+      }).join(". ")}.`);
       one(".advice .effect").textContent = `${input.value.trim()}${/[a-z]/i.test(input.value) ? "" : " nats"}`;
-      output.textContent = `${byDtype.join(". ")}.`;
+      output.replaceChildren(...said.map((text) => make("span", {}, text)));
       remember({ effect: input.value });
     };
     here.addEventListener("submit", (event) => { event.preventDefault(); tell(); });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from markupsafe import Markup, escape
 from tlbench.grid import Cell, Dtype, Option, Wrapper
 from tlbench.metrics.verdict import Verdict
 from tlbench.report.advice import DEFAULTS, MARGIN
+from tlbench.report.checks import Part
 from tlbench.report.render import short_wrapper
 from tlbench.report.stored import Figure
 from tlbench.site import changes, render, words
@@ -287,15 +289,23 @@ def _rows(site: Site, model: str, section: Section, known: Sequence[Finding], pr
 def _said(row: Row, section: Section, wrapper: Wrapper, known: Sequence[Finding]) -> str:
     """What a row's last column says: how it differs from the row before, why it has no figures, and which findings hold."""
     state = row.state
-    change = f"{row.change} {render.signed_bits(row.bits)} bits" if row.change and row.bits else row.change or ""
-    moved = f"also {render.joined(row.moved, 3)}" if row.moved else ""
-    text = str(escape("; ".join(filter(None, (change, moved, state.reason)))))
+    change = f"{row.change}, mean {_times(row.bits)}" if row.change and row.bits else row.change or ""
+    moved = f"also {render.joined(row.moved, 9)}" if row.moved else ""
+    said = [str(escape(text)) for text in ("; ".join(filter(None, (change, moved))), state.reason) if text]
     if state.verdict.is_alarm and row.first.version:
+        part = "failures" if state.verdict is Verdict.FAILED else Part.LOGITS
         for one in known:
             of = (short_wrapper(wrapper), section.dtype, section.option)
-            if one.holds_at(row.first.version) and one.concerns(*of):
-                text += f'<br><a href="../finding/{one.slug}.html">{escape(one.title)}</a>'
-    return text
+            if one.part == part and one.holds_at(row.first.version) and one.concerns(*of):
+                said.append(f'<a href="../finding/{one.slug}.html">{escape(one.title)}</a>')
+    return "<br>".join(said)
+
+
+def _times(bits: float) -> str:
+    """By what factor the mean error moved."""
+    if math.isinf(bits):
+        return "from exactly 0" if bits > 0 else "to exactly 0"
+    return f"{words.spelled(2 ** abs(bits))} times {'larger' if bits > 0 else 'smaller'}"
 
 
 def _section(site: Site, model: str, dtype: Dtype, option: Option) -> Section:

@@ -31,7 +31,7 @@ GLANCE = 24
 NOT_THE_ORIGINAL: Mapping[str, str] = defaultdict(
     str,
     {
-        "zoo": "A small model of this architecture with random weights, shaped like a trained model's. It is no real checkpoint.",
+        "zoo": "A small model of this architecture with random weights, shaped like a trained model's; no real checkpoint.",
         "pypi": ". The figures are of these weights; the original checkpoint was not measured.",
     },
 )

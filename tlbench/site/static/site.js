@@ -285,11 +285,16 @@
         chooser("dtype", [...new Set(ids.map((id) => id[0]))], dtype, (value) => go(`${value}.${ids.some((id) => id[0] === value && id[1] === option) ? option : ids.find((id) => id[0] === value)[1]}`)),
         chooser("option", [...new Set(ids.map((id) => id[1]))], option, (value) => go(`${ids.some((id) => id[1] === value && id[0] === dtype) ? dtype : ids.find((id) => id[1] === value)[0]}.${value}`)),
         chooser("wrapper", ["", ...new Set(rows.map((row) => row.dataset.wrapper))], wanted, (value) => { remember({ wrapper: value }); draw(); }, { "": "both" }),
-        chooser("commit", ["", ...newestFirst()], marked < 0 ? "" : TL.commits[marked].name, (value) => { remember({ commit: value }); draw(); }, { ...commitWords(), "": "none" }),
+        chooser("commit", ["", ...newestFirst()], marked < 0 ? "" : TL.commits[marked].name, (value) => { remember({ commit: value }); draw(); }, { ...commitWords(), "": "mark none" }),
       );
       bar.hidden = false;
       for (const plot of plots) plot.destroy();
       plots = [];
+      const told = marked < 0 ? [] : rows.filter((row) => !row.hidden && row.classList.contains("here") && row.dataset.verdict !== "not measured").flatMap((row) => {
+        const mean = one('data[data-track="accuracy.Logit.track_mean"]', row), value = mean && make("data", { value: mean.value }, mean.textContent);
+        return [`${TL.commits[marked].name}, ${row.dataset.wrapper}: `, one(".word", row).cloneNode(true), ...(value ? [", mean error ", value, " nats"] : []), ". "];
+      });
+      one(".here-first", section).replaceChildren(...told);
       picture(section, rows.filter((row) => !row.hidden), marked);
       stops();
     };
@@ -310,25 +315,29 @@
         }
         if (values.every((value) => value === null)) continue;
         const before = wrapper === "HookedTransformer" && wrappers.length > 1;
-        series.push({ label: `${name}, ${wrapper}`, stroke: COLOURS[name], width: name === "mean" ? 2.5 : 1.2, dash: before ? [6, 4] : undefined, points: { show: true, size: 5 }, spanGaps: false });
+        series.push({ label: `${name}, ${wrapper}`, stroke: COLOURS[name], width: name === "mean" ? 2.5 : 1.2, dash: before ? [6, 4] : name === "std" ? [2, 3] : undefined, points: { show: true, size: name === "std" ? 3 : name === "median" ? 7 : 5 }, spanGaps: false });
         data.push(ys);
         known.set(data.length - 1, values);
       }
       if (!series.length) { figure.append(make("p", { class: "note" }, "No figure to draw: this configuration was never measured with one. The table has the reasons.")); figure.hidden = false; return; }
       const say = make("p", { class: "say", "aria-live": "polite" }, "Hover, or focus the chart and use the arrow keys: it names the commit, its subject, its date and what it was measured with.");
       const place = make("div", { class: "plot", tabindex: "0", role: "img", "aria-label": `Error of the logits in nats by commit, on a logarithmic axis; the table below has every figure.` });
-      const keys = make("ul", { class: "keys" }, ...NAMES.map((name) => { const line = make("i"); line.style.color = COLOURS[name]; return make("li", {}, line, name); }), ...(wrappers.length > 1 ? [make("li", {}, make("i", { class: "dash" }), "HookedTransformer"), make("li", {}, make("i"), "TransformerBridge")] : []));
+      const keys = make("ul", { class: "keys" }, ...NAMES.map((name) => { const line = make("i"); line.style.color = COLOURS[name]; return make("li", {}, line, name); }), ...(wrappers.length > 1 ? [make("li", {}, make("i", { class: "dash" }), "HookedTransformer"), make("li", {}, make("i"), "TransformerBridge")] : [make("li", {}, wrappers[0])]), ...(bands.length ? [make("li", {}, make("span", { class: "band noise" }), "noise floor, each wrapper's own")] : []), ...(rows.some((row) => row.dataset.verdict === "failed") ? [make("li", {}, make("b", {}, "!"), " failed")] : []));
       figure.append(place, keys, say);
       figure.hidden = false;
-      const bands = all(".floor data", section).map((d) => Number(d.value)).filter((value) => value > 0);
+      // The noise floor of each wrapper is drawn over the commits that have it.
+      const bands = all(".floor", section).map((floor) => ({ value: Number(one("data", floor).value), ran: rows.filter((row) => row.dataset.wrapper === floor.dataset.wrapper && one("td data", row)) })).filter(({ value, ran }) => value > 0 && ran.length);
       const zero = [...known.values()].some((values) => values.includes(0));
       const ink = css("--soft"), grid = { stroke: css("--line"), width: 1 };
       const hooks = { draw: [(plot) => {
         const { ctx, bbox } = plot;
         ctx.save();
-        for (const value of bands) { const y = plot.valToPos(value, "y", true); if (y < bbox.top + bbox.height) { ctx.fillStyle = ink; ctx.globalAlpha = 0.12; ctx.fillRect(bbox.left, Math.max(y, bbox.top), bbox.width, bbox.top + bbox.height - Math.max(y, bbox.top)); } }
+        for (const { value, ran } of bands) {
+          const y = plot.valToPos(value, "y", true), [from, to] = [Math.min(...ran.map((row) => Number(row.dataset.first))) - 0.4, Math.max(...ran.map((row) => Number(row.dataset.last))) + 0.4].map((x) => Math.min(Math.max(plot.valToPos(x, "x", true), bbox.left), bbox.left + bbox.width));
+          if (y < bbox.top + bbox.height) { ctx.fillStyle = ink; ctx.globalAlpha = 0.15; ctx.fillRect(from, Math.max(y, bbox.top), to - from, bbox.top + bbox.height - Math.max(y, bbox.top)); }
+        }
         ctx.globalAlpha = 1;
-        for (const row of rows) if (row.dataset.verdict === "failed") { ctx.fillStyle = css("--broken"); ctx.font = `bold ${13 * devicePixelRatio}px sans-serif`; for (let i = Number(row.dataset.first); i <= Number(row.dataset.last); i++) ctx.fillText("!", plot.valToPos(i, "x", true) - 2, bbox.top + 14 * devicePixelRatio); }
+        for (const row of rows) if (row.dataset.verdict === "failed") { ctx.fillStyle = css("--broken"); ctx.textAlign = "center"; ctx.font = `bold ${13 * devicePixelRatio}px sans-serif`; for (let i = Number(row.dataset.first); i <= Number(row.dataset.last); i++) ctx.fillText("!", plot.valToPos(i, "x", true), bbox.top + 14 * devicePixelRatio); }
         if (marked >= 0) { const x = plot.valToPos(marked, "x", true); ctx.strokeStyle = css("--accent"); ctx.lineWidth = 1.5 * devicePixelRatio; ctx.setLineDash([2, 3]); ctx.beginPath(); ctx.moveTo(x, bbox.top); ctx.lineTo(x, bbox.top + bbox.height); ctx.stroke(); }
         ctx.restore();
       }], setCursor: [(plot) => { if (plot.cursor.idx !== null && plot.cursor.idx !== undefined) tell(plot.cursor.idx); }] };
@@ -336,11 +345,12 @@
         const commit = TL.commits[i];
         const told = wrappers.map((wrapper) => {
           const row = rows.find((r) => r.dataset.wrapper === wrapper && Number(r.dataset.first) <= i && i <= Number(r.dataset.last));
-          if (!row) return `${wrapper}: not measured`;
+          if (!row) return `${wrapper}: not measured. `;
           const figures = NAMES.map((name) => [name, one(`data[data-track="accuracy.Logit.track_${name}"]`, row)]).filter(([, d]) => d).map(([name, d]) => `${name} ${d.textContent}`);
-          return `${wrapper}: ${row.dataset.verdict}${figures.length ? `, ${figures.join(", ")} nats` : ""}${figures.length ? "" : `. ${one(".reason", row).textContent.trim()}`}`;
+          const reason = figures.length ? [] : [...one(".reason", row).childNodes].flatMap((node) => (node.nodeName === "BR" ? [] : ["; ", node.cloneNode(true)]));
+          return make("span", {}, `${wrapper}: ${row.dataset.verdict}${figures.length ? `, ${figures.join(", ")} nats` : ""}`, ...reason, ". ");
         });
-        say.replaceChildren(make("b", {}, commit.page ? make("a", { href: `../${commit.page}` }, commit.name) : commit.name), ` ${commit.subject ? `“${commit.subject}”, ` : ""}${commit.date}${commit.versions ? `, ${commit.versions}` : ""}. ${told.join(". ")}.`, ...(commit.page ? [" ", make("a", { href: `../${commit.page}#inside` }, "Inside the network at this commit")] : []));
+        say.replaceChildren(make("b", {}, commit.page ? make("a", { href: `../${commit.page}` }, commit.name) : commit.name), ` ${commit.subject ? `“${commit.subject}”, ` : ""}${commit.date}${commit.versions ? `, ${commit.versions}` : ""}. `, ...told, ...(commit.page ? [" ", make("a", { href: `../${commit.page}#inside` }, "Inside the network at this commit")] : []));
       };
       const decades = (from, to) => {
         const [first, last] = [Math.ceil(Math.log10(from)), Math.floor(Math.log10(to))], step = Math.max(1, Math.ceil((last - first) / 8));
@@ -349,7 +359,7 @@
       const every = Math.max(1, Math.ceil(n / Math.max(1, Math.floor(place.clientWidth / 70))));
       const releases = TL.commits.map((commit, i) => (commit.release ? i : -1)).filter((i) => i >= 0);
       const ticks = n <= 24 ? xs.filter((i) => (n - 1 - i) % every === 0) : releases;
-      const [low, high] = [zero ? floor : Math.min(...positive, ...bands), Math.max(...positive)];
+      const [low, high] = [zero ? floor : Math.min(...positive, ...bands.map(({ value }) => value)), Math.max(...positive)];
       const plot = new uPlot({
         width: place.clientWidth, height: 300, legend: { show: false }, hooks,
         cursor: { y: false, drag: { x: false, y: false } },

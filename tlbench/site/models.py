@@ -20,14 +20,13 @@ from tlbench.site import changes, render, words
 from tlbench.site.changes import Change
 from tlbench.site.commits import MeasuredCommit, environment_changes
 from tlbench.site.findings import Finding
-from tlbench.site.history import BITS, MEAN, REFERENCE_BITS, CellHistory, Run, State
+from tlbench.site.history import BITS, MEAN, RATIO, REFERENCE_BITS, CellHistory, Run, State
 from tlbench.site.pages import Site
 from tlbench.site.profiles import ABOUT, ProfileSection, Sections
 
 P99 = f"truth.TransformerLens.track_{Figure.DIFFERENCE_P99}"
 EFFECT = 0.1
 """The size of the effect, in nats, that the page answers for until another one is asked for."""
-RATIO = f"truth.TransformerLens.track_{Figure.RATIO}"
 STATS = ("max", "mean", "median", "std")
 BADGE = Markup(
     '<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" aria-label="{label}: {word}">'

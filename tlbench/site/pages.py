@@ -20,7 +20,7 @@ from tlbench.report.stored import StoredResults
 from tlbench.site import changes, findings, render, words
 from tlbench.site.changes import Change, Changed, Step
 from tlbench.site.commits import MeasuredCommit, environment_changes
-from tlbench.site.history import BITS, MAX, MEAN, CellHistory, History, Lane, Run
+from tlbench.site.history import BITS, MAX, MEAN, RATIO, CellHistory, History, Lane, Run
 
 STATIC = Path(__file__).parent / "static"
 OLD_DAYS = 30
@@ -295,7 +295,7 @@ class Site:
                 "versions": commit.versions,
                 "release": commit.is_release,
                 "page": commit.page if commit.index in self.pages else "",
-                "environment": "; ".join(f"{name} {commit.metadata.get(name, '')}" for name in words.ENVIRONMENT),
+                "environment": {name: commit.metadata.get(name, "") for name in words.ENVIRONMENT},
             }
             for commit in self.commits
         ]
@@ -311,7 +311,7 @@ class Site:
                 figures = run.state.figures
                 states[run.number] = [
                     verdicts.index(run.state.verdict),
-                    *(_finite(figures.get(t)) for t in (MEAN, MAX, BITS)),
+                    *(_finite(figures.get(t)) for t in (MEAN, MAX, BITS, RATIO)),
                 ]
             runs = [number for run in one.runs for number in (run.first, run.number)]
             cells.append([one.cell.model, one.cell.dtype, one.cell.option, one.cell.wrapper, list(states.values()), runs])

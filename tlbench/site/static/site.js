@@ -129,7 +129,7 @@
   };
   const verdictOf = (state) => TL.cells.verdicts[state[0]];
   const hasRun = (state) => !["n/a", "not measured"].includes(verdictOf(state)[0]);
-  const FIGURES = { verdict: 0, mean: 1, max: 2, "bits lost": 3 }, UNITS = { mean: "nats", max: "nats", "bits lost": "bits" };
+  const FIGURES = { verdict: 0, mean: 1, max: 2, "bits lost": 3, R: 4 }, UNITS = { mean: "nats", max: "nats", "bits lost": "bits", R: "× HuggingFace's error" };
   const commitWords = () => Object.fromEntries(TL.commits.map((commit) => [commit.name, `${commit.name} · ${commit.date}${commit.subject && !commit.release ? ` · ${commit.subject.slice(0, 50)}` : ""}`]));
   const newestFirst = () => TL.commits.map((commit) => commit.name).reverse();
 
@@ -173,9 +173,9 @@
     const set = (name) => (value) => { state[name] = value; remember({ [name]: value === "verdict" ? "" : value }); draw(); };
     const at = state.commit ? commitNamed(state.commit) : -1;
     bar.append(
+      chooser("figure", Object.keys(FIGURES), state.figure, set("figure"), { mean: "mean, nats", max: "max, nats", "bits lost": "bits lost", R: "R, error over HuggingFace's" }),
       chooser("commit", newestFirst(), TL.commits[at < 0 ? TL.commits.length - 1 : at].name, set("commit"), commitWords()),
       chooser("wrapper", ["", "HookedTransformer", "TransformerBridge"], state.wrapper, set("wrapper"), { "": "both" }),
-      chooser("figure", Object.keys(FIGURES), state.figure, set("figure"), { mean: "mean, nats", max: "max, nats", "bits lost": "bits lost" }),
     );
     bar.hidden = false;
     if (location.search) draw();
@@ -223,6 +223,7 @@
     const before = releases.at(-1) ?? Math.max(last - 1, 0);
     const state = { from: words.get("from"), to: words.get("to"), model: words.get("model") ?? "", dtype: words.get("dtype") ?? "", option: words.get("option") ?? "", wrapper: words.get("wrapper") ?? "" };
     const word = (found) => { const [name, symbol, style] = verdictOf(found); return make("span", { class: `word ${style}` }, make("span", { class: "sym", "aria-hidden": "true" }, symbol), ` ${name}`); };
+    const bothExact = (row) => row.kind === "other rounding" && [row.before, row.after].every((found) => verdictOf(found)[0] === "exact");
     const figure = (value) => (value === null || value === undefined ? "" : make("data", { value }, spelled(value)));
     const draw = () => {
       let from = state.from ? commitNamed(state.from) : before, to = state.to ? commitNamed(state.to) : last;
@@ -240,22 +241,27 @@
         const body = make("tbody");
         for (const row of own) {
           const [model, dtype, option, wrapper] = row.cell;
-          body.append(make("tr", {}, make("th", { scope: "row" }, make("a", { href: `history/${model}.html?commit=${b.name}#${dtype}.${option}` }, `${model} ${dtype} ${option}`)), make("td", {}, row.was[3] === wrapper ? short(wrapper) : `${short(row.was[3])} → ${short(wrapper)}`), make("td", {}, word(row.before)), make("td", { class: "num" }, figure(row.before[1])), make("td", {}, word(row.after)), make("td", { class: "num" }, figure(row.after[1])), make("td", { class: "num" }, row.bits === null ? "" : Number.isFinite(row.bits) ? `${row.bits > 0 ? "+" : ""}${row.bits.toFixed(2)}`.replace("-", "−") : row.bits > 0 ? "+∞" : "−∞"), make("td", {}, make("code", {}, `tlbench verify ${model} --tl ${b.name} --dtype ${dtype} --option ${option}`))));
+          body.append(make("tr", {}, make("th", { scope: "row" }, make("a", { href: `history/${model}.html?commit=${b.name}#${dtype}.${option}` }, `${model} ${dtype} ${option}`)), make("td", {}, row.was[3] === wrapper ? short(wrapper) : `${short(row.was[3])} → ${short(wrapper)}`), make("td", {}, word(row.before)), make("td", { class: "num" }, figure(row.before[1])), make("td", {}, word(row.after)), make("td", { class: "num" }, figure(row.after[1])), make("td", { class: "num" }, bothExact(row) ? "" : row.bits === null ? "" : Number.isFinite(row.bits) ? `${row.bits > 0 ? "+" : ""}${row.bits.toFixed(2)}`.replace("-", "−") : row.bits > 0 ? "+∞" : "−∞"), make("td", { class: "reason" }, bothExact(row) ? "HuggingFace's own bits moved, and these with them" : "")));
         }
-        const head = make("tr", {}, ...["cell", "wrapper", a.name, "mean, nats", b.name, "mean, nats", "change, bits", "reproduce"].map((name, i) => make("th", { scope: "col", class: [3, 5, 6].includes(i) ? "num" : null }, name)));
+        const head = make("tr", {}, ...["cell", "wrapper", a.name, "mean, nats", b.name, "mean, nats", "change, bits", "note"].map((name, i) => make("th", { scope: "col", class: [3, 5, 6].includes(i) ? "num" : null }, name)));
         const table = make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": kind }, make("table", { class: "plain" }, make("thead", {}, head), body));
+        const [model, dtype, option] = own[0].cell;
+        const reproduce = make("p", { class: "run" }, "Reproduce the first: ", make("code", {}, `tlbench verify ${model} --tl ${b.name} --dtype ${dtype} --option ${option}`));
         const open = ["worse", "newly failing", "wrong when first measured", "failing when first measured"].includes(kind) || own.length <= 20;
-        groups.push(make("section", { class: "group", id }, make("h3", {}, kind, " ", make("small", {}, `${own.length} ${own.length === 1 ? "cell" : "cells"}`)), make("p", { class: "note" }, `${explained[kind]}.`), make("details", open ? { open: "" } : {}, make("summary", {}, "Each cell"), table)));
+        groups.push(make("section", { class: "group", id }, make("h3", {}, kind, " ", make("small", {}, `${own.length} ${own.length === 1 ? "cell" : "cells"}`)), make("p", { class: "note" }, `${explained[kind]}.`), make("details", open ? { open: "" } : {}, make("summary", {}, "Each cell"), table, reproduce)));
       }
-      const moved = a.environment === b.environment ? "Both were measured with the same libraries and arithmetic." : `The environment changed too: ${a.environment} → ${b.environment}.`;
-      comparison.replaceChildren(make("h2", {}, `${a.name} → ${b.name}`), counts, make("p", { class: "note" }, moved), ...groups);
+      const changed = Object.keys(b.environment).filter((name) => a.environment[name] !== b.environment[name]).map((name) => `${name} ${[a, b].map((commit) => (name === "probe" ? commit.environment[name].slice(0, 8) : commit.environment[name]) || "none").join(" → ")}`);
+      const moved = changed.length ? `The environment changed too: ${changed.join(", ")}.` : "Both were measured with the same libraries and arithmetic.";
+      if (from === to) comparison.replaceChildren(make("h2", {}, `${a.name} → ${b.name}`), make("p", {}, "This is the same commit twice: choose another one."));
+      else comparison.replaceChildren(make("h2", {}, `${a.name} → ${b.name}`), counts, make("p", { class: "note" }, moved), ...groups);
       stops();
     };
     const set = (name) => (value) => { state[name] = value; remember({ [name]: value }); draw(); };
     const bar = one("#compare-chooser");
     const name = (text, otherwise) => { const at = text ? commitNamed(text) : otherwise; return TL.commits[at < 0 ? otherwise : at].name; };
     const different = (i) => ["", ...new Set(TL.cells.cells.map((cell) => cell[i]))];
-    bar.append(chooser("from", newestFirst(), name(state.from, before), set("from"), commitWords()), chooser("to", newestFirst(), name(state.to, last), set("to"), commitWords()), ...["model", "dtype", "option", "wrapper"].map((kind, i) => chooser(kind, different(i), state[kind], set(kind), { "": "all" })));
+    const filters = make("details", innerWidth > 720 || ["model", "dtype", "option", "wrapper"].some((kind) => state[kind]) ? { open: "" } : {}, make("summary", {}, "Filter"), ...["model", "dtype", "option", "wrapper"].map((kind, i) => chooser(kind, different(i), state[kind], set(kind), { "": "all" })));
+    bar.append(chooser("from", newestFirst(), name(state.from, before), set("from"), commitWords()), chooser("to", newestFirst(), name(state.to, last), set("to"), commitWords()), filters);
     bar.hidden = false;
     if (location.search) draw();
   }
@@ -315,18 +321,18 @@
         }
         if (values.every((value) => value === null)) continue;
         const before = wrapper === "HookedTransformer" && wrappers.length > 1;
-        series.push({ label: `${name}, ${wrapper}`, stroke: COLOURS[name], width: name === "mean" ? 2.5 : 1.2, dash: before ? [6, 4] : name === "std" ? [2, 3] : undefined, points: { show: true, size: name === "std" ? 3 : name === "median" ? 7 : 5 }, spanGaps: false });
+        series.push({ label: `${name}, ${wrapper}`, stroke: COLOURS[name], width: name === "mean" ? 2.5 : 1.2, dash: before ? [6, 4] : name === "std" ? [2, 3] : undefined, points: { show: true, fill: css("--paper"), size: name === "std" ? 3 : name === "median" ? 7 : 5 }, spanGaps: false });
         data.push(ys);
         known.set(data.length - 1, values);
       }
       if (!series.length) { figure.append(make("p", { class: "note" }, "No figure to draw: this configuration was never measured with one. The table has the reasons.")); figure.hidden = false; return; }
+      // The noise floor of each wrapper is drawn over the commits that have it.
+      const bands = all(".floor", section).map((floor) => ({ value: Number(one("data", floor).value), ran: rows.filter((row) => row.dataset.wrapper === floor.dataset.wrapper && one("td data", row)) })).filter(({ value, ran }) => value > 0 && ran.length);
       const say = make("p", { class: "say", "aria-live": "polite" }, "Hover, or focus the chart and use the arrow keys: it names the commit, its subject, its date and what it was measured with.");
       const place = make("div", { class: "plot", tabindex: "0", role: "img", "aria-label": `Error of the logits in nats by commit, on a logarithmic axis; the table below has every figure.` });
       const keys = make("ul", { class: "keys" }, ...NAMES.map((name) => { const line = make("i"); line.style.color = COLOURS[name]; return make("li", {}, line, name); }), ...(wrappers.length > 1 ? [make("li", {}, make("i", { class: "dash" }), "HookedTransformer"), make("li", {}, make("i"), "TransformerBridge")] : [make("li", {}, wrappers[0])]), ...(bands.length ? [make("li", {}, make("span", { class: "band noise" }), "noise floor, each wrapper's own")] : []), ...(rows.some((row) => row.dataset.verdict === "failed") ? [make("li", {}, make("b", {}, "!"), " failed")] : []));
       figure.append(place, keys, say);
       figure.hidden = false;
-      // The noise floor of each wrapper is drawn over the commits that have it.
-      const bands = all(".floor", section).map((floor) => ({ value: Number(one("data", floor).value), ran: rows.filter((row) => row.dataset.wrapper === floor.dataset.wrapper && one("td data", row)) })).filter(({ value, ran }) => value > 0 && ran.length);
       const zero = [...known.values()].some((values) => values.includes(0));
       const ink = css("--soft"), grid = { stroke: css("--line"), width: 1 };
       const hooks = { draw: [(plot) => {
@@ -359,7 +365,8 @@
       const every = Math.max(1, Math.ceil(n / Math.max(1, Math.floor(place.clientWidth / 70))));
       const releases = TL.commits.map((commit, i) => (commit.release ? i : -1)).filter((i) => i >= 0);
       const ticks = n <= 24 ? xs.filter((i) => (n - 1 - i) % every === 0) : releases;
-      const [low, high] = [zero ? floor : Math.min(...positive, ...bands.map(({ value }) => value)), Math.max(...positive)];
+      let [low, high] = [zero ? floor : Math.min(...positive, ...bands.map(({ value }) => value)), Math.max(...positive)];
+      if (decades(low / 1.6, high * 2).length < 2) [low, high] = [10 ** Math.floor(Math.log10(low)), 10 ** Math.ceil(Math.log10(high))];
       const plot = new uPlot({
         width: place.clientWidth, height: 300, legend: { show: false }, hooks,
         cursor: { y: false, drag: { x: false, y: false } },
@@ -409,7 +416,7 @@
           { ...axis, splits: () => ticks, values: (_, splits) => splits.map((i) => TL.commits[i]?.name ?? "") },
           { ...axis, size: 76, label: "bits", labelSize: 18 },
         ],
-        series: [{}, { stroke: "transparent", fill: css("--band"), paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } }, ...own.map(([wrapper]) => ({ stroke: css("--accent"), width: 2, dash: wrapper === "HookedTransformer" && wrappers.length > 1 ? [6, 4] : undefined, paths: uPlot.paths.stepped({ align: 1 }), points: { show: true, size: 5 } }))],
+        series: [{}, { stroke: "transparent", fill: css("--band"), paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } }, ...own.map(([wrapper]) => ({ stroke: css("--accent"), width: 2, dash: wrapper === "HookedTransformer" && wrappers.length > 1 ? [6, 4] : undefined, paths: uPlot.paths.stepped({ align: 1 }), points: { show: true, size: 5, fill: css("--paper") } }))],
       }, [xs, reference, ...own.map(([, values]) => values)], place));
     };
     addEventListener("hashchange", draw);

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tlbench.environments.metadata import Metadata, differences
 from tlbench.exceptions import BadInput
@@ -320,6 +321,7 @@ def _costs(site: Site, base: dict[str, Any]) -> None:
                 tables.append((commit, machine, dict(by_operation)))
             memory += [(commit, machine, row) for row in slowdowns.memory_rows(stored, at_commit, machine)]
             growth += [(commit, machine, row) for row in slowdowns.growth_rows(stored, at_commit, machine)]
+    memory.sort(key=lambda item: (-item[0].index, item[1], item[2].cell.operation, item[2].cell.model, item[2].cell.wrapper))
     ticks = [(tick, _place(tick)) for tick in TICKS]
     render.write(
         site.html,
@@ -327,12 +329,56 @@ def _costs(site: Site, base: dict[str, Any]) -> None:
         "costs.html",
         **base,
         tables=tables,
+        compared=_compared(tables),
+        varying=_varying,
+        constants=_constants,
         memory=memory,
         growth=growth,
         ticks=ticks,
         track=cost_track,
         exponents=slowdowns.EXPONENTS,
     )
+
+
+@dataclass(frozen=True)
+class ComparedCosts:
+    """One operation's slowdowns on one machine at each commit that measured it there, the newest first."""
+
+    operation: str
+    machine: str
+    commits: list[MeasuredCommit]
+    rows: list[tuple[RuntimeCell, list[Cost | None]]]
+
+
+def _varying(cells: Iterable[RuntimeCell]) -> list[str]:
+    """In which of their words, beside the model, cells differ."""
+    cells = list(cells)
+    return [name for name in ("wrapper", "dtype", "option", "shape", "device") if len({getattr(c, name) for c in cells}) > 1]
+
+
+def _constants(cells: Iterable[RuntimeCell]) -> str:
+    """The words that all cells share."""
+    cells = list(cells)
+    own = (name for name in ("wrapper", "dtype", "option", "shape", "device") if len({getattr(c, name) for c in cells}) == 1)
+    return ", ".join(str(getattr(cells[0], name)) for name in own)
+
+
+def _compared(tables: Iterable[tuple[MeasuredCommit, str, Mapping[str, list[Cost]]]]) -> list[ComparedCosts]:
+    """The slowdowns of the cells that more than one release measured on one machine."""
+    found: dict[tuple[str, str], dict[int, dict[RuntimeCell, Cost]]] = defaultdict(dict)
+    for commit, machine, by_operation in tables:
+        for operation, costs in by_operation.items():
+            found[operation, machine][commit.index] = {one.cell: one for one in costs}
+    compared = []
+    for (operation, machine), by_commit in found.items():
+        cells = sorted(
+            {cell for own in by_commit.values() for cell in own}, key=lambda cell: (cell.model, cell.wrapper, str(cell))
+        )
+        rows = [(cell, [own.get(cell) for own in by_commit.values()]) for cell in cells]
+        if rows := [row for row in rows if sum(one is not None for one in row[1]) > 1]:
+            commits = [next(iter(own.values())).commit for own in by_commit.values()]
+            compared.append(ComparedCosts(operation, machine, commits, rows))
+    return compared
 
 
 def cost_track(cell: RuntimeCell, kind: str) -> str:
@@ -344,6 +390,7 @@ def cost_track(cell: RuntimeCell, kind: str) -> str:
 
 def _environments(site: Site, base: dict[str, Any]) -> None:
     tables: dict[str, list[tuple[MeasuredCommit, Metadata, Mapping[str, tuple[str, str]]]]] = defaultdict(list)
+    moves: dict[str, list[str]] = {}
     if site.stored:
         names = sorted({path.parent.name for path in results_files(site.stored.results_folder)})
         for machine in names:
@@ -352,7 +399,11 @@ def _environments(site: Site, base: dict[str, Any]) -> None:
                 if found and (metadata := _metadata(*found, machine)):
                     rows = tables[machine]
                     rows.append((commit, metadata, differences(rows[-1][1], metadata) if rows else {}))
-    render.write(site.html, "environments.html", "environments.html", **base, tables=dict(tables))
+    newest_first = dict(sorted(tables.items(), key=lambda item: (-len(item[1]), item[0])))
+    for machine, rows in newest_first.items():
+        moves[machine] = sorted({name for _, _, differs in rows for name in differs})
+        rows.reverse()
+    render.write(site.html, "environments.html", "environments.html", **base, tables=newest_first, moves=moves)
 
 
 def _metadata(stored: StoredResults, commit: Commit, machine: str) -> Metadata | None:
@@ -360,6 +411,27 @@ def _metadata(stored: StoredResults, commit: Commit, machine: str) -> Metadata |
         return stored.environments(commit, machine)[-1]
     except BadInput:
         return None
+
+
+SIXTEEN_BITS = re.compile(r"\\b(c10::)?(Half|BFloat16)\\b")
+"""torch's names of the two 16-bit dtypes: reasons that differ in them only are one."""
+
+
+class Ended(NamedTuple):
+    """Cells of one wrapper that ended alike at the same commits.
+
+    Attributes:
+        names: what the commits are called; ``commits`` their places, -1 for one that is not shown.
+        alike: the reason without the name of its dtype.
+    """
+
+    kind: Kind
+    wrapper: str
+    machine: str
+    models: tuple[str, ...]
+    names: tuple[str, ...]
+    commits: tuple[int, ...]
+    alike: str
 
 
 def _coverage(site: Site, base: dict[str, Any]) -> None:
@@ -373,10 +445,19 @@ def _coverage(site: Site, base: dict[str, Any]) -> None:
             found = outcomes.reasons(site.stored, parts, (Kind.FAILED, Kind.NOT_APPLICABLE))
         except BadInput as error:
             site.problems.append(str(error).replace(f"{site.stored.results_folder}/", ""))
-    grouped: list[tuple[outcomes.Reason, list[tuple[str, list[str]]]]] = []
+    by_name = {commit.tag or commit.short: commit for commit in site.shown}
+    merged: dict[Ended, set[tuple[str, str]]] = defaultdict(set)
     for reason, by_commit in sorted(found.items()):
-        same: dict[str, list[str]] = defaultdict(list)
+        same: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for name, models in by_commit.items():
-            same[", ".join(sorted(models))].append(name.removeprefix("v"))
-        grouped.append((reason, list(same.items())))
+            same[tuple(sorted(models))].append(name)
+        for models_, names in same.items():
+            commits = tuple(by_name[name].index if name in by_name else -1 for name in names)
+            alike = SIXTEEN_BITS.sub("16 bits", reason.reason)
+            ended = Ended(reason.kind, reason.wrapper, reason.machine, models_, tuple(names), commits, alike)
+            merged[ended].add((reason.question, reason.reason))
+    grouped = [
+        (ended, sorted({question for question, _ in own}), sorted({text for _, text in own}))
+        for ended, own in merged.items()
+    ]
     render.write(site.html, "coverage.html", "coverage.html", **base, grouped=grouped, Kind=Kind)

@@ -49,8 +49,10 @@
   });
 
   // A grid is one tab stop, in which the arrow keys move; a table that does not scroll is none.
+  const fade = (scroll) => scroll.classList.toggle("more", scroll.scrollLeft >= 0 && scroll.scrollLeft + scroll.clientWidth < scroll.scrollWidth - 1);
   const stops = () => {
     for (const scroll of all(".scroll")) scroll.scrollWidth > scroll.clientWidth + 1 ? scroll.setAttribute("tabindex", "0") : scroll.removeAttribute("tabindex");
+    all(".scroll").forEach(fade);
     for (const grid of all(".grid")) { const links = all("a", grid); if (links.length && !links.some((link) => link.tabIndex < 0)) for (const link of links) link.tabIndex = link === one("tbody td a", grid) ? 0 : -1; }
   };
   document.addEventListener("focusin", ({ target }) => {
@@ -67,6 +69,7 @@
     for (; rows[row]?.cells[column]; row += down, column += right) if ((next = one("a", rows[row].cells[column]))) break;
     next?.focus();
   });
+  document.addEventListener("scroll", ({ target }) => target.matches?.(".scroll") && fade(target), true);
   addEventListener("resize", stops);
   document.addEventListener("toggle", stops, true);
   stops();
@@ -223,7 +226,7 @@
     const before = releases.at(-1) ?? Math.max(last - 1, 0);
     const state = { from: words.get("from"), to: words.get("to"), model: words.get("model") ?? "", dtype: words.get("dtype") ?? "", option: words.get("option") ?? "", wrapper: words.get("wrapper") ?? "" };
     const word = (found) => { const [name, symbol, style] = verdictOf(found); return make("span", { class: `word ${style}` }, make("span", { class: "sym", "aria-hidden": "true" }, symbol), ` ${name}`); };
-    const bothExact = (row) => row.kind === "other rounding" && [row.before, row.after].every((found) => verdictOf(found)[0] === "exact");
+    const bothExact = (row) => row.kind === "other rounding" && row.before[2] === 0 && row.after[2] === 0;
     const figure = (value) => (value === null || value === undefined ? "" : make("data", { value }, spelled(value)));
     const draw = () => {
       let from = state.from ? commitNamed(state.from) : before, to = state.to ? commitNamed(state.to) : last;

@@ -17,7 +17,7 @@ from tlbench.report import outcomes, slowdowns, status
 from tlbench.report.checks import CHECKS, CLASSES, UNCHECKED, Check, Part
 from tlbench.report.slowdowns import CostRow
 from tlbench.report.status import Checked, PartStatus, Word
-from tlbench.report.stored import COSTS, Commit, StoredResults, is_figure
+from tlbench.report.stored import COSTS, Commit, State, StoredResults, is_figure
 from tlbench.site import findings, render
 from tlbench.site.commits import MeasuredCommit
 from tlbench.site.history import results_files
@@ -301,6 +301,7 @@ def _place(ratio: float) -> float:
 
 def _costs(site: Site, base: dict[str, Any]) -> None:
     tables: list[tuple[MeasuredCommit, str, Mapping[str, list[Cost]]]] = []
+    absent: dict[tuple[int, str], Mapping[RuntimeCell, State]] = {}
     memory, growth = [], []
     for commit in reversed(site.shown):
         found = _commit(site, commit)
@@ -317,6 +318,7 @@ def _costs(site: Site, base: dict[str, Any]) -> None:
                     by_operation[row.cell.operation].append(
                         Cost(row, row.cell, commit, machine, _place(row.ratio), ends[0], ends[1])
                     )
+            absent[commit.index, machine] = slowdowns.absences(stored, at_commit, machine)
             if by_operation:
                 tables.append((commit, machine, dict(by_operation)))
             memory += [(commit, machine, row) for row in slowdowns.memory_rows(stored, at_commit, machine)]
@@ -329,7 +331,7 @@ def _costs(site: Site, base: dict[str, Any]) -> None:
         "costs.html",
         **base,
         tables=tables,
-        compared=_compared(tables),
+        compared=_compared(tables, absent),
         varying=_varying,
         constants=_constants,
         memory=memory,
@@ -342,12 +344,12 @@ def _costs(site: Site, base: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class ComparedCosts:
-    """One operation's slowdowns on one machine at each commit that measured it there, the newest first."""
+    """One operation's slowdowns on one machine at each commit that measured it, the newest first, or why there is none."""
 
     operation: str
     machine: str
     commits: list[MeasuredCommit]
-    rows: list[tuple[RuntimeCell, list[Cost | None]]]
+    rows: list[tuple[RuntimeCell, list[Cost | State]]]
 
 
 def _varying(cells: Iterable[RuntimeCell]) -> list[str]:
@@ -363,7 +365,10 @@ def _constants(cells: Iterable[RuntimeCell]) -> str:
     return ", ".join(str(getattr(cells[0], name)) for name in own)
 
 
-def _compared(tables: Iterable[tuple[MeasuredCommit, str, Mapping[str, list[Cost]]]]) -> list[ComparedCosts]:
+def _compared(
+    tables: Iterable[tuple[MeasuredCommit, str, Mapping[str, list[Cost]]]],
+    absent: Mapping[tuple[int, str], Mapping[RuntimeCell, State]],
+) -> list[ComparedCosts]:
     """The slowdowns of the cells that more than one release measured on one machine."""
     found: dict[tuple[str, str], dict[int, dict[RuntimeCell, Cost]]] = defaultdict(dict)
     for commit, machine, by_operation in tables:
@@ -374,8 +379,11 @@ def _compared(tables: Iterable[tuple[MeasuredCommit, str, Mapping[str, list[Cost
         cells = sorted(
             {cell for own in by_commit.values() for cell in own}, key=lambda cell: (cell.model, cell.wrapper, str(cell))
         )
-        rows = [(cell, [own.get(cell) for own in by_commit.values()]) for cell in cells]
-        if rows := [row for row in rows if sum(one is not None for one in row[1]) > 1]:
+        rows = [
+            (cell, [own.get(cell) or absent[at, machine].get(cell, State.NOT_MEASURED) for at, own in by_commit.items()])
+            for cell in cells
+        ]
+        if rows := [row for row in rows if sum(isinstance(one, Cost) for one in row[1]) > 1]:
             commits = [next(iter(own.values())).commit for own in by_commit.values()]
             compared.append(ComparedCosts(operation, machine, commits, rows))
     return compared
@@ -401,7 +409,7 @@ def _environments(site: Site, base: dict[str, Any]) -> None:
                     rows.append((commit, metadata, differences(rows[-1][1], metadata) if rows else {}))
     newest_first = dict(sorted(tables.items(), key=lambda item: (-len(item[1]), item[0])))
     for machine, rows in newest_first.items():
-        moves[machine] = sorted({name for _, _, differs in rows for name in differs})
+        moves[machine] = sorted({name for _, _, differs in rows for name in differs} - {"transformer-lens"})
         rows.reverse()
     render.write(site.html, "environments.html", "environments.html", **base, tables=newest_first, moves=moves)
 
@@ -413,7 +421,7 @@ def _metadata(stored: StoredResults, commit: Commit, machine: str) -> Metadata |
         return None
 
 
-SIXTEEN_BITS = re.compile(r"\\b(c10::)?(Half|BFloat16)\\b")
+SIXTEEN_BITS = re.compile(r"\b(c10::)?(Half|BFloat16)\b")
 """torch's names of the two 16-bit dtypes: reasons that differ in them only are one."""
 
 

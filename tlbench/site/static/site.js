@@ -49,7 +49,7 @@
   });
 
   // A grid is one tab stop, in which the arrow keys move; a table that does not scroll is none.
-  const fade = (scroll) => scroll.classList.toggle("more", scroll.scrollLeft >= 0 && scroll.scrollLeft + scroll.clientWidth < scroll.scrollWidth - 1);
+  const fade = (scroll) => scroll.classList.toggle("more", getComputedStyle(scroll).direction === "ltr" && scroll.scrollLeft + scroll.clientWidth < scroll.scrollWidth - 1);
   const stops = () => {
     for (const scroll of all(".scroll")) scroll.scrollWidth > scroll.clientWidth + 1 ? scroll.setAttribute("tabindex", "0") : scroll.removeAttribute("tabindex");
     all(".scroll").forEach(fade);

@@ -46,6 +46,7 @@ class Finding:
         title: what is wrong, in one line.
         part: what it concerns, as :class:`tlbench.report.checks.Part` names it, or ``failures``.
         wrappers: short names of the wrappers that have it.
+        earlier: older versions that had it too before it was gone for a while, in words.
         since: the first version that has it; ``until`` the last, "" while it is open.
         fixed_in: the first version without it; "" if it is open or nobody mended it.
         component: where in TransformerLens it is.
@@ -68,6 +69,7 @@ class Finding:
     models: str
     user: str
     until: str = ""
+    earlier: str = ""
     fixed_in: str = ""
     component: str = ""
     dtypes: tuple[str, ...] = ()
@@ -85,9 +87,9 @@ class Finding:
     @property
     def versions(self) -> str:
         """The versions that have it, in words."""
-        if not self.until:
-            return f"{self.since} on"
-        return self.since if self.since == self.until else f"{self.since} to {self.until}"
+        last = f"{self.since} to {self.until}" if self.until else f"{self.since} on"
+        found = self.since if self.since == self.until else last
+        return f"{self.earlier} and {found}" if self.earlier else found
 
     def concerns(self, wrapper: str, dtype: str, option: str) -> bool:
         """Whether it concerns a configuration; the wrapper by its short name."""

@@ -275,6 +275,8 @@
     document.body.classList.add("one");
     const bar = one(".chooser"), styles = getComputedStyle(document.documentElement), css = (name) => styles.getPropertyValue(name).trim();
     const NAMES = ["max", "mean", "median", "std"], COLOURS = Object.fromEntries(NAMES.map((name) => [name, css(`--${name}`)]));
+    const WORST_FIRST = ["v-broken", "v-failed", "v-worse", "v-unjudged", "v-benign", "v-same-rounding", "v-exact", "v-no-op", "v-absent"];
+    const rank = (word) => WORST_FIRST.findIndex((style) => word.classList.contains(style)), newest = new Map();
     let plots = [];
     const chosen = () => { const id = decodeURIComponent(location.hash.slice(1)); return sections.find((section) => section.id === id); };
     const draw = () => {
@@ -283,6 +285,17 @@
       unknown([hash && !found && hash !== "main" ? `There is no configuration ${hash}: this is the first one.` : "", name && marked < 0 ? `No measured commit is called ${name}.` : ""].filter(Boolean).join(" "));
       for (const one of sections) one.classList.toggle("chosen", one === section);
       for (const link of all("nav.cells a")) link.getAttribute("href") === `#${section.id}` ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
+      one("nav.cells .at").textContent = marked < 0 ? "newest" : TL.commits[marked].name;
+      for (const link of all("nav.cells a")) {
+        // The worst word of each configuration at the marked commit, as the grid was written for the newest one.
+        newest.set(link, newest.get(link) ?? [link.className, link.textContent, link.getAttribute("aria-label")]);
+        const id = link.getAttribute("href").slice(1), at = sections.find((one) => one.id === id);
+        const words = all("tbody tr", at).filter((row) => Number(row.dataset.first) <= marked && marked <= Number(row.dataset.last) && (!wanted || row.dataset.wrapper === wanted)).map((row) => one(".word", row)).sort((a, b) => rank(a) - rank(b));
+        const shown = marked < 0 ? newest.get(link) : words.length ? [words[0].className.replace("word", "cell"), one(".sym", words[0]).textContent, `${id.replace(".", " ")}, ${words[0].textContent.trim().split(" ").slice(1).join(" ")} at ${TL.commits[marked].name}`] : ["cell v-not-measured", "", `${id.replace(".", " ")}, not measured at ${TL.commits[marked].name}`];
+        [link.className, link.textContent] = shown;
+        link.setAttribute("aria-label", shown[2]);
+        link.removeAttribute("title");
+      }
       const rows = all("tbody tr", section);
       for (const row of rows) {
         row.hidden = Boolean(wanted) && row.dataset.wrapper !== wanted;

@@ -226,7 +226,7 @@
     const before = releases.at(-1) ?? Math.max(last - 1, 0);
     const state = { from: words.get("from"), to: words.get("to"), model: words.get("model") ?? "", dtype: words.get("dtype") ?? "", option: words.get("option") ?? "", wrapper: words.get("wrapper") ?? "" };
     const word = (found) => { const [name, symbol, style] = verdictOf(found); return make("span", { class: `word ${style}` }, make("span", { class: "sym", "aria-hidden": "true" }, symbol), ` ${name}`); };
-    const bothExact = (row) => row.kind === "other rounding" && row.before[2] === 0 && row.after[2] === 0;
+    const unmoved = (row) => row.kind === "other rounding" && row.before[2] === 0 && row.after[2] === 0;
     const figure = (value) => (value === null || value === undefined ? "" : make("data", { value }, spelled(value)));
     const draw = () => {
       let from = state.from ? commitNamed(state.from) : before, to = state.to ? commitNamed(state.to) : last;
@@ -244,7 +244,7 @@
         const body = make("tbody");
         for (const row of own) {
           const [model, dtype, option, wrapper] = row.cell;
-          body.append(make("tr", {}, make("th", { scope: "row" }, make("a", { href: `history/${model}.html?commit=${b.name}#${dtype}.${option}` }, `${model} ${dtype} ${option}`)), make("td", {}, row.was[3] === wrapper ? short(wrapper) : `${short(row.was[3])} → ${short(wrapper)}`), make("td", {}, word(row.before)), make("td", { class: "num" }, figure(row.before[1])), make("td", {}, word(row.after)), make("td", { class: "num" }, figure(row.after[1])), make("td", { class: "num" }, bothExact(row) ? "" : row.bits === null ? "" : Number.isFinite(row.bits) ? `${row.bits > 0 ? "+" : ""}${row.bits.toFixed(2)}`.replace("-", "−") : row.bits > 0 ? "+∞" : "−∞"), make("td", { class: "reason" }, bothExact(row) ? "HuggingFace's own bits moved, and these with them" : "")));
+          body.append(make("tr", {}, make("th", { scope: "row" }, make("a", { href: `history/${model}.html?commit=${b.name}#${dtype}.${option}` }, `${model} ${dtype} ${option}`)), make("td", {}, row.was[3] === wrapper ? short(wrapper) : `${short(row.was[3])} → ${short(wrapper)}`), make("td", {}, word(row.before)), make("td", { class: "num" }, figure(row.before[1])), make("td", {}, word(row.after)), make("td", { class: "num" }, figure(row.after[1])), make("td", { class: "num" }, unmoved(row) ? "" : row.bits === null ? "" : Number.isFinite(row.bits) ? `${row.bits > 0 ? "+" : ""}${row.bits.toFixed(2)}`.replace("-", "−") : row.bits > 0 ? "+∞" : "−∞"), make("td", { class: "reason" }, unmoved(row) ? "HuggingFace's own bits moved, and these with them" : "")));
         }
         const head = make("tr", {}, ...["cell", "wrapper", a.name, "mean, nats", b.name, "mean, nats", "change, bits", "note"].map((name, i) => make("th", { scope: "col", class: [3, 5, 6].includes(i) ? "num" : null }, name)));
         const table = make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": kind }, make("table", { class: "plain" }, make("thead", {}, head), body));
@@ -359,7 +359,7 @@
           if (y < bbox.top + bbox.height) { ctx.fillStyle = ink; ctx.globalAlpha = 0.15; ctx.fillRect(from, Math.max(y, bbox.top), to - from, bbox.top + bbox.height - Math.max(y, bbox.top)); }
         }
         ctx.globalAlpha = 1;
-        for (const row of rows) if (row.dataset.verdict === "failed") { ctx.fillStyle = css("--broken"); ctx.textAlign = "center"; ctx.font = `bold ${13 * devicePixelRatio}px sans-serif`; for (let i = Number(row.dataset.first); i <= Number(row.dataset.last); i++) ctx.fillText("!", plot.valToPos(i, "x", true), bbox.top + 14 * devicePixelRatio); }
+        for (const row of rows) if (row.dataset.verdict === "failed") { ctx.fillStyle = css("--alarm"); ctx.textAlign = "center"; ctx.font = `bold ${13 * devicePixelRatio}px sans-serif`; for (let i = Number(row.dataset.first); i <= Number(row.dataset.last); i++) ctx.fillText("!", plot.valToPos(i, "x", true), bbox.top + 14 * devicePixelRatio); }
         if (marked >= 0) { const x = plot.valToPos(marked, "x", true); ctx.strokeStyle = css("--accent"); ctx.lineWidth = 1.5 * devicePixelRatio; ctx.setLineDash([2, 3]); ctx.beginPath(); ctx.moveTo(x, bbox.top); ctx.lineTo(x, bbox.top + bbox.height); ctx.stroke(); }
         ctx.restore();
       }], setCursor: [(plot) => { if (plot.cursor.idx !== null && plot.cursor.idx !== undefined) tell(plot.cursor.idx); }] };

@@ -16,7 +16,8 @@ from importlib.resources import files
 import pytest
 
 from tests.stored import BIN, GPT2, GPT2_16, LLAMA, MEAN, ROOT, Stored
-from tlbench.site import words
+from tlbench.exceptions import BadInput
+from tlbench.site import findings, words
 
 pytestmark = pytest.mark.slow
 
@@ -278,11 +279,16 @@ def test_the_address_alone_restores_what_is_shown(page, address):
 
 def test_the_keyboard_alone_reaches_a_cell_s_history_and_its_chart(page, address):
     page.goto(f"{address}index.html")
-    for _ in range(400):
+    label = "() => document.activeElement.getAttribute('aria-label') || ''"
+    for _ in range(40):
         page.keyboard.press("Tab")
-        label = page.evaluate("document.activeElement.getAttribute('aria-label') || ''")
-        if label.startswith("zoo-gemma at 3.0.0: worse in 6 of"):
+        if page.evaluate("document.activeElement.closest('.glance') !== null"):
             break
+    for key, wanted in (("ArrowDown", "zoo-gemma at"), ("ArrowRight", "zoo-gemma at 3.0.0: worse in 6 of")):
+        for _ in range(20):
+            if page.evaluate(label).startswith(wanted):
+                break
+            page.keyboard.press(key)
     page.keyboard.press("Enter")
     page.wait_for_url("**/history/zoo-gemma.html?commit=3.0.0#float32.*")
     page.locator(".chosen .plot").first.focus()
@@ -290,6 +296,99 @@ def test_the_keyboard_alone_reaches_a_cell_s_history_and_its_chart(page, address
     said = page.locator(".chosen .say").inner_text()
     assert said.startswith("2.18.0")
     assert "transformers 4.57.6" in said
+
+
+def test_a_grid_is_one_tab_stop_and_a_table_that_does_not_scroll_is_none(page, address):
+    page.goto(f"{address}index.html")
+    stops = page.evaluate(
+        "() => [...document.querySelectorAll('.grid')].map((g) => g.querySelectorAll('a:not([tabindex=\"-1\"])').length)"
+    )
+    assert stops == [1, 1]
+    assert page.evaluate("document.querySelectorAll('.scroll[tabindex]').length") == 0
+    page.set_viewport_size({"width": 400, "height": 900})
+    assert page.evaluate("document.querySelectorAll('.scroll[tabindex]').length") == 2
+
+
+def test_under_the_pointer_a_figure_says_all_its_digits(page, address):
+    page.goto(f"{address}model/zoo-gemma.html")
+    figure = page.locator("data[data-track='accuracy.Logit.track_max']").nth(1)
+    figure.hover()
+    assert figure.get_attribute("title") == figure.get_attribute("value")
+    assert len(figure.get_attribute("title")) > len(figure.inner_text())
+
+
+def test_printed_folds_are_open_and_colours_light(browser, address):
+    context = browser.new_context(viewport={"width": 1000, "height": 900}, color_scheme="dark")
+    page = context.new_page()
+    page.goto(f"{address}costs.html")
+    folded = page.locator("details:not([open]) tbody tr").first
+    assert not folded.is_visible()
+    page.emulate_media(media="print", color_scheme="dark")
+    assert folded.evaluate("(row) => row.getBoundingClientRect().height > 0")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    context.close()
+
+
+def test_what_fails_when_first_measured_is_counted_at_its_release(page, address, results):
+    """3.0.0 brought TransformerBridge: none of its failures is a step."""
+    stored = raw(results / "results")
+    cells = {key[3] for key, value in stored.items() if key[1:3] == ("10b35403", MEAN) and value is None}
+    failing = [cell for cell in cells if cell.endswith("TransformerBridge")]
+    assert len(failing) == 42
+    kind = "failing when first measured"
+    page.goto(f"{address}commit/3.0.0.html")
+    assert page.evaluate(COUNTS)[kind] == len(failing)
+    page.goto(f"{address}compare.html?from=2.18.0&to=3.0.0")
+    assert page.evaluate(COUNTS)[kind] == len(failing)
+    page.goto(f"{address}steps.html")
+    counts = page.locator("#first ~ .scroll tr", has_text="3.0.0").locator("td:nth-child(4)").all_inner_texts()
+    assert sum(map(int, counts)) == len(failing)
+
+
+def test_the_glance_names_everything_that_is_not_right(page, address):
+    page.goto(f"{address}index.html")
+    cell = page.locator(".glance a[aria-label^='zoo-mixtral at 2.8.0:']")
+    assert cell.get_attribute("aria-label") == "zoo-mixtral at 2.8.0: broken in 2 of 18; failed in 12 of 18"
+
+
+def test_a_check_shows_its_failures_beside_the_figure_of_the_others(page, address, results):
+    stored = raw(results / "results")
+    values = {
+        key[3]: value
+        for key, value in stored.items()
+        if key[0] == "xeon-2-cores" and key[2] == "gradients.Gradients.track_error_ratio" and key[1] == "dcde650f"
+    }
+    hooked = [value for cell, value in values.items() if cell.endswith("HookedTransformer")]
+    failed = sum(value is None for value in hooked)
+    assert failed
+    page.goto(f"{address}gradients.html")
+    cell = page.locator("td.check:has(data[data-track='gradients.Gradients.track_error_ratio'])", has_text="failed").first
+    assert f"failed {failed} of" in cell.inner_text()
+    assert cell.locator("data").count() == 1
+
+
+def test_a_history_says_the_marked_release_s_verdict_first(page, address):
+    page.goto(f"{address}history/zoo-gemma.html?commit=3.0.0#float32.fold_ln")
+    assert (
+        page.locator(".chosen p:visible")
+        .first.inner_text()
+        .startswith("3.0.0, HookedTransformer: ▲ worse, mean error 7.03e−5")
+    )
+
+
+def test_a_model_s_page_answers_for_hookedtransformer_and_a_comma_is_a_decimal(page, address):
+    page.goto(f"{address}model/smollm2-135m.html?effect=1,5")
+    said = page.locator(".effect-here output").inner_text()
+    assert "Bridge 4.3.0: float32: safe with every option measured. float16: safe with every option" in said
+    assert "Hooked 3.5.1: float32: safe" in said
+    assert "bfloat16: not safe" in said
+
+
+def test_the_command_on_the_first_page_follows_its_form(page, address):
+    page.goto(f"{address}index.html")
+    page.get_by_role("combobox", name="Model").select_option("zoo-gemma")
+    page.get_by_role("textbox", name="Effect").fill("0,5")
+    assert page.locator(".effect-form code").inner_text() == "tlbench advise zoo-gemma --effect 0.5nats"
 
 
 def test_in_two_clicks(page, address):
@@ -331,7 +430,10 @@ def test_it_can_be_read_without_a_script_and_from_a_folder(browser, html):
     page.goto((html / "history" / "zoo-gemma.html").as_uri() + "#float32.fold_ln")
     assert page.locator("tbody tr:visible").count() > 50
     page.goto((html / "index.html").as_uri())
-    assert page.locator("h1").inner_text() == "4.3.0: no model worse than in 4.0.0; no cell fails."
+    assert (
+        page.locator("h1").inner_text()
+        == "4.3.0: no model worse than in 4.0.0; no cell fails; 1 fault beside the logits is new."
+    )
     context.close()
     page = browser.new_page()
     bad = []
@@ -555,3 +657,14 @@ def test_figures_are_written_alike_by_python_and_by_the_script(page, address):
     assert page.evaluate(f"(values) => {{ {function} return values.map(spelled); }}", values) == [
         words.spelled(v) for v in values
     ]
+
+
+def test_a_finding_s_size_in_words_is_for_what_no_stored_figure_shows(tmp_path):
+    text = (ROOT / "docs" / "findings" / "empty-cache-transformers-5-24.md").read_text()
+    path = tmp_path / "one.md"
+    path.write_text(text)
+    assert findings.read(tmp_path)[0].extent == "4 to 9 nats"
+    size = '[[size]]\ntrack = "a"\ncell = "b"\ncommit = "c"\n+++\nIt'
+    path.write_text(text.replace("+++\ntransformers", f"{size} is transformers"))
+    with pytest.raises(BadInput, match="extent"):
+        findings.read(tmp_path)

@@ -46,6 +46,7 @@ class Finding:
         title: what is wrong, in one line.
         part: what it concerns, as :class:`tlbench.report.checks.Part` names it, or ``failures``.
         wrappers: short names of the wrappers that have it.
+        earlier: older versions that had it too before it was gone for a while, in words.
         since: the first version that has it; ``until`` the last, "" while it is open.
         fixed_in: the first version without it; "" if it is open or nobody mended it.
         component: where in TransformerLens it is.
@@ -53,6 +54,7 @@ class Finding:
         dtypes: in which dtypes; ``options`` with which options. Empty: in all.
         confirmed: whether a small run confirmed the cause, or it is our reading of the code.
         commit: the commit that did it, and ``fix_commit`` that mended it, with their pull requests; "" if not determined.
+        extent: the size in words, where no stored figure shows it.
         size: stored figures that show it, the largest first. ``before`` or after it: for comparison.
         user: what a user of those versions should know.
         text: the prose, in Markdown.
@@ -67,6 +69,7 @@ class Finding:
     models: str
     user: str
     until: str = ""
+    earlier: str = ""
     fixed_in: str = ""
     component: str = ""
     dtypes: tuple[str, ...] = ()
@@ -76,6 +79,7 @@ class Finding:
     pull: int = 0
     fix_commit: str = ""
     fix_pull: int = 0
+    extent: str = ""
     size: tuple[StoredFigure, ...] = ()
     right: tuple[StoredFigure, ...] = ()
     text: str = ""
@@ -83,13 +87,19 @@ class Finding:
     @property
     def versions(self) -> str:
         """The versions that have it, in words."""
-        if not self.until:
-            return f"{self.since} on"
-        return self.since if self.since == self.until else f"{self.since} to {self.until}"
+        last = f"{self.since} to {self.until}" if self.until else f"{self.since} on"
+        found = self.since if self.since == self.until else last
+        return f"{self.earlier} and {found}" if self.earlier else found
 
     def concerns(self, wrapper: str, dtype: str, option: str) -> bool:
         """Whether it concerns a configuration; the wrapper by its short name."""
         return wrapper in self.wrappers and dtype in (self.dtypes or (dtype,)) and option in (self.options or (option,))
+
+    def is_new(self, earlier: Version | None, later: Version | None) -> bool:
+        """Whether it is open and came after one version and by another."""
+        if not earlier or not later or self.state is not Standing.OPEN:
+            return False
+        return earlier < Version(self.since) <= later
 
     def holds_at(self, version: Version) -> bool:
         """Whether a version has it."""
@@ -117,6 +127,8 @@ def _read(path: Path) -> Finding:
         Version(found.since), Version(found.until or "0"), Version(found.fixed_in or "0")
     except ValueError as error:  # msgspec's and packaging's errors are of this kind
         raise BadInput(f"{path.name}: {error}") from error
+    if found.size and found.extent:
+        raise BadInput(f"{path.name}: `extent` is for what no stored figure shows, and `size` names one")
     if (found.state is Standing.OPEN) is bool(found.until):
         raise BadInput(f"{path.name}: an open finding has no `until`, every other one has")
     return found

@@ -55,10 +55,11 @@ TRACKS = (
     CHANGED_WEIGHTS,
 )
 """What a history holds of each cell."""
-MEAN, MAX, BITS = (
+MEAN, MAX, BITS, RATIO = (
     f"{MEANS}{Statistic.MEAN}",
     f"{MEANS}{Statistic.MAX}",
     f"{TRUTH}.track_{Figure.BITS_LOST}",
+    f"{TRUTH}.track_{Figure.RATIO}",
 )
 REFERENCE_BITS = "truth.HuggingFace.track_bits_lost"
 FLOORS = tuple(f"{NOISE_FLOOR}.track_{name}" for name in ("repeat", "threads", "batch"))

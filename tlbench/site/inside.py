@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tlbench.environments.metadata import Metadata, differences
 from tlbench.exceptions import BadInput
@@ -16,8 +17,8 @@ from tlbench.report import outcomes, slowdowns, status
 from tlbench.report.checks import CHECKS, CLASSES, STORED, UNCHECKED, Check, Part
 from tlbench.report.slowdowns import CostRow
 from tlbench.report.status import Checked, PartStatus, Word
-from tlbench.report.stored import COSTS, Commit, StoredResults, is_figure
-from tlbench.site import render
+from tlbench.report.stored import COSTS, Commit, State, StoredResults, is_figure
+from tlbench.site import findings, render
 from tlbench.site.commits import MeasuredCommit
 from tlbench.site.history import results_files
 from tlbench.site.pages import Site
@@ -75,6 +76,26 @@ def at(site: Site, commit: MeasuredCommit) -> Inside:
     return Inside(parts, status.findings(parts))
 
 
+def findings_of(site: Site, commit: MeasuredCommit, one: status.Finding) -> list[findings.Finding]:
+    """The written findings that explain what is wrong with a check at a commit."""
+    return [known for known in site.findings if commit.version and known.holds_at(commit.version) and _explains(known, one)]
+
+
+def _explains(known: findings.Finding, one: status.Finding) -> bool:
+    named = set(known.models.replace(",", " ").split())
+    if not {"every", *(checked.cell.model for checked in one.cells)} & named:
+        return False
+    if one.word is Word.FAILED:
+        return known.part == "failures"
+    return any(figure.track == track_of(one.worst) for figure in known.size)
+
+
+def unexplained(site: Site, commit: MeasuredCommit) -> list[status.Finding]:
+    """What is wrong or failed beside the logits at a commit, and no finding explains."""
+    bad = [one for one in at(site, commit).findings if one.word in (Word.WRONG, Word.FAILED)]
+    return [one for one in bad if not findings_of(site, commit, one)]
+
+
 def _commit(site: Site, commit: MeasuredCommit) -> tuple[StoredResults, Commit] | None:
     of_stored = next((one for one in site.stored.commits if one.hash == commit.hash), None) if site.stored else None
     return (site.stored, of_stored) if site.stored and of_stored else None
@@ -101,15 +122,26 @@ def _of_commit(stored: StoredResults, commit: Commit, problems: list[str]) -> li
 
 @dataclass(frozen=True)
 class Worst:
-    """The cell of a check with the largest excess, and how many are wrong or failed of how many that ran.
+    """The cell of a check that is nearest to its limit, or furthest beyond it, and how many cells are not right, by word.
 
-    If none ran, a cell that is not applicable, and how many were not measured.
+    A cell that failed has no figure, so another one's is shown if there is one. If none ran, a cell that is not applicable,
+    and how many were not measured.
     """
 
     checked: Checked
-    n_bad: int
+    counts: Mapping[Word, int]
     n_run: int
     n_unmeasured: int = 0
+
+    @property
+    def word(self) -> Word:
+        """The first of :class:`Word` that any of the cells has."""
+        return next(iter(self.counts), self.checked.word)
+
+    @property
+    def said(self) -> str:
+        """The words that are not right, and of how many cells; else that of all."""
+        return ", ".join(f"{word} {count} of {self.n_run}" for word, count in self.counts.items()) or self.checked.word
 
 
 def worst(checked: Iterable[Checked]) -> Worst | None:
@@ -118,10 +150,10 @@ def worst(checked: Iterable[Checked]) -> Worst | None:
     ran = [one for one in checked if one.word.has_run]
     if not ran:
         absent = next((one for one in checked if one.word is Word.NOT_APPLICABLE), None)
-        return Worst(absent, 0, 0, sum(one.word is Word.NOT_MEASURED for one in checked)) if absent else None
-    order = list(Word)
-    first = min(ran, key=lambda one: (order.index(one.word), -one.excess))
-    return Worst(first, sum(one.word in (Word.WRONG, Word.FAILED) for one in ran), len(ran))
+        return Worst(absent, {}, 0, sum(one.word is Word.NOT_MEASURED for one in checked)) if absent else None
+    order, found = list(Word), Counter(one.word for one in ran)
+    first = min(ran, key=lambda one: (one.value is None, order.index(one.word), -one.excess))
+    return Worst(first, {word: found[word] for word in status.PROBLEMS if word in found}, len(ran))
 
 
 def any_ran(found: Iterable[Worst | None]) -> bool:
@@ -140,11 +172,12 @@ class CheckRow:
 
 @dataclass(frozen=True)
 class PartPage:
-    """One part: by commit, and at its newest commit by model."""
+    """One part: by commit, the newest first, and at its newest commit by model. Nobody measured it at those ``absent``."""
 
     part: Part
     about: str
     commits: list[tuple[MeasuredCommit, PartStatus]]
+    absent: list[MeasuredCommit]
     rows: list[CheckRow]
     models: list[tuple[str, Wrapper, list[Worst | None]]]
     checks: list[Check]
@@ -155,10 +188,12 @@ class PartPage:
 def _part_page(site: Site, part: Part) -> PartPage:
     commits = [
         (commit, of_part)
-        for commit in site.shown
+        for commit in reversed(site.shown)
         for of_part in _parts(site, commit)
         if of_part.part is part and of_part.is_measured
     ]
+    measured = {commit.index for commit, _ in commits}
+    absent = [commit for commit in site.shown if commit.index not in measured]
     checks = [check for check in CHECKS if check.part is part]
     by_check = [_by_check(of_part) for _, of_part in commits]
     rows = [
@@ -170,14 +205,14 @@ def _part_page(site: Site, part: Part) -> PartPage:
     models: list[tuple[str, Wrapper, list[Worst | None]]] = []
     described, sizes = [(name, *DESCRIBED.get(name, (name, ""))) for name in UNCHECKED.get(part, ())], []
     if commits:
-        newest, of_part = commits[-1]
+        newest, of_part = commits[0]
         by_model: dict[tuple[str, Wrapper], dict[str, list[Checked]]] = defaultdict(lambda: defaultdict(list))
         for one in of_part.checked:
             by_model[one.cell.model, one.cell.wrapper][one.what].append(one)
         found = [(*key, [worst(of[check.what]) for check in checks]) for key, of in sorted(by_model.items())]
         models = [row for row in found if any_ran(row[2])]
         sizes = _sizes(site, newest, of_part, [name for name, *_ in described])
-    return PartPage(part, ABOUT[part], commits, rows, models, checks, described, sizes)
+    return PartPage(part, ABOUT[part], commits, absent, rows, models, checks, described, sizes)
 
 
 def _by_check(of_part: PartStatus) -> dict[tuple[str, Wrapper], list[Checked]]:
@@ -266,6 +301,7 @@ def _place(ratio: float) -> float:
 
 def _costs(site: Site, base: dict[str, Any]) -> None:
     tables: list[tuple[MeasuredCommit, str, Mapping[str, list[Cost]]]] = []
+    absent: dict[tuple[int, str], Mapping[RuntimeCell, State]] = {}
     memory, growth = [], []
     for commit in reversed(site.shown):
         found = _commit(site, commit)
@@ -282,10 +318,12 @@ def _costs(site: Site, base: dict[str, Any]) -> None:
                     by_operation[row.cell.operation].append(
                         Cost(row, row.cell, commit, machine, _place(row.ratio), ends[0], ends[1])
                     )
+            absent[commit.index, machine] = slowdowns.absences(stored, at_commit, machine)
             if by_operation:
                 tables.append((commit, machine, dict(by_operation)))
             memory += [(commit, machine, row) for row in slowdowns.memory_rows(stored, at_commit, machine)]
             growth += [(commit, machine, row) for row in slowdowns.growth_rows(stored, at_commit, machine)]
+    memory.sort(key=lambda item: (-item[0].index, item[1], item[2].cell.operation, item[2].cell.model, item[2].cell.wrapper))
     ticks = [(tick, _place(tick)) for tick in TICKS]
     render.write(
         site.html,
@@ -293,12 +331,62 @@ def _costs(site: Site, base: dict[str, Any]) -> None:
         "costs.html",
         **base,
         tables=tables,
+        compared=_compared(tables, absent),
+        varying=_varying,
+        constants=_constants,
         memory=memory,
         growth=growth,
         ticks=ticks,
         track=cost_track,
         exponents=slowdowns.EXPONENTS,
     )
+
+
+@dataclass(frozen=True)
+class ComparedCosts:
+    """One operation's slowdowns on one machine at each commit that measured it, the newest first, or why there is none."""
+
+    operation: str
+    machine: str
+    commits: list[MeasuredCommit]
+    rows: list[tuple[RuntimeCell, list[Cost | State]]]
+
+
+def _varying(cells: Iterable[RuntimeCell]) -> list[str]:
+    """In which of their words, beside the model, cells differ."""
+    cells = list(cells)
+    return [name for name in ("wrapper", "dtype", "option", "shape", "device") if len({getattr(c, name) for c in cells}) > 1]
+
+
+def _constants(cells: Iterable[RuntimeCell]) -> str:
+    """The words that all cells share."""
+    cells = list(cells)
+    own = (name for name in ("wrapper", "dtype", "option", "shape", "device") if len({getattr(c, name) for c in cells}) == 1)
+    return ", ".join(str(getattr(cells[0], name)) for name in own)
+
+
+def _compared(
+    tables: Iterable[tuple[MeasuredCommit, str, Mapping[str, list[Cost]]]],
+    absent: Mapping[tuple[int, str], Mapping[RuntimeCell, State]],
+) -> list[ComparedCosts]:
+    """The slowdowns of the cells that more than one release measured on one machine."""
+    found: dict[tuple[str, str], dict[int, dict[RuntimeCell, Cost]]] = defaultdict(dict)
+    for commit, machine, by_operation in tables:
+        for operation, costs in by_operation.items():
+            found[operation, machine][commit.index] = {one.cell: one for one in costs}
+    compared = []
+    for (operation, machine), by_commit in found.items():
+        cells = sorted(
+            {cell for own in by_commit.values() for cell in own}, key=lambda cell: (cell.model, cell.wrapper, str(cell))
+        )
+        rows = [
+            (cell, [own.get(cell) or absent[at, machine].get(cell, State.NOT_MEASURED) for at, own in by_commit.items()])
+            for cell in cells
+        ]
+        if rows := [row for row in rows if sum(isinstance(one, Cost) for one in row[1]) > 1]:
+            commits = [next(iter(own.values())).commit for own in by_commit.values()]
+            compared.append(ComparedCosts(operation, machine, commits, rows))
+    return compared
 
 
 def cost_track(cell: RuntimeCell, kind: str) -> str:
@@ -310,6 +398,7 @@ def cost_track(cell: RuntimeCell, kind: str) -> str:
 
 def _environments(site: Site, base: dict[str, Any]) -> None:
     tables: dict[str, list[tuple[MeasuredCommit, Metadata, Mapping[str, tuple[str, str]]]]] = defaultdict(list)
+    moves: dict[str, list[str]] = {}
     if site.stored:
         names = sorted({path.parent.name for path in results_files(site.stored.results_folder)})
         for machine in names:
@@ -318,7 +407,11 @@ def _environments(site: Site, base: dict[str, Any]) -> None:
                 if found and (metadata := _metadata(*found, machine)):
                     rows = tables[machine]
                     rows.append((commit, metadata, differences(rows[-1][1], metadata) if rows else {}))
-    render.write(site.html, "environments.html", "environments.html", **base, tables=dict(tables))
+    newest_first = dict(sorted(tables.items(), key=lambda item: (-len(item[1]), item[0])))
+    for machine, rows in newest_first.items():
+        moves[machine] = sorted({name for _, _, differs in rows for name in differs} - {"transformer-lens"})
+        rows.reverse()
+    render.write(site.html, "environments.html", "environments.html", **base, tables=newest_first, moves=moves)
 
 
 def _metadata(stored: StoredResults, commit: Commit, machine: str) -> Metadata | None:
@@ -326,6 +419,27 @@ def _metadata(stored: StoredResults, commit: Commit, machine: str) -> Metadata |
         return stored.environments(commit, machine)[-1]
     except BadInput:
         return None
+
+
+SIXTEEN_BITS = re.compile(r"\b(c10::)?(Half|BFloat16)\b")
+"""torch's names of the two 16-bit dtypes: reasons that differ in them only are one."""
+
+
+class Ended(NamedTuple):
+    """Cells of one wrapper that ended alike at the same commits.
+
+    Attributes:
+        names: what the commits are called; ``commits`` their places, -1 for one that is not shown.
+        alike: the reason without the name of its dtype.
+    """
+
+    kind: Kind
+    wrapper: str
+    machine: str
+    models: tuple[str, ...]
+    names: tuple[str, ...]
+    commits: tuple[int, ...]
+    alike: str
 
 
 def _coverage(site: Site, base: dict[str, Any]) -> None:
@@ -339,10 +453,19 @@ def _coverage(site: Site, base: dict[str, Any]) -> None:
             found = outcomes.reasons(site.stored, parts, (Kind.FAILED, Kind.NOT_APPLICABLE))
         except BadInput as error:
             site.problems.append(str(error).replace(f"{site.stored.results_folder}/", ""))
-    grouped: list[tuple[outcomes.Reason, list[tuple[str, list[str]]]]] = []
+    by_name = {commit.tag or commit.short: commit for commit in site.shown}
+    merged: dict[Ended, set[tuple[str, str]]] = defaultdict(set)
     for reason, by_commit in sorted(found.items()):
-        same: dict[str, list[str]] = defaultdict(list)
+        same: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for name, models in by_commit.items():
-            same[", ".join(sorted(models))].append(name.removeprefix("v"))
-        grouped.append((reason, list(same.items())))
+            same[tuple(sorted(models))].append(name)
+        for models_, names in same.items():
+            commits = tuple(by_name[name].index if name in by_name else -1 for name in names)
+            alike = SIXTEEN_BITS.sub("16 bits", reason.reason)
+            ended = Ended(reason.kind, reason.wrapper, reason.machine, models_, tuple(names), commits, alike)
+            merged[ended].add((reason.question, reason.reason))
+    grouped = [
+        (ended, sorted({question for question, _ in own}), sorted({text for _, text in own}))
+        for ended, own in merged.items()
+    ]
     render.write(site.html, "coverage.html", "coverage.html", **base, grouped=grouped, Kind=Kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,20 +13,20 @@ from markupsafe import Markup, escape
 from tlbench.grid import Cell, Dtype, Option, Wrapper
 from tlbench.metrics.verdict import Verdict
 from tlbench.report.advice import DEFAULTS, MARGIN
+from tlbench.report.checks import Part
 from tlbench.report.render import short_wrapper
 from tlbench.report.stored import Figure
 from tlbench.site import changes, render, words
 from tlbench.site.changes import Change
 from tlbench.site.commits import MeasuredCommit, environment_changes
 from tlbench.site.findings import Finding
-from tlbench.site.history import BITS, MEAN, REFERENCE_BITS, CellHistory, Run, State
+from tlbench.site.history import BITS, MEAN, RATIO, REFERENCE_BITS, CellHistory, Run, State
 from tlbench.site.pages import Site
 from tlbench.site.profiles import ABOUT, ProfileSection, Sections
 
 P99 = f"truth.TransformerLens.track_{Figure.DIFFERENCE_P99}"
 EFFECT = 0.1
 """The size of the effect, in nats, that the page answers for until another one is asked for."""
-RATIO = f"truth.TransformerLens.track_{Figure.RATIO}"
 STATS = ("max", "mean", "median", "std")
 BADGE = Markup(
     '<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" aria-label="{label}: {word}">'
@@ -77,8 +78,8 @@ class Line:
 def write(site: Site, base: dict[str, Any], found: Sections) -> None:
     """Write the list of models, and each model's pages."""
     lines = {model: newest_lines(site, model) for model in site.history.models}
+    hooked = {model: newest_lines(site, model, Wrapper.HOOKED_TRANSFORMER) for model in site.history.models}
     render.write(site.html, "models.html", "models.html", **base, lines=lines, summary=summary)
-    steps = {model: [step for step in site.steps if step.cells[0].later.model == model] for model in site.history.models}
     for model, own in lines.items():
         known = [one for one in site.findings if model in one.models.replace(",", " ").split()]
         render.write(
@@ -88,11 +89,10 @@ def write(site: Site, base: dict[str, Any], found: Sections) -> None:
             **base,
             model=model,
             lines=own,
+            older=[line for line in hooked[model] if line not in own],
             effect=EFFECT,
             margin=MARGIN,
-            summary=summary(own),
-            steps=steps[model],
-            moved=lambda step: environment_changes(site.commits[step.before], site.commits[step.after]),
+            summary=summary,
             known=known,
             p99=P99,
             wrong_versions=wrong_versions(site, model),
@@ -136,12 +136,12 @@ def _newest(sections: Sequence[ProfileSection]) -> list[ProfileSection]:
     return [one for one in newest if one.wrapper is newest[-1].wrapper]
 
 
-def newest_lines(site: Site, model: str) -> list[Line]:
-    """Every configuration of a model in the newest wrapper, at the newest commit that ran it."""
+def newest_lines(site: Site, model: str, wrapper: Wrapper | None = None) -> list[Line]:
+    """Every configuration of a model in one wrapper, or in the newest, at the newest commit that ran it."""
     found = []
     for one in site.history.by_model[model]:
         ran = [run for run in one.runs if run.state.has_run]
-        if ran:
+        if ran and wrapper in (None, one.cell.wrapper):
             found.append(Line(one, ran[-1], site.commits[ran[-1].last]))
     newest = max((line.commit.index for line in found), default=0)
     return [line for line in found if line.commit.index == newest]
@@ -167,7 +167,10 @@ def badge(lines: list[Line]) -> tuple[bool, str]:
     wrong = [line for line in lines if not line.run.state.verdict.passes]
     if not lines:
         return False, "not measured"
-    return not wrong, f"{len(wrong)} of {len(lines)} not right" if wrong else f"{len(lines)} of {len(lines)} right"
+    if wrong:
+        return False, f"{len(wrong)} of {len(lines)} not right"
+    sizes = [f"{dtype} {words.spelled(size)}" for _, dtype, _, size in summary(lines) if size is not None]
+    return True, f"safe from {', '.join(sizes)} nats" if sizes else f"{len(lines)} of {len(lines)} right"
 
 
 def embedded(model: str, lines: list[Line]) -> dict[str, Any]:
@@ -191,17 +194,17 @@ def embedded(model: str, lines: list[Line]) -> dict[str, Any]:
     }
 
 
-def wrong_versions(site: Site, model: str) -> list[tuple[Verdict, Wrapper, str, list[str]]]:
+def wrong_versions(site: Site, model: str) -> list[tuple[Verdict, Wrapper, tuple[MeasuredCommit, ...], list[Cell]]]:
     """Which measured commits are wrong for a model: the verdict, the wrapper, which commits, and the configurations."""
-    found: dict[tuple[Verdict, Wrapper, tuple[str, ...]], list[str]] = {}
+    found: dict[tuple[Verdict, Wrapper, tuple[int, ...]], list[Cell]] = {}
     for one in site.history.by_model[model]:
-        by_verdict: dict[Verdict, list[str]] = {}
+        by_verdict: dict[Verdict, list[int]] = {}
         for run in one.runs:
             if run.state.verdict in (Verdict.BROKEN, Verdict.WORSE, Verdict.FAILED):
-                by_verdict.setdefault(run.state.verdict, []).extend(c.name for c in site.commits[run.first : run.last + 1])
-        for verdict, names in by_verdict.items():
-            found.setdefault((verdict, one.cell.wrapper, tuple(names)), []).append(f"{one.cell.dtype} {one.cell.option}")
-    return [(verdict, wrapper, ", ".join(names), cells) for (verdict, wrapper, names), cells in found.items()]
+                by_verdict.setdefault(run.state.verdict, []).extend(range(run.first, run.last + 1))
+        for verdict, commits in by_verdict.items():
+            found.setdefault((verdict, one.cell.wrapper, tuple(commits)), []).append(one.cell)
+    return [(verdict, wrapper, tuple(site.commits[i] for i in at), cells) for (verdict, wrapper, at), cells in found.items()]
 
 
 @dataclass(frozen=True)
@@ -285,15 +288,23 @@ def _rows(site: Site, model: str, section: Section, known: Sequence[Finding], pr
 def _said(row: Row, section: Section, wrapper: Wrapper, known: Sequence[Finding]) -> str:
     """What a row's last column says: how it differs from the row before, why it has no figures, and which findings hold."""
     state = row.state
-    change = f"{row.change} {render.signed_bits(row.bits)} bits" if row.change and row.bits else row.change or ""
-    moved = f"also {render.joined(row.moved, 3)}" if row.moved else ""
-    text = str(escape("; ".join(filter(None, (change, moved, state.reason)))))
+    change = f"{row.change}, mean {_times(row.bits)}" if row.change and row.bits else row.change or ""
+    moved = f"also {render.joined(row.moved, 9)}" if row.moved else ""
+    said = [str(escape(text)) for text in ("; ".join(filter(None, (change, moved))), state.reason) if text]
     if state.verdict.is_alarm and row.first.version:
+        part = "failures" if state.verdict is Verdict.FAILED else Part.LOGITS
         for one in known:
             of = (short_wrapper(wrapper), section.dtype, section.option)
-            if one.holds_at(row.first.version) and one.concerns(*of):
-                text += f'<br><a href="../finding/{one.slug}.html">{escape(one.title)}</a>'
-    return text
+            if one.part == part and one.holds_at(row.first.version) and one.concerns(*of):
+                said.append(f'<a href="../finding/{one.slug}.html">{escape(one.title)}</a>')
+    return "<br>".join(said)
+
+
+def _times(bits: float) -> str:
+    """By what factor the mean error moved."""
+    if math.isinf(bits):
+        return "from exactly 0" if bits > 0 else "to exactly 0"
+    return f"{words.spelled(2 ** abs(bits))} times {'larger' if bits > 0 else 'smaller'}"
 
 
 def _section(site: Site, model: str, dtype: Dtype, option: Option) -> Section:

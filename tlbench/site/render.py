@@ -38,6 +38,7 @@ def environment() -> jinja2.Environment:
         "wrapper": short_wrapper,
         "option": lambda option: words.OPTIONS[option],
         "vclass": words.css_class,
+        "wclass": lambda word: f"w-{word}".replace("/", "").replace(" ", "-"),
         "symbol": lambda verdict: words.VERDICTS[verdict][0],
         "meaning": lambda verdict: words.VERDICTS[verdict][1],
         "anchor": anchor,

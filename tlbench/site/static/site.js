@@ -42,17 +42,53 @@
     if (time.dataset.oldDays && days > Number(time.dataset.oldDays)) one(".old").hidden = false;
   }
 
+  // A figure says all its digits, and a cell its words, under the pointer.
+  document.addEventListener("mouseover", ({ target }) => {
+    const found = target.closest?.("data[value]:not([title]), .cell[aria-label]:not([title])");
+    if (found) found.title = [found.getAttribute("value") ?? found.getAttribute("aria-label"), found.closest("td[title]")?.title].filter(Boolean).join("; ");
+  });
+
+  // A grid is one tab stop, in which the arrow keys move; a table that does not scroll is none.
+  const fade = (scroll) => scroll.classList.toggle("more", getComputedStyle(scroll).direction === "ltr" && scroll.scrollLeft + scroll.clientWidth < scroll.scrollWidth - 1);
+  const stops = () => {
+    for (const scroll of all(".scroll")) scroll.scrollWidth > scroll.clientWidth + 1 ? scroll.setAttribute("tabindex", "0") : scroll.removeAttribute("tabindex");
+    all(".scroll").forEach(fade);
+    for (const grid of all(".grid")) { const links = all("a", grid); if (links.length && !links.some((link) => link.tabIndex < 0)) for (const link of links) link.tabIndex = link === one("tbody td a", grid) ? 0 : -1; }
+  };
+  document.addEventListener("focusin", ({ target }) => {
+    const grid = target.closest(".grid");
+    if (grid && target.matches("a")) for (const link of all("a[tabindex='0']", grid)) link.tabIndex = link === target ? 0 : -1;
+    if (grid && target.matches("a")) target.tabIndex = 0;
+  });
+  document.addEventListener("keydown", (event) => {
+    const [down, right] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [0, 0];
+    const from = event.target.closest(".grid th, .grid td"), rows = from?.closest("table").rows;
+    if (!from || (!down && !right)) return;
+    event.preventDefault();
+    let [row, column] = [from.parentElement.rowIndex + down, from.cellIndex + right], next;
+    for (; rows[row]?.cells[column]; row += down, column += right) if ((next = one("a", rows[row].cells[column]))) break;
+    next?.focus();
+  });
+  document.addEventListener("scroll", ({ target }) => target.matches?.(".scroll") && fade(target), true);
+  addEventListener("resize", stops);
+  document.addEventListener("toggle", stops, true);
+  stops();
+
   // Links into a page open what they point at.
   const reveal = () => { const target = location.hash && document.getElementById(location.hash.slice(1)); if (target) for (const details of all("details", target)) details.open = true; };
   addEventListener("hashchange", reveal);
   reveal();
 
   // "Is it safe?" on the first page, and the answer on a model's.
-  const effectOf = (text) => { const match = /^\s*(\d*\.?\d+(?:e[-+]?\d+)?)\s*(nats?|bits?|)\s*$/i.exec(text); const size = match ? Number(match[1]) * (/^bit/i.test(match[2]) ? Math.LN2 : 1) : 0; return size > 0 && size < Infinity ? size : null; };
+  const effectOf = (text) => { const match = /^\s*(\d*\.?\d+(?:e[-+]?\d+)?)\s*(nats?|bits?|)\s*$/i.exec(text.replace(",", ".")); const size = match ? Number(match[1]) * (/^bit/i.test(match[2]) ? Math.LN2 : 1) : 0; return size > 0 && size < Infinity ? size : null; };
   one(".effect-form")?.addEventListener("submit", (event) => {
     event.preventDefault();
     const form = event.target;
     location.href = `model/${encodeURIComponent(form.model.value)}.html?effect=${encodeURIComponent(form.effect.value)}`;
+  });
+  one(".effect-form")?.addEventListener("input", ({ currentTarget: form }) => {
+    const effect = effectOf(form.effect.value);
+    one("code", form).textContent = effect === null ? "Write a positive number of nats, such as 0.01." : `tlbench advise ${form.model.value} --effect ${effect}nats`;
   });
   const here = one(".effect-here");
   if (here) {
@@ -67,13 +103,13 @@
         const use = one(".use", row);
         if (row.dataset.safeFrom !== undefined) { use.textContent = safe ? "safe" : "too coarse"; use.className = `use u-${safe ? "safe" : "too-coarse"}`; }
       }
-      const byDtype = ["float32", "float16", "bfloat16"].map((dtype) => {
-        const [safe, other] = [names.safe, names.other].map((group) => group.filter((row) => row.dataset.cell.split(" ")[1] === dtype).map((row) => row.dataset.cell.split(" ")[2]));
+      const said = [...new Set(rows.map((row) => row.dataset.wrapper))].map((wrapper) => `${wrapper}: ${["float32", "float16", "bfloat16"].map((dtype) => {
+        const [safe, other] = [names.safe, names.other].map((group) => group.filter((row) => row.dataset.wrapper === wrapper && row.dataset.cell.split(" ")[1] === dtype).map((row) => row.dataset.cell.split(" ")[2]));
         if (!safe.length && !other.length) return `${dtype}: not measured`;
         return `${dtype}: ${!other.length ? "safe with every option measured" : !safe.length ? "not safe" : `safe with ${safe.join(", ")}`}`;
-      });
+      }).join(". ")}.`);
       one(".advice .effect").textContent = `${input.value.trim()}${/[a-z]/i.test(input.value) ? "" : " nats"}`;
-      output.textContent = `${byDtype.join(". ")}.`;
+      output.replaceChildren(...said.map((text) => make("span", {}, text)));
       remember({ effect: input.value });
     };
     here.addEventListener("submit", (event) => { event.preventDefault(); tell(); });
@@ -96,7 +132,7 @@
   };
   const verdictOf = (state) => TL.cells.verdicts[state[0]];
   const hasRun = (state) => !["n/a", "not measured"].includes(verdictOf(state)[0]);
-  const FIGURES = { verdict: 0, mean: 1, max: 2, "bits lost": 3 }, UNITS = { mean: "nats", max: "nats", "bits lost": "bits" };
+  const FIGURES = { verdict: 0, mean: 1, max: 2, "bits lost": 3, R: 4 }, UNITS = { mean: "nats", max: "nats", "bits lost": "bits", R: "× HuggingFace's error" };
   const commitWords = () => Object.fromEntries(TL.commits.map((commit) => [commit.name, `${commit.name} · ${commit.date}${commit.subject && !commit.release ? ` · ${commit.subject.slice(0, 50)}` : ""}`]));
   const newestFirst = () => TL.commits.map((commit) => commit.name).reverse();
 
@@ -133,23 +169,25 @@
         const caption = `${wrapper} ${TL.commits[at].name}${figure === "verdict" ? "" : `: ${figure}, ${UNITS[figure]}`}`;
         return make("section", {}, make("h2", {}, caption), make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": caption }, make("table", { class: "grid matrix", "data-wrapper": wrapper, "data-commit": TL.commits[at].hash.slice(0, 8) }, make("caption", {}, caption), make("thead", {}, top, head), body)));
       }));
+      stops();
       if (!wrappers.length) matrix.append(make("p", {}, `Nothing of ${state.wrapper || "either wrapper"} was measured at ${TL.commits[at].name}.`));
     };
     const bar = one("#matrix-chooser");
     const set = (name) => (value) => { state[name] = value; remember({ [name]: value === "verdict" ? "" : value }); draw(); };
     const at = state.commit ? commitNamed(state.commit) : -1;
     bar.append(
+      chooser("figure", Object.keys(FIGURES), state.figure, set("figure"), { mean: "mean, nats", max: "max, nats", "bits lost": "bits lost", R: "R, error over HuggingFace's" }),
       chooser("commit", newestFirst(), TL.commits[at < 0 ? TL.commits.length - 1 : at].name, set("commit"), commitWords()),
       chooser("wrapper", ["", "HookedTransformer", "TransformerBridge"], state.wrapper, set("wrapper"), { "": "both" }),
-      chooser("figure", Object.keys(FIGURES), state.figure, set("figure"), { mean: "mean, nats", max: "max, nats", "bits lost": "bits lost" }),
     );
     bar.hidden = false;
     if (location.search) draw();
   }
 
   // Any two commits, by the rule of tlbench.metrics.change in the words of tlbench.site.changes.
-  const CHANGES = ["worse", "newly failing", "better", "mended", "still failing", "other rounding", "same bits", "first measured", "no longer measured"];
-  const WRONG = { worse: 1, broken: 2 };
+  const CHANGES = ["worse", "newly failing", "wrong when first measured", "failing when first measured", "better", "mended", "still failing", "other rounding", "same bits", "first measured", "no longer measured"];
+  const WRONG = { worse: 1, broken: 2 }, FIRST_FAULTS = { failed: "failing when first measured", worse: "wrong when first measured", broken: "wrong when first measured" };
+  const ALWAYS_COUNTED = ["worse", "newly failing", "better", "mended", "other rounding", "same bits"];
   const changeOf = (before, after, same) => {
     const was = verdictOf(before)[0], now = verdictOf(after)[0];
     if (!hasRun(before) || !hasRun(after)) return [hasRun(after) ? "first measured" : hasRun(before) ? "no longer measured" : null, null];
@@ -179,7 +217,7 @@
       const [a, i] = stateAt(was, earlier), [b, j] = stateAt(cell, later);
       const same = was === cell ? i === j : JSON.stringify(a) === JSON.stringify(b);
       const [kind, bits] = changeOf(a, b, same);
-      if (kind) found.push({ kind, bits, was, cell, before: a, after: b });
+      if (kind) found.push({ kind: kind === "first measured" ? FIRST_FAULTS[verdictOf(b)[0]] ?? kind : kind, bits, was, cell, before: a, after: b });
     }
     return found;
   };
@@ -190,6 +228,7 @@
     const before = releases.at(-1) ?? Math.max(last - 1, 0);
     const state = { from: words.get("from"), to: words.get("to"), model: words.get("model") ?? "", dtype: words.get("dtype") ?? "", option: words.get("option") ?? "", wrapper: words.get("wrapper") ?? "" };
     const word = (found) => { const [name, symbol, style] = verdictOf(found); return make("span", { class: `word ${style}` }, make("span", { class: "sym", "aria-hidden": "true" }, symbol), ` ${name}`); };
+    const unmoved = (row) => row.kind === "other rounding" && row.before[2] === 0 && row.after[2] === 0;
     const figure = (value) => (value === null || value === undefined ? "" : make("data", { value }, spelled(value)));
     const draw = () => {
       let from = state.from ? commitNamed(state.from) : before, to = state.to ? commitNamed(state.to) : last;
@@ -202,26 +241,32 @@
       const groups = [];
       for (const kind of CHANGES) {
         const own = rows.filter((row) => row.kind === kind), id = kind.replaceAll(" ", "-");
-        counts.append(make("div", { title: explained[kind] }, make("dt", {}, make("a", { href: `#${id}` }, kind)), make("dd", { "data-count": kind }, String(own.length))));
+        if (own.length || ALWAYS_COUNTED.includes(kind)) counts.append(make("div", { title: explained[kind] }, make("dt", {}, make("a", { href: `#${id}` }, kind)), make("dd", { "data-count": kind }, String(own.length))));
         if (!own.length || kind === "same bits") continue;
         const body = make("tbody");
         for (const row of own) {
           const [model, dtype, option, wrapper] = row.cell;
-          body.append(make("tr", {}, make("th", { scope: "row" }, make("a", { href: `history/${model}.html?commit=${b.name}#${dtype}.${option}` }, `${model} ${dtype} ${option}`)), make("td", {}, row.was[3] === wrapper ? short(wrapper) : `${short(row.was[3])} → ${short(wrapper)}`), make("td", {}, word(row.before)), make("td", { class: "num" }, figure(row.before[1])), make("td", {}, word(row.after)), make("td", { class: "num" }, figure(row.after[1])), make("td", { class: "num" }, row.bits === null ? "" : Number.isFinite(row.bits) ? `${row.bits > 0 ? "+" : ""}${row.bits.toFixed(2)}`.replace("-", "−") : row.bits > 0 ? "+∞" : "−∞"), make("td", {}, make("code", {}, `tlbench verify ${model} --tl ${b.name} --dtype ${dtype} --option ${option}`))));
+          body.append(make("tr", {}, make("th", { scope: "row" }, make("a", { href: `history/${model}.html?commit=${b.name}#${dtype}.${option}` }, `${model} ${dtype} ${option}`)), make("td", {}, row.was[3] === wrapper ? short(wrapper) : `${short(row.was[3])} → ${short(wrapper)}`), make("td", {}, word(row.before)), make("td", { class: "num" }, figure(row.before[1])), make("td", {}, word(row.after)), make("td", { class: "num" }, figure(row.after[1])), make("td", { class: "num" }, unmoved(row) ? "" : row.bits === null ? "" : Number.isFinite(row.bits) ? `${row.bits > 0 ? "+" : ""}${row.bits.toFixed(2)}`.replace("-", "−") : row.bits > 0 ? "+∞" : "−∞"), make("td", { class: "reason" }, unmoved(row) ? "HuggingFace's own bits moved, and these with them" : "")));
         }
-        const head = make("tr", {}, ...["cell", "wrapper", a.name, "mean, nats", b.name, "mean, nats", "change, bits", "reproduce"].map((name, i) => make("th", { scope: "col", class: [3, 5, 6].includes(i) ? "num" : null }, name)));
+        const head = make("tr", {}, ...["cell", "wrapper", a.name, "mean, nats", b.name, "mean, nats", "change, bits", "note"].map((name, i) => make("th", { scope: "col", class: [3, 5, 6].includes(i) ? "num" : null }, name)));
         const table = make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": kind }, make("table", { class: "plain" }, make("thead", {}, head), body));
-        const open = ["worse", "newly failing"].includes(kind) || own.length <= 20;
-        groups.push(make("section", { class: "group", id }, make("h3", {}, kind, " ", make("small", {}, `${own.length} ${own.length === 1 ? "cell" : "cells"}`)), make("p", { class: "note" }, `${explained[kind]}.`), make("details", open ? { open: "" } : {}, make("summary", {}, "Each cell"), table)));
+        const [model, dtype, option] = own[0].cell;
+        const reproduce = make("p", { class: "run" }, "Reproduce the first: ", make("code", {}, `tlbench verify ${model} --tl ${b.name} --dtype ${dtype} --option ${option}`));
+        const open = ["worse", "newly failing", "wrong when first measured", "failing when first measured"].includes(kind) || own.length <= 20;
+        groups.push(make("section", { class: "group", id }, make("h3", {}, kind, " ", make("small", {}, `${own.length} ${own.length === 1 ? "cell" : "cells"}`)), make("p", { class: "note" }, `${explained[kind]}.`), make("details", open ? { open: "" } : {}, make("summary", {}, "Each cell"), table, reproduce)));
       }
-      const moved = a.environment === b.environment ? "Both were measured with the same libraries and arithmetic." : `The environment changed too: ${a.environment} → ${b.environment}.`;
-      comparison.replaceChildren(make("h2", {}, `${a.name} → ${b.name}`), counts, make("p", { class: "note" }, moved), ...groups);
+      const changed = Object.keys(b.environment).filter((name) => a.environment[name] !== b.environment[name]).map((name) => `${name} ${[a, b].map((commit) => (name === "probe" ? commit.environment[name].slice(0, 8) : commit.environment[name]) || "none").join(" → ")}`);
+      const moved = changed.length ? `The environment changed too: ${changed.join(", ")}.` : "Both were measured with the same libraries and arithmetic.";
+      if (from === to) comparison.replaceChildren(make("h2", {}, `${a.name} → ${b.name}`), make("p", {}, "This is the same commit twice: choose another one."));
+      else comparison.replaceChildren(make("h2", {}, `${a.name} → ${b.name}`), counts, make("p", { class: "note" }, moved), ...groups);
+      stops();
     };
     const set = (name) => (value) => { state[name] = value; remember({ [name]: value }); draw(); };
     const bar = one("#compare-chooser");
     const name = (text, otherwise) => { const at = text ? commitNamed(text) : otherwise; return TL.commits[at < 0 ? otherwise : at].name; };
     const different = (i) => ["", ...new Set(TL.cells.cells.map((cell) => cell[i]))];
-    bar.append(chooser("from", newestFirst(), name(state.from, before), set("from"), commitWords()), chooser("to", newestFirst(), name(state.to, last), set("to"), commitWords()), ...["model", "dtype", "option", "wrapper"].map((kind, i) => chooser(kind, different(i), state[kind], set(kind), { "": "all" })));
+    const filters = make("details", innerWidth > 720 || ["model", "dtype", "option", "wrapper"].some((kind) => state[kind]) ? { open: "" } : {}, make("summary", {}, "Filter"), ...["model", "dtype", "option", "wrapper"].map((kind, i) => chooser(kind, different(i), state[kind], set(kind), { "": "all" })));
+    bar.append(chooser("from", newestFirst(), name(state.from, before), set("from"), commitWords()), chooser("to", newestFirst(), name(state.to, last), set("to"), commitWords()), filters);
     bar.hidden = false;
     if (location.search) draw();
   }
@@ -230,8 +275,10 @@
   const sections = all(".cell-history");
   if (sections.length && window.TL && window.uPlot) {
     document.body.classList.add("one");
-    const COLOURS = { max: "#c1571a", mean: "#1f6fa8", median: "#3d8a5f", std: "#8a62b0" }, NAMES = Object.keys(COLOURS);
     const bar = one(".chooser"), styles = getComputedStyle(document.documentElement), css = (name) => styles.getPropertyValue(name).trim();
+    const NAMES = ["max", "mean", "median", "std"], COLOURS = Object.fromEntries(NAMES.map((name) => [name, css(`--${name}`)]));
+    const WORST_FIRST = ["v-broken", "v-failed", "v-worse", "v-unjudged", "v-benign", "v-same-rounding", "v-exact", "v-no-op", "v-absent"];
+    const rank = (word) => WORST_FIRST.findIndex((style) => word.classList.contains(style)), newest = new Map();
     let plots = [];
     const chosen = () => { const id = decodeURIComponent(location.hash.slice(1)); return sections.find((section) => section.id === id); };
     const draw = () => {
@@ -240,6 +287,17 @@
       unknown([hash && !found && hash !== "main" ? `There is no configuration ${hash}: this is the first one.` : "", name && marked < 0 ? `No measured commit is called ${name}.` : ""].filter(Boolean).join(" "));
       for (const one of sections) one.classList.toggle("chosen", one === section);
       for (const link of all("nav.cells a")) link.getAttribute("href") === `#${section.id}` ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
+      one("nav.cells .at").textContent = marked < 0 ? "newest" : TL.commits[marked].name;
+      for (const link of all("nav.cells a")) {
+        // The worst word of each configuration at the marked commit, as the grid was written for the newest one.
+        newest.set(link, newest.get(link) ?? [link.className, link.textContent, link.getAttribute("aria-label")]);
+        const id = link.getAttribute("href").slice(1), at = sections.find((one) => one.id === id);
+        const words = all("tbody tr", at).filter((row) => Number(row.dataset.first) <= marked && marked <= Number(row.dataset.last) && (!wanted || row.dataset.wrapper === wanted)).map((row) => one(".word", row)).sort((a, b) => rank(a) - rank(b));
+        const shown = marked < 0 ? newest.get(link) : words.length ? [words[0].className.replace("word", "cell"), one(".sym", words[0]).textContent, `${id.replace(".", " ")}, ${words[0].textContent.trim().split(" ").slice(1).join(" ")} at ${TL.commits[marked].name}`] : ["cell v-not-measured", "", `${id.replace(".", " ")}, not measured at ${TL.commits[marked].name}`];
+        [link.className, link.textContent] = shown;
+        link.setAttribute("aria-label", shown[2]);
+        link.removeAttribute("title");
+      }
       const rows = all("tbody tr", section);
       for (const row of rows) {
         row.hidden = Boolean(wanted) && row.dataset.wrapper !== wanted;
@@ -251,12 +309,18 @@
         chooser("dtype", [...new Set(ids.map((id) => id[0]))], dtype, (value) => go(`${value}.${ids.some((id) => id[0] === value && id[1] === option) ? option : ids.find((id) => id[0] === value)[1]}`)),
         chooser("option", [...new Set(ids.map((id) => id[1]))], option, (value) => go(`${ids.some((id) => id[1] === value && id[0] === dtype) ? dtype : ids.find((id) => id[1] === value)[0]}.${value}`)),
         chooser("wrapper", ["", ...new Set(rows.map((row) => row.dataset.wrapper))], wanted, (value) => { remember({ wrapper: value }); draw(); }, { "": "both" }),
-        chooser("commit", ["", ...newestFirst()], marked < 0 ? "" : TL.commits[marked].name, (value) => { remember({ commit: value }); draw(); }, { ...commitWords(), "": "none" }),
+        chooser("commit", ["", ...newestFirst()], marked < 0 ? "" : TL.commits[marked].name, (value) => { remember({ commit: value }); draw(); }, { ...commitWords(), "": "mark none" }),
       );
       bar.hidden = false;
       for (const plot of plots) plot.destroy();
       plots = [];
+      const told = marked < 0 ? [] : rows.filter((row) => !row.hidden && row.classList.contains("here") && row.dataset.verdict !== "not measured").flatMap((row) => {
+        const mean = one('data[data-track="accuracy.Logit.track_mean"]', row), value = mean && make("data", { value: mean.value }, mean.textContent);
+        return [`${TL.commits[marked].name}, ${row.dataset.wrapper}: `, one(".word", row).cloneNode(true), ...(value ? [", mean error ", value, " nats"] : []), ". "];
+      });
+      one(".here-first", section).replaceChildren(...told);
       picture(section, rows.filter((row) => !row.hidden), marked);
+      stops();
     };
     const picture = (section, rows, marked) => {
       const figure = one(".chart", section);
@@ -275,25 +339,29 @@
         }
         if (values.every((value) => value === null)) continue;
         const before = wrapper === "HookedTransformer" && wrappers.length > 1;
-        series.push({ label: `${name}, ${wrapper}`, stroke: COLOURS[name], width: name === "mean" ? 2.5 : 1.2, dash: before ? [6, 4] : undefined, points: { show: true, size: 5 }, spanGaps: false });
+        series.push({ label: `${name}, ${wrapper}`, stroke: COLOURS[name], width: name === "mean" ? 2.5 : 1.2, dash: before ? [6, 4] : name === "std" ? [2, 3] : undefined, points: { show: true, fill: css("--paper"), size: name === "std" ? 3 : name === "median" ? 7 : 5 }, spanGaps: false });
         data.push(ys);
         known.set(data.length - 1, values);
       }
       if (!series.length) { figure.append(make("p", { class: "note" }, "No figure to draw: this configuration was never measured with one. The table has the reasons.")); figure.hidden = false; return; }
+      // The noise floor of each wrapper is drawn over the commits that have it.
+      const bands = all(".floor", section).map((floor) => ({ value: Number(one("data", floor).value), ran: rows.filter((row) => row.dataset.wrapper === floor.dataset.wrapper && one("td data", row)) })).filter(({ value, ran }) => value > 0 && ran.length);
       const say = make("p", { class: "say", "aria-live": "polite" }, "Hover, or focus the chart and use the arrow keys: it names the commit, its subject, its date and what it was measured with.");
       const place = make("div", { class: "plot", tabindex: "0", role: "img", "aria-label": `Error of the logits in nats by commit, on a logarithmic axis; the table below has every figure.` });
-      const keys = make("ul", { class: "keys" }, ...NAMES.map((name) => { const line = make("i"); line.style.color = COLOURS[name]; return make("li", {}, line, name); }), ...(wrappers.length > 1 ? [make("li", {}, make("i", { class: "dash" }), "HookedTransformer"), make("li", {}, make("i"), "TransformerBridge")] : []));
+      const keys = make("ul", { class: "keys" }, ...NAMES.map((name) => { const line = make("i"); line.style.color = COLOURS[name]; return make("li", {}, line, name); }), ...(wrappers.length > 1 ? [make("li", {}, make("i", { class: "dash" }), "HookedTransformer"), make("li", {}, make("i"), "TransformerBridge")] : [make("li", {}, wrappers[0])]), ...(bands.length ? [make("li", {}, make("span", { class: "band noise" }), "noise floor, each wrapper's own")] : []), ...(rows.some((row) => row.dataset.verdict === "failed") ? [make("li", {}, make("b", {}, "!"), " failed")] : []));
       figure.append(place, keys, say);
       figure.hidden = false;
-      const bands = all(".floor data", section).map((d) => Number(d.value)).filter((value) => value > 0);
       const zero = [...known.values()].some((values) => values.includes(0));
       const ink = css("--soft"), grid = { stroke: css("--line"), width: 1 };
       const hooks = { draw: [(plot) => {
         const { ctx, bbox } = plot;
         ctx.save();
-        for (const value of bands) { const y = plot.valToPos(value, "y", true); if (y < bbox.top + bbox.height) { ctx.fillStyle = ink; ctx.globalAlpha = 0.12; ctx.fillRect(bbox.left, Math.max(y, bbox.top), bbox.width, bbox.top + bbox.height - Math.max(y, bbox.top)); } }
+        for (const { value, ran } of bands) {
+          const y = plot.valToPos(value, "y", true), [from, to] = [Math.min(...ran.map((row) => Number(row.dataset.first))) - 0.4, Math.max(...ran.map((row) => Number(row.dataset.last))) + 0.4].map((x) => Math.min(Math.max(plot.valToPos(x, "x", true), bbox.left), bbox.left + bbox.width));
+          if (y < bbox.top + bbox.height) { ctx.fillStyle = ink; ctx.globalAlpha = 0.15; ctx.fillRect(from, Math.max(y, bbox.top), to - from, bbox.top + bbox.height - Math.max(y, bbox.top)); }
+        }
         ctx.globalAlpha = 1;
-        for (const row of rows) if (row.dataset.verdict === "failed") { ctx.fillStyle = css("--broken"); ctx.font = `bold ${13 * devicePixelRatio}px sans-serif`; for (let i = Number(row.dataset.first); i <= Number(row.dataset.last); i++) ctx.fillText("!", plot.valToPos(i, "x", true) - 2, bbox.top + 14 * devicePixelRatio); }
+        for (const row of rows) if (row.dataset.verdict === "failed") { ctx.fillStyle = css("--alarm"); ctx.textAlign = "center"; ctx.font = `bold ${13 * devicePixelRatio}px sans-serif`; for (let i = Number(row.dataset.first); i <= Number(row.dataset.last); i++) ctx.fillText("!", plot.valToPos(i, "x", true), bbox.top + 14 * devicePixelRatio); }
         if (marked >= 0) { const x = plot.valToPos(marked, "x", true); ctx.strokeStyle = css("--accent"); ctx.lineWidth = 1.5 * devicePixelRatio; ctx.setLineDash([2, 3]); ctx.beginPath(); ctx.moveTo(x, bbox.top); ctx.lineTo(x, bbox.top + bbox.height); ctx.stroke(); }
         ctx.restore();
       }], setCursor: [(plot) => { if (plot.cursor.idx !== null && plot.cursor.idx !== undefined) tell(plot.cursor.idx); }] };
@@ -301,11 +369,12 @@
         const commit = TL.commits[i];
         const told = wrappers.map((wrapper) => {
           const row = rows.find((r) => r.dataset.wrapper === wrapper && Number(r.dataset.first) <= i && i <= Number(r.dataset.last));
-          if (!row) return `${wrapper}: not measured`;
+          if (!row) return `${wrapper}: not measured. `;
           const figures = NAMES.map((name) => [name, one(`data[data-track="accuracy.Logit.track_${name}"]`, row)]).filter(([, d]) => d).map(([name, d]) => `${name} ${d.textContent}`);
-          return `${wrapper}: ${row.dataset.verdict}${figures.length ? `, ${figures.join(", ")} nats` : ""}${figures.length ? "" : `. ${one(".reason", row).textContent.trim()}`}`;
+          const reason = figures.length ? [] : [...one(".reason", row).childNodes].flatMap((node) => (node.nodeName === "BR" ? [] : ["; ", node.cloneNode(true)]));
+          return make("span", {}, `${wrapper}: ${row.dataset.verdict}${figures.length ? `, ${figures.join(", ")} nats` : ""}`, ...reason, ". ");
         });
-        say.replaceChildren(make("b", {}, commit.page ? make("a", { href: `../${commit.page}` }, commit.name) : commit.name), ` ${commit.subject ? `“${commit.subject}”, ` : ""}${commit.date}${commit.versions ? `, ${commit.versions}` : ""}. ${told.join(". ")}.`, ...(commit.page ? [" ", make("a", { href: `../${commit.page}#inside` }, "Inside the network at this commit")] : []));
+        say.replaceChildren(make("b", {}, commit.page ? make("a", { href: `../${commit.page}` }, commit.name) : commit.name), ` ${commit.subject ? `“${commit.subject}”, ` : ""}${commit.date}${commit.versions ? `, ${commit.versions}` : ""}. `, ...told, ...(commit.page ? [" ", make("a", { href: `../${commit.page}#inside` }, "Inside the network at this commit")] : []));
       };
       const decades = (from, to) => {
         const [first, last] = [Math.ceil(Math.log10(from)), Math.floor(Math.log10(to))], step = Math.max(1, Math.ceil((last - first) / 8));
@@ -314,7 +383,8 @@
       const every = Math.max(1, Math.ceil(n / Math.max(1, Math.floor(place.clientWidth / 70))));
       const releases = TL.commits.map((commit, i) => (commit.release ? i : -1)).filter((i) => i >= 0);
       const ticks = n <= 24 ? xs.filter((i) => (n - 1 - i) % every === 0) : releases;
-      const [low, high] = [zero ? floor : Math.min(...positive, ...bands), Math.max(...positive)];
+      let [low, high] = [zero ? floor : Math.min(...positive, ...bands.map(({ value }) => value)), Math.max(...positive)];
+      if (decades(low / 1.6, high * 2).length < 2) [low, high] = [10 ** Math.floor(Math.log10(low)), 10 ** Math.ceil(Math.log10(high))];
       const plot = new uPlot({
         width: place.clientWidth, height: 300, legend: { show: false }, hooks,
         cursor: { y: false, drag: { x: false, y: false } },
@@ -364,7 +434,7 @@
           { ...axis, splits: () => ticks, values: (_, splits) => splits.map((i) => TL.commits[i]?.name ?? "") },
           { ...axis, size: 76, label: "bits", labelSize: 18 },
         ],
-        series: [{}, { stroke: "transparent", fill: css("--band"), paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } }, ...own.map(([wrapper]) => ({ stroke: css("--accent"), width: 2, dash: wrapper === "HookedTransformer" && wrappers.length > 1 ? [6, 4] : undefined, paths: uPlot.paths.stepped({ align: 1 }), points: { show: true, size: 5 } }))],
+        series: [{}, { stroke: "transparent", fill: css("--band"), paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } }, ...own.map(([wrapper]) => ({ stroke: css("--accent"), width: 2, dash: wrapper === "HookedTransformer" && wrappers.length > 1 ? [6, 4] : undefined, paths: uPlot.paths.stepped({ align: 1 }), points: { show: true, size: 5, fill: css("--paper") } }))],
       }, [xs, reference, ...own.map(([, values]) => values)], place));
     };
     addEventListener("hashchange", draw);

@@ -140,7 +140,9 @@ def raw(folder):
         for line in map(json.loads, path.read_text().splitlines()):
             for name in ("errors", "reference_errors", "local", "reference_local"):
                 for at, value in zip(line["at"], line[name] or [None] * len(line["at"]), strict=True):
-                    found[path.parent.name, path.name[:8], f"{line['question']}.{name}.{at}", in_any_order(line["cell"])] = value
+                    found[path.parent.name, path.name[:8], f"{line['question']}.{name}.{at}", in_any_order(line["cell"])] = (
+                        value
+                    )
     return found
 
 

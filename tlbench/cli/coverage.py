@@ -13,12 +13,13 @@ from tlbench import catalogue as catalogues
 from tlbench.checkpoints import ensure
 from tlbench.checkpoints.architectures import architecture_of
 from tlbench.cli.common import AsJson, FormatName, app, progress_bar, terminal
-from tlbench.cli.judge import SHARE_CORES, Tl, environment_of
+from tlbench.cli.judge import Tl, environment_of
 from tlbench.exceptions import BadInput
 from tlbench.execution.client import beside
 from tlbench.grid import Cell, Dtype, Option, Wrapper, parse
 from tlbench.questions.answers import ask_each, measuring
 from tlbench.questions.registry import ACCURACY
+from tlbench.questions.stations import SHARE_CORES
 from tlbench.report import coverage as report
 from tlbench.report import verify as verifying
 from tlbench.report.render import Format
@@ -68,9 +69,10 @@ def coverage(
                 progress.advance(task)
             say(f"importing TransformerLens {environment.name}, computing references and goldens")
             progress.update(task, total=len(cells), completed=0)
-            with measuring(environment.python, (ACCURACY,), cells, SHARE_CORES) as server:
+            asked = {cell: (ACCURACY,) for cell in cells}
+            with measuring(environment.python, asked, SHARE_CORES) as server:
                 starting = lambda cell: say(f"{cell.model} {cell.option}")  # noqa: E731
-                for answers in ask_each(server, (ACCURACY,), cells, starting, os.cpu_count() or 1):
+                for answers in ask_each(server, list(asked.items()), starting, os.cpu_count() or 1):
                     judgements.append(verifying.judgement(answers))
                     progress.advance(task)
         say("done")

@@ -76,7 +76,7 @@ class Station:
         """Each cell's answers, in order, as many at once as there are cores if the models are small."""
         self._compute_ahead(questions, cells)
         at_once = (os.cpu_count() or 1) if all(is_small(model) for model in {cell.model for cell in cells}) else 1
-        for answers in ask_each(server, questions, cells, at_once=at_once):
+        for answers in ask_each(server, [(cell, questions) for cell in cells], at_once=at_once):
             for question in questions:  # the next commit's come under the same names
                 (self._folder / file_name(question, answers.cell)).unlink(missing_ok=True)
             yield answers

@@ -69,7 +69,7 @@ def coverage(
                 progress.advance(task)
             say(f"importing TransformerLens {environment.name}, computing references and goldens")
             progress.update(task, total=len(cells), completed=0)
-            asked = {cell: (ACCURACY,) for cell in cells}
+            asked = dict.fromkeys(cells, (ACCURACY,))
             with measuring(environment.python, asked, SHARE_CORES) as server:
                 starting = lambda cell: say(f"{cell.model} {cell.option}")  # noqa: E731
                 for answers in ask_each(server, list(asked.items()), starting, os.cpu_count() or 1):

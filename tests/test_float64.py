@@ -47,7 +47,8 @@ def drawn(tmp_path_factory):
     def draw(name):
         folder = tmp_path_factory.getbasetemp() / f"drawn-{name}"
         if not folder.exists():
-            draw_model(name, 0, folder)
+            folder.mkdir()
+            draw_model(f"zoo-{name}", 0, folder)
         ids = torch.tensor(json.loads((folder / "prompts.json").read_text())["natural"])
         return golden.load_exact(folder, Weights.ORIGINAL), ids, folder
 

@@ -64,7 +64,8 @@ ROUNDS_ON_PURPOSE = {
 def draw_model(name, draw, folder):
     """Make another draw of a catalogue entry, with matrices scaled by the draw's gain."""
     model = replace(catalogue.load().get(name), seed=f"architectures {draw}")
-    making.make_from_config(model, Path(folder))
+    make = making.make_zoo if model.source is Source.ZOO else making.make_from_config
+    make(model, Path(folder))
     weights = Path(folder) / making.WEIGHTS
     tensors = load_file(weights)
     gain = GAINS[draw % len(GAINS)]

@@ -98,7 +98,8 @@ def test_the_verdict_comes_first_and_the_table_has_every_configuration_that_exis
     assert "HuggingFace's own error" in second
     assert absent == "n/a: 6 configurations: this TransformerLens has no HookedTransformer (removed in 4.0)"
     full = verify("zoo-llama", "--tl", RELEASE, "--dtype", "float32", *LOGITS, "--all", COLUMNS="200").stdout
-    assert full.count("TransformerBridge") == 6
+    assert full.count("TransformerBridge") == 6 + 6  # the logits of each configuration, and its noise floor
+    assert re.search(r"^Worst logit \(float32 .*\): '.*' after '.*', prompt \d\.$", full, re.MULTILINE)
     assert "center_writing_weights" in full
 
 

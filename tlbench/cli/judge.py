@@ -92,7 +92,9 @@ def verify(
         checks = {"checks": verifying.checks_json(report)}
         run.print_json({**conclusion, "first_wrong": place, **checks}, [one.to_json(one_space) for one in judgements])
     elif style is Format.MARKDOWN:
-        verifying.print_markdown(report, shlex.join(["tlbench", "verify", model, "--tl", run.environment]))
+        chosen = {"dtype": dtype, "option": option, "wrapper": wrapper, "question": question}
+        words = [word for name, values in chosen.items() for value in values or () for word in (f"--{name}", value)]
+        verifying.print_markdown(report, shlex.join(["tlbench", "verify", model, "--tl", run.environment, *words]))
     else:
         notes = [*run.notes(is_full)]
         if is_full:

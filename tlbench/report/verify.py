@@ -189,17 +189,20 @@ def print_summary(console: Console, report: Report, notes: Iterable[str] = (), i
     judgements = report.judgements
     measured = _measured(judgements)
     console.print(Text(report.headline, STYLES_OF_HEADLINES[report.headline]) + f"  {report.subject}: {report.count}")
-    if troubled := [one for one in judgements if one.verdict.is_alarm or one.verdict is Verdict.UNJUDGED]:
+    troubled = [one for one in judgements if one.verdict.is_alarm or one.verdict is Verdict.UNJUDGED]
+    rows = _rows(report, is_full)
+    if troubled:
         grid = _section(console, Part.LOGITS)
         for verdict, option, dtypes, what in _grouped(troubled):
             grid.add_row("", Text(verdict, STYLES[verdict]), option, dtypes, Text(what))
         console.print(grid)
-    for part, rows in groupby(_rows(report, is_full), key=lambda row: row.part):
+    for part, of_part in groupby(rows, key=lambda row: row.part):
         grid = _section(console, part)
-        for row in rows:
+        for row in of_part:
             grid.add_row("", Text(row.word, STYLES_OF_WORDS.get(row.word, "")), Text("\n".join(row.lines), overflow="fold"))
         console.print(grid)
-    console.print()
+    if troubled or rows:
+        console.print()
     alarms = [one for one in measured if one.verdict.is_alarm]
     lines = [_advice(alarms, measured)] if alarms else []
     if fine := [one for one in measured if one.verdict.passes]:

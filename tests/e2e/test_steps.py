@@ -48,15 +48,22 @@ def command(cache, history):
     return command
 
 
+def steps_of(command, *words):
+    done = command("steps", "v0.1.0..main", "--format", "json", *words)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 @pytest.fixture(scope="module")
 def searched(command):
-    """The steps of the whole history, by a search and by measuring every commit."""
-    found = {}
-    for name, words in (("search", ()), ("exhaustive", ("--exhaustive",))):
-        done = command("steps", "v0.1.0..main", "--format", "json", *words)
-        assert done.returncode == 0, done.stderr
-        found[name] = json.loads(done.stdout)
-    return found
+    """The steps of the whole history, by a search."""
+    return steps_of(command)
+
+
+@pytest.fixture(scope="module")
+def exhaustive(searched, command):
+    """The same by measuring every commit."""
+    return steps_of(command, "--exhaustive")
 
 
 def named(found):
@@ -67,27 +74,27 @@ def named(found):
     }
 
 
-def test_measuring_every_commit_names_each_planted_step_and_nothing_else(searched):
-    assert named(searched["exhaustive"]) == STEPS | HEALED
+def test_measuring_every_commit_names_each_planted_step_and_nothing_else(exhaustive):
+    assert named(exhaustive) == STEPS | HEALED
 
 
 def test_the_search_names_each_step_that_stayed_and_nothing_that_was_not_planted(searched):
-    found = named(searched["search"])
+    found = named(searched)
     assert found.items() >= STEPS.items()
     assert found.keys() <= {*STEPS, *HEALED}
 
 
-def test_each_step_is_one_commit_but_for_the_one_behind_a_commit_that_does_not_build(searched, history):
-    for step in searched["exhaustive"]["steps"]:
+def test_each_step_is_one_commit_but_for_the_one_behind_a_commit_that_does_not_build(exhaustive, history):
+    for step in exhaustive["steps"]:
         hashes = [commit["hash"] for commit in step["commits"]]
         subject = step["commits"][-1]["subject"]
         expected = [UNBUILT, subject] if subject == "Builds, and is wrong" else [subject]
         assert hashes == [history.commits[name] for name in expected]
-    assert list(searched["exhaustive"]["skipped"]) == [history.commits[UNBUILT]]
+    assert list(exhaustive["skipped"]) == [history.commits[UNBUILT]]
 
 
-def test_every_step_came_out_the_same_in_fresh_processes_and_has_its_figures_and_place(searched):
-    for step in searched["exhaustive"]["steps"]:
+def test_every_step_came_out_the_same_in_fresh_processes_and_has_its_figures_and_place(exhaustive):
+    for step in exhaustive["steps"]:
         assert not step["doubt"]
         if step["change"] == "alarm":
             assert step["cells"][0]["bits"] > 0.5
@@ -95,7 +102,7 @@ def test_every_step_came_out_the_same_in_fresh_processes_and_has_its_figures_and
 
 
 def test_pull_requests_are_named_from_the_subject_or_the_merge(searched):
-    numbers = {step["commits"][-1]["subject"]: step["commits"][-1]["pull_request"] for step in searched["search"]["steps"]}
+    numbers = {step["commits"][-1]["subject"]: step["commits"][-1]["pull_request"] for step in searched["steps"]}
     assert numbers["Ten times the epsilon (#101)"] == "101"
     assert numbers["On a branch"] == "103"
     assert numbers["Softmax in float16"] == ""
@@ -106,12 +113,12 @@ def test_a_second_search_measures_nothing(searched, command, monkeypatch):
 
     monkeypatch.setattr(Station, "serving", lambda *_: pytest.fail("measured again"))
     again = json.loads(command("steps", "v0.1.0..main", "--format", "json").stdout)
-    assert again["steps"] == searched["search"]["steps"]
-    assert again["skipped"] == searched["search"]["skipped"]
+    assert again["steps"] == searched["steps"]
+    assert again["skipped"] == searched["skipped"]
 
 
-def test_the_search_measures_fewer_commits_than_there_are(searched):
-    assert searched["search"]["probes"] < searched["exhaustive"]["probes"] <= 30
+def test_the_search_measures_fewer_commits_than_there_are(searched, exhaustive):
+    assert searched["probes"] < exhaustive["probes"] <= 30
 
 
 def test_check_answers_in_its_first_line_and_names_each_cause_in_one(searched, command):
@@ -216,7 +223,7 @@ def test_two_searches_at_once_are_told(command, cache):
     assert "wait until it ends" in done.stderr
 
 
-def test_a_killed_search_goes_on_where_it_was(searched, cache, history, tmp_path):
+def test_a_killed_search_goes_on_where_it_was(cache, history, tmp_path):
     own = tmp_path / "cache"
     own.mkdir()
     for path in cache.iterdir():

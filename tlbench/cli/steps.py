@@ -141,12 +141,12 @@ def located(repository: Path | None, range: str) -> tuple[Clone, str, str]:
         try:
             bad = clone.resolve(later)
             good = clone.last_release(bad) if earlier == LAST_RELEASE else clone.resolve(earlier)
+            clone.require_range(good, bad)
         except BadInput as error:
             errors.append(error)
             continue
-        clone.require_range(good, bad)
         return clone, good, bad
-    raise errors[0]
+    raise errors[-1]
 
 
 def output() -> Console:

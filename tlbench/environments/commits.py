@@ -101,6 +101,8 @@ class Clone:
 
     def _brought_by(self, commit: str, newest: str) -> str:
         """The pull request of the first merge on the way to ``newest`` that brought a commit to its first parent, or ""."""
+        if commit in self._git("rev-list", "--first-parent", newest).decode().split():
+            return ""
         way = ("--ancestry-path", "--merges", "--reverse", "--topo-order", "--format=%H %s", f"{commit}..{newest}", "--")
         for line in self._git("log", *way).decode(errors="replace").splitlines():
             merge, _, subject = line.partition(" ")

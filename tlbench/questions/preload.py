@@ -21,6 +21,7 @@ def import_libraries() -> None:
     """Import what versions of TransformerLens have in common, but no TransformerLens."""
     with reference.collected_once():
         reference.import_all((*reference.MODULES, *lens.LIBRARIES))
+        _digest_code()
 
 
 def import_everything() -> None:
@@ -28,9 +29,14 @@ def import_everything() -> None:
     provenance.place()
     with reference.collected_once():
         reference.import_all(MODULES)
-        with suppress(Exception), span(Category.KEEP):
-            for question in registry.QUESTIONS.values():
-                code_digest(question.module)
+        _digest_code()
+
+
+def _digest_code() -> None:
+    """Compute the digests of the measuring code, which forks inherit."""
+    with suppress(Exception), span(Category.KEEP):
+        for question in registry.QUESTIONS.values():
+            code_digest(question.module)
 
 
 def preload() -> None:

@@ -257,7 +257,6 @@ def test_the_files_that_contributing_names_exist():
     named = set(re.findall(PATH, CONTRIBUTING))
     assert named >= CREATED
     assert not [name for name in named - CREATED if not (ROOT / name).is_file()]
-    assert not [name for name in CREATED if (ROOT / name).exists()]
 
 
 def test_the_targets_that_contributing_names_exist():
@@ -272,12 +271,16 @@ def test_what_a_recipe_changes_is_there_once(snippet):
     source = ROOT / snippet.path
     if snippet.path.endswith("era6.txt"):
         source = source.with_name("era5.txt")
-    assert source.read_text().count(before) == 1
+    text = source.read_text()
+    is_followed = after in text
+    assert is_followed or text.count(before) == 1, f"{snippet.path} has changed: correct the recipe in CONTRIBUTING.md"
 
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory):
     """A copy of the repository, in which every recipe was followed to the letter."""
+    if here := [name for name in CREATED if (ROOT / name).exists()]:
+        pytest.skip(f"a recipe was followed here already: {here[0]} exists")
     root = tmp_path_factory.mktemp("followed")
     for name in COPIED:
         source = ROOT / name

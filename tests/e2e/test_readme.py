@@ -27,7 +27,7 @@ ELSEWHERE = {
 }
 """What is not run here, and why."""
 GEMMA = r"accuracy.Logit.track_max\('zoo-gemma HookedTransformer', 'float32', 'unprocessed'\)"
-FIND = f'asv find "v2.18.0^..v3.5.1" "{GEMMA}"'
+FIND = f'asv find --machine shared-x86-64-local "v2.18.0^..v3.5.1" "{GEMMA}"'
 ENDS = {
     "make bench": (0, r"Site: html/index.html"),
     "tlbench status 4.3.0": (1, r"wrong in hooks .*logit_attrs of heads"),
@@ -57,7 +57,7 @@ ENDS = {
         1,
         r"the first wrong component is pattern of block 0: its error is 1, ",
     ),
-    "tlbench table --space logit --model zoo-gemma": (0, r"zoo-gemma"),
+    "tlbench table --space logit --model zoo-gemma --commit 2.18.0 --commit 3.5.1": (0, r"zoo-gemma"),
     "tlbench checkpoints zoo-gemma": (0, r"zoo-gemma "),
     FIND: (
         0,

@@ -32,7 +32,7 @@ BENCH_MODELS ?= $(shell sed -nE 's/^name = "(zoo-.*|smollm2-135m)"/\1/p' tlbench
 BENCH_LOG := $(CURDIR)/releases/.asv/bench.log
 BENCH_ASV = cd releases && PATH="$(CURDIR)/$(BIN):$$PATH" TLBENCH_LOG="$(BENCH_LOG)" asv
 # And of the newest of them, what it costs beside HuggingFace.
-BENCH_COSTS ?= runtime\.(Slowdown|Interval|HuggingFace)\.track_forward\('(zoo-gpt2|zoo-llama|smollm2-135m)\
+BENCH_COSTS ?= runtime\.(Slowdown|Interval|HuggingFace)\.track_forward\('(zoo-gpt2|smollm2-135m)\
  (TransformerBridge', 'unprocessed'|HookedTransformer', 'all_options'), 'float32 1x64 cpu'
 
 # How many processes the tests are spread over. One needs up to 3 GiB.

@@ -1,4 +1,4 @@
-"""Store metadata beside every results file that asv writes: the environment, and why cells have no figure.
+"""Store beside every results file that asv writes: the environment, why cells have no figure, and profiles.
 
 asv itself stores only the names of the matrix and the machine. It has no hook for more, so this module wraps the function
 that writes a results file, and the one that reads it before a run adds to it.
@@ -16,7 +16,7 @@ from asv.results import Results
 from tlbench.environments import metadata
 from tlbench.exceptions import BadInput
 from tlbench.paths import OUTCOMES
-from tlbench.records import endings
+from tlbench.records import endings, profiles
 
 _save, _load_data = Results.save, Results.load_data
 
@@ -41,6 +41,7 @@ def save(self: Any, result_dir: str) -> None:
     try:
         metadata.keep(outcomes / metadata.FILE_NAME, results)
         endings.keep(outcomes, results)
+        profiles.keep(outcomes, results)
     except BadInput as error:
         log.warning(str(error))  # the figures are stored already, so let the run continue
 

@@ -46,6 +46,7 @@ ALL_KINDS = (
     "model/zoo-gemma.html",
     "history/zoo-mixtral.html",
     "finding/gemma-erf-gelu.html",
+    "profile/zoo-gemma.html",
 )
 
 
@@ -134,6 +135,13 @@ def raw(folder):
             values = row["result"] or [None] * math.prod(map(len, params))
             for point, value in zip(itertools.product(*params), values, strict=True):
                 found[path.parent.name, data["commit_hash"][:8], track, in_any_order(" ".join(point))] = value
+    for path in folder.glob("*/*.profiles.jsonl"):
+        for line in map(json.loads, path.read_text().splitlines()):
+            for name in ("errors", "reference_errors", "local", "reference_local"):
+                for at, value in zip(line["at"], line[name] or [None] * len(line["at"]), strict=True):
+                    found[path.parent.name, path.name[:8], f"{line['question']}.{name}.{at}", in_any_order(line["cell"])] = (
+                        value
+                    )
     return found
 
 

@@ -15,7 +15,6 @@ import json
 import re
 import subprocess
 import sys
-import tarfile
 import tempfile
 import zipfile
 from dataclasses import asdict, dataclass
@@ -152,8 +151,8 @@ class History:
         return {name: digest for _, one_kind, digest, name in entries if one_kind == kind}
 
     def extract(self, commit, names, folder):
-        with tarfile.open(fileobj=BytesIO(self.git("archive", "--format=tar", commit, "--", *names, *self.without))) as tar:
-            tar.extractall(folder, filter="data")
+        with zipfile.ZipFile(BytesIO(self.git("archive", "--format=zip", commit, "--", *names, *self.without))) as files:
+            files.extractall(folder)
 
 
 class Workshop:

@@ -20,6 +20,7 @@ from tlbench.site.commits import MeasuredCommit, environment_changes
 from tlbench.site.findings import Finding
 from tlbench.site.history import BITS, MEAN, REFERENCE_BITS, CellHistory, Run, State
 from tlbench.site.pages import Site
+from tlbench.site.profiles import ABOUT, ProfileSection, Sections
 
 P99 = f"truth.TransformerLens.track_{Figure.DIFFERENCE_P99}"
 EFFECT = 0.1
@@ -73,7 +74,7 @@ class Line:
         return "safe" if self.smallest_effect <= effect else "too coarse"
 
 
-def write(site: Site, base: dict[str, Any]) -> None:
+def write(site: Site, base: dict[str, Any], found: Sections) -> None:
     """Write the list of models, and each model's pages."""
     lines = {model: newest_lines(site, model) for model in site.history.models}
     render.write(site.html, "models.html", "models.html", **base, lines=lines, summary=summary)
@@ -96,6 +97,8 @@ def write(site: Site, base: dict[str, Any]) -> None:
             p99=P99,
             wrong_versions=wrong_versions(site, model),
             inside=_inside(site, model),
+            profiles=_newest(found.get(model, ())),
+            about_profile=ABOUT,
         )
         sections = [_section(site, model, dtype, option) for dtype in Dtype for option in Option]
         render.write(
@@ -108,7 +111,7 @@ def write(site: Site, base: dict[str, Any]) -> None:
             stats=[f"accuracy.Logit.track_{name}" for name in STATS],
             mean=MEAN,
             known=known,
-            rows_of=lambda section, model=model, known=known: _rows(site, model, section, known),
+            rows_of=lambda section, model=model, known=known: _rows(site, model, section, known, found.get(model, ())),
         )
         passes, word = badge(own)
         label = f"TransformerLens {own[0].commit.name} · {render.model_name(model)}" if own else model
@@ -125,6 +128,12 @@ def _inside(site: Site, model: str) -> Any:
     from tlbench.site import inside
 
     return inside.of_model(site, model)
+
+
+def _newest(sections: Sequence[ProfileSection]) -> list[ProfileSection]:
+    """The profiles of the newest commit that has any, in the newest wrapper."""
+    newest = [one for one in sections if one.commit is sections[0].commit]
+    return [one for one in newest if one.wrapper is newest[-1].wrapper]
 
 
 def newest_lines(site: Site, model: str) -> list[Line]:
@@ -237,12 +246,13 @@ class Section:
         return max(ran, key=lambda pair: pair[1].run.last)
 
 
-def _rows(site: Site, model: str, section: Section, known: Sequence[Finding]) -> Markup:
+def _rows(site: Site, model: str, section: Section, known: Sequence[Finding], profiles: Sequence[ProfileSection]) -> Markup:
     """The rows of a section's table. A large site has tens of thousands, and a template takes four times as long."""
     tracks = [*(f"accuracy.Logit.track_{name}" for name in STATS), RATIO, BITS]
     parts = []
     for line in section.lines:
         wrapper = line.history.cell.wrapper
+        profiled = {one.commit.index: one.commit.name for one in profiles if one.wrapper is wrapper}
         cell = escape(str(line.history.cell))
         for row in line.rows:
             state, run = row.state, row.run
@@ -252,6 +262,9 @@ def _rows(site: Site, model: str, section: Section, known: Sequence[Finding]) ->
             if row.first.index in site.pages:
                 name = Markup(f'<a href="../{escape(row.first.page)}">{name}</a>')
             until = f" to {escape(row.last.name)}" if run.first != run.last else ""
+            inside = max((i for i in profiled if run.first <= i <= run.last), default=None)
+            if inside is not None:
+                until += f' <a class="aside" href="../profile/{model}.html#{escape(profiled[inside])}">by depth</a>'
             figures = "".join(f'<td class="num">{render.fig(state.figures.get(track), track)}</td>' for track in tracks)
             reference = render.fig(
                 row.reference_bits if state.has_run else None, REFERENCE_BITS, f"{model} {section.dtype} eager"

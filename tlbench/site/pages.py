@@ -92,19 +92,21 @@ class Site:
         """Write every page."""
         for name in ("site.css", "site.js", "uPlot.iife.min.js", "uPlot.min.css"):
             shutil.copyfile(STATIC / name, self.html / name)
+        from tlbench.site import inside, models, profiles
+
         base = self._base()
         if not self.shown:
             render.write(self.html, "index.html", "empty.html", **base)
             return
         self._first_page(base)
         self._commits(base)
-        self._models(base)
+        found = profiles.read(self)
+        models.write(self, base, found)
         self._tools(base)
         self._findings(base)
         self._steps(base)
-        from tlbench.site import inside
-
         inside.write(self, base)
+        profiles.write(self, base, found)
 
     def _base(self) -> dict[str, Any]:
         from tlbench.site import finding_pages, inside
@@ -218,11 +220,6 @@ class Site:
             compared = self.compared(commit)
             found[commit.index] = Counter(one.change for one in compared)
         return found
-
-    def _models(self, base: dict[str, Any]) -> None:
-        from tlbench.site import models
-
-        models.write(self, base)
 
     def _tools(self, base: dict[str, Any]) -> None:
         newest, previous = self.newest, self.previous(self.newest)

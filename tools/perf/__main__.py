@@ -11,6 +11,7 @@ from tlbench.checkpoints import ensure
 from tlbench.history import build_history
 from tlbench.paths import cache_dir
 from tools.perf import (
+    fresh,
     goldens,
     large_site,
     long,
@@ -49,11 +50,12 @@ FIGURES = {
 }
 """By name, what yields figures, given an empty folder."""
 LARGE = {
+    "bench": fresh.figures,
     "long": lambda folder: long.figures(),
     "mistral": lambda folder: mistral.figures(),
 }
-"""The same, of what takes long, and memory or disk (`long`: the better part of an hour the first time): only where it is
-named. Mistral's prints what it finds itself."""
+"""The same, of what takes long, and memory or disk (`bench`: about ten minutes; `long`: the better part of an hour the first
+time): only where it is named. Mistral's prints what it finds itself."""
 
 
 def main(wanted):

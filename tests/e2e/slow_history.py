@@ -30,9 +30,7 @@ def _slowed(forward):
 
 TransformerBlock.forward = _slowed(TransformerBlock.forward)
 """
-PATTERN = (
-    r"runtime\.(Slowdown|Interval)\.track_forward\('{model}', 'float32', 'all_options', 'HookedTransformer', '1x64', 'cpu'"
-)
+PATTERN = r"runtime\.(Slowdown|Interval)\.track_forward\('{model} HookedTransformer', 'all_options', 'float32 1x64 cpu'"
 
 
 def slow_project(folder, share):

@@ -294,9 +294,13 @@ def draw_of(parameter: Parameter, role: Role, sizes: Sizes) -> Draw:
     if role in NORMALS:
         return Draw(name, shape, Shape.BIAS, NORMALS[role])
     if role in GAINS:
-        kind, scale = GAINS[role]
+        (kind, scale), centre = GAINS[role], 0.0
+        if prod(shape) == 1:  # one gain alone may be 1 by chance
+            kind, scale, centre = Shape.INTERVAL, 0.2, 0.6
         on_residual = role in (Role.GAIN, Role.GAIN_LESS_ONE) and shape[-1] == sizes.d_model
-        return Draw(name, shape, kind, scale, **(_outliers(len(shape) - 1, 1 / OUTLIER) if on_residual else {}))
+        return Draw(
+            name, shape, kind, scale, centre=centre, **(_outliers(len(shape) - 1, 1 / OUTLIER) if on_residual else {})
+        )
     if role is Role.EMBEDDING:
         return Draw(name, shape, **(_outliers(1, OUTLIER) if shape[1] == sizes.d_model else {}))
     if role in (Role.UNEMBEDDING, Role.TIED_EMBEDDING):

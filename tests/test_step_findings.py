@@ -1,5 +1,6 @@
 """What is said of a step: whose it is, which cells moved, and whether it came out the same again. No commit is measured."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,14 @@ from tlbench.environments.workshop import Environment
 from tlbench.exceptions import BadInput, CellFailed
 from tlbench.grid import Cell
 from tlbench.metrics.change import Change, State
+from tlbench.metrics.distribution import Fingerprint
 from tlbench.metrics.verdict import Verdict
+from tlbench.records.measurement import Measurement
+from tlbench.records.outcome import Kind, Outcome
 from tlbench.report import steps as report
 from tlbench.steps.findings import Finder, differing_packages
 from tlbench.steps.measuring import Laboratory
+from tlbench.steps.states import state_of
 
 CELLS = [Cell("zoo-gpt2", dtype, "unprocessed", "HookedTransformer") for dtype in ("float32", "bfloat16")]
 OLD = Environment(Path("old"), "era4", "o" * 12, ("torch==2.13.0", "transformers==4.57.6", "wandb==1"))
@@ -178,3 +183,18 @@ def test_cells_are_written_once_for_all_that_share_them():
         "HookedTransformer zoo-gpt2 (bfloat16 unprocessed)",
         "HookedTransformer zoo-gpt2, zoo-opt (float32 unprocessed)",
     ]
+
+
+def test_the_logits_alone_decide_if_there_is_a_step():
+    record = Measurement(CELLS[0], 0, 0, 0, (8, 8), fingerprint=Fingerprint("ours", "theirs"))
+    other_reference = replace(record, reference_nonfinite=1, fingerprint=Fingerprint("ours", "others"))
+    states = [state_of(Outcome(Kind.MEASURED, one), "") for one in (record, other_reference)]
+    assert states[0].identity == states[1].identity == "ours"
+    with pytest.raises(CellFailed, match="no hash of its logits"):
+        state_of(Outcome(Kind.MEASURED, replace(record, fingerprint=None)), "")
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [(Kind.FAILED, Verdict.FAILED), (Kind.NOT_APPLICABLE, Verdict.NOT_APPLICABLE)])
+def test_a_cell_without_figures_is_its_verdict(kind, verdict):
+    state = state_of(Outcome(kind, reason="why"), "here")
+    assert (state.verdict, state.identity, state.reason, state.environment) == (verdict, str(verdict), "why", "here")

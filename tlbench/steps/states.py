@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-
-from tlbench.files import canonical_json
+from tlbench.exceptions import CellFailed
 from tlbench.grid import Cell
 from tlbench.metrics.change import State
 from tlbench.metrics.verdict import Verdict
 from tlbench.records.measurement import Measurement
 from tlbench.records.outcome import Kind, Outcome
-from tlbench.records.serial import plain
 
 States = dict[Cell, State]
 _WORDS = {Kind.NOT_APPLICABLE: Verdict.NOT_APPLICABLE, Kind.NOT_MEASURED: Verdict.NOT_MEASURED, Kind.FAILED: Verdict.FAILED}
 
 
 def fingerprint(measurement: Measurement) -> str:
-    """A hash that is equal for equal logits: of every figure of a measurement."""
-    return hashlib.sha256(canonical_json(plain(measurement)).encode()).hexdigest()
+    """A hash that is equal for equal logits. Raises CellFailed if the record has none."""
+    if measurement.fingerprint is None:
+        raise CellFailed(
+            f"the record of {measurement.cell} has no hash of its logits: set TLBENCH_REMEASURE=1 and run again"
+        )
+    return measurement.fingerprint.tl
 
 
 def state_of(outcome: Outcome[Measurement], environment: str) -> State:

@@ -432,10 +432,8 @@ def test_it_can_be_read_without_a_script_and_from_a_folder(browser, html):
     page.goto((html / "history" / "zoo-gemma.html").as_uri() + "#float32.fold_ln")
     assert page.locator("tbody tr:visible").count() > 50
     page.goto((html / "index.html").as_uri())
-    assert (
-        page.locator("h1").inner_text()
-        == "4.3.0: no model worse than in 4.0.0; no cell fails; 1 fault beside the logits is new."
-    )
+    said = page.locator("h1").inner_text()
+    assert re.fullmatch(r"4\.3\.0: no model worse than in 4\.0\.0; no cell fails; \d+ known faults are open\.", said)
     context.close()
     page = browser.new_page()
     bad = []

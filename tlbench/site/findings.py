@@ -95,12 +95,6 @@ class Finding:
         """Whether it concerns a configuration; the wrapper by its short name."""
         return wrapper in self.wrappers and dtype in (self.dtypes or (dtype,)) and option in (self.options or (option,))
 
-    def is_new(self, earlier: Version | None, later: Version | None) -> bool:
-        """Whether it is open and came after one version and by another."""
-        if not earlier or not later or self.state is not Standing.OPEN:
-            return False
-        return earlier < Version(self.since) <= later
-
     def holds_at(self, version: Version) -> bool:
         """Whether a version has it."""
         return Version(self.since) <= version and (not self.until or version <= Version(self.until))

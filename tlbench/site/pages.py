@@ -17,9 +17,10 @@ from tlbench.grid import Cell, Dtype, Option, Wrapper
 from tlbench.metrics.verdict import Verdict
 from tlbench.report.checks import CLASSES
 from tlbench.report.stored import StoredResults
-from tlbench.site import changes, findings, render, words
+from tlbench.site import changes, render, words
 from tlbench.site.changes import Change, Changed, Step
 from tlbench.site.commits import MeasuredCommit, environment_changes
+from tlbench.site.findings import Finding, Standing
 from tlbench.site.history import BITS, MAX, MEAN, RATIO, CellHistory, History, Lane, Run
 
 STATIC = Path(__file__).parent / "static"
@@ -82,7 +83,7 @@ class Site:
     commits: list[MeasuredCommit]
     shown: list[MeasuredCommit]
     stored: StoredResults | None
-    findings: list[findings.Finding]
+    findings: list[Finding]
     problems: list[str]
     other_lanes: Mapping[Lane, int]
     supported: Sequence[str]
@@ -98,6 +99,12 @@ class Site:
     def steps(self) -> list[Step]:
         """Every step, the newest first."""
         return changes.steps(self.history)
+
+    @cached_property
+    def open_faults(self) -> list[Finding]:
+        """The findings that the newest shown commit has."""
+        version = self.newest.version
+        return [one for one in self.findings if version and one.state is Standing.OPEN and one.holds_at(version)]
 
     @cached_property
     def pages(self) -> set[int]:
@@ -419,8 +426,10 @@ def headline(newest: MeasuredCommit, previous: MeasuredCommit | None, compared: 
     parts.append(f"{render.plural(failing, 'cell')} {'fails' if failing == 1 else 'fail'}" if failing else "no cell fails")
     if wrong:
         parts.append(f"{render.plural(wrong, 'cell')} {'is' if wrong == 1 else 'are'} wrong")
-    if new := sum(one.is_new(previous.version, newest.version) for one in site.findings) if previous else 0:
-        parts.append(f"{render.plural(new, 'fault')} beside the logits {'is' if new == 1 else 'are'} new")
+    if site.open_faults:
+        parts.append(
+            f"{render.plural(len(site.open_faults), 'known fault')} {'is' if len(site.open_faults) == 1 else 'are'} open"
+        )
     if unjudged := sum(verdict is Verdict.UNJUDGED for verdict in runs):
         parts.append(f"{render.plural(unjudged, 'cell')} unjudged")
     return f"{newest.name}: {'; '.join(parts)}."

@@ -335,7 +335,7 @@ def test_what_fails_when_first_measured_is_counted_at_its_release(page, address,
     """3.0.0 brought TransformerBridge: none of its failures is a step."""
     stored = raw(results / "results")
     cells = {key[3] for key, value in stored.items() if key[1:3] == ("10b35403", MEAN) and value is None}
-    failing = [cell for cell in cells if cell.endswith("TransformerBridge")]
+    failing = [cell for cell in cells if "TransformerBridge" in cell]
     assert len(failing) == 42
     kind = "failing when first measured"
     page.goto(f"{address}commit/3.0.0.html")
@@ -360,7 +360,7 @@ def test_a_check_shows_its_failures_beside_the_figure_of_the_others(page, addres
         for key, value in stored.items()
         if key[0] == "xeon-2-cores" and key[2] == "gradients.Gradients.track_error_ratio" and key[1] == "dcde650f"
     }
-    hooked = [value for cell, value in values.items() if cell.endswith("HookedTransformer")]
+    hooked = [value for cell, value in values.items() if "HookedTransformer" in cell]
     failed = sum(value is None for value in hooked)
     assert failed
     page.goto(f"{address}gradients.html")

@@ -349,9 +349,12 @@ def test_steps_with_the_cache_give_the_logits_of_a_forward_pass(family):
     assert _generated(float32(family), tokens(family))[STEPS].max() < 1e-3
 
 
-@canary("transformers changed CONFIG_MAPPING, or configurations are no longer dataclasses", "tools/architectures.py")
+@canary(
+    "transformers changed CONFIG_MAPPING, or configurations are no longer dataclasses", "tlbench/checkpoints/configured.py"
+)
 def test_a_small_configuration_can_be_made_of_an_architecture_s_name():
-    from tools.architectures import SIZES, configuration
+    from tlbench.catalogue import Model, Source
+    from tlbench.checkpoints.configured import SIZES, configuration
 
-    config = configuration("llama")
+    config = configuration(Model("small", Source.CONFIG, model_type="llama"))
     assert (config.hidden_size, config.vocab_size) == (SIZES["hidden_size"], SIZES["vocab_size"])

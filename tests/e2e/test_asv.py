@@ -179,7 +179,7 @@ def test_the_root_configuration_is_the_releases_one_but_for_where_things_lie():
 
 def test_a_commit_is_installed_apart_and_proved(project, monkeypatch):
     """What `tlbench verify --tl COMMIT` runs on."""
-    monkeypatch.setattr(environments, "_repositories", lambda: [project.folder / "history.git"])
+    monkeypatch.setattr(environments, "repositories", lambda: [project.folder / "history.git"])
     commit = project.commits["faulty"]
     made = environments.lens_environment(commit[:12])
     code = "import transformer_lens; from tlbench.environments.provenance import prove; print(prove().commit)"

@@ -1,7 +1,7 @@
 """At which block does the error enter, and how does it grow from there?
 
-No processing option changes these quantities. The *propagated* error is that of the model run from the tokens. The *local*
-error is that of a block fed its golden input, so only the block's own error shows.
+No processing option changes what these quantities should be, so one golden serves all. The *propagated* error is that of the
+model run from the tokens. The *local* error is that of a block fed its golden input, so only the block's own error shows.
 """
 
 from benchmarks.cell import GridOfEnds, figure

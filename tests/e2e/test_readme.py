@@ -179,11 +179,13 @@ def shell(tmp_path_factory, faulty_tree):
 def test_every_printed_command_runs_as_printed(page, shell):
     commands = [command for command in printed(page) if command not in (*ELSEWHERE, "make bench")]
     assert len(commands) > 5
-    home = shell.folder
-    shell.folder = home / "releases" if page == "README.md" else home.parent
-    for command in commands:
-        shell.check(command)
-    shell.folder = home
+    clone = shell.folder
+    shell.folder = clone / "releases" if page == "README.md" else clone.parent
+    try:
+        for command in commands:
+            shell.check(command)
+    finally:
+        shell.folder = clone
 
 
 def test_the_list_has_no_command_that_no_page_prints():

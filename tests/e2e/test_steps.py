@@ -217,7 +217,8 @@ def test_an_end_that_does_not_build_is_named_with_the_reason(command, history):
 def test_two_searches_at_once_are_told(command, cache):
     from filelock import FileLock
 
-    with FileLock(cache / "locks" / "steps.lock"):
+    (cache / "states").mkdir(exist_ok=True)
+    with FileLock(cache / "states" / "search.lock"):
         done = command("steps", "v0.1.0..main", models=("zoo-gpt2",))
     assert done.returncode == 2
     assert "wait until it ends" in done.stderr

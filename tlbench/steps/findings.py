@@ -261,11 +261,11 @@ def differing_packages(before: Environment, after: Environment) -> tuple[str, ..
 @contextmanager
 def alone(what: str) -> Iterator[None]:
     """Within the block no other search measures with this cache. Raises BadInput if one does already."""
-    folder = cache_dir() / "locks"
+    folder = cache_dir() / "states"
     folder.mkdir(parents=True, exist_ok=True)
-    owner = folder / "steps.txt"
+    owner = folder / "search.txt"
     try:
-        with filelock.FileLock(folder / "steps.lock").acquire(timeout=0):
+        with filelock.FileLock(folder / "search.lock").acquire(timeout=0):
             owner.write_text(what)
             yield
     except filelock.Timeout:

@@ -1,9 +1,9 @@
 """Run in an environment with a TransformerLens: how far each option is from an identity when all is float64.
 
-``python -m tests.e2e.identity WRAPPER VARIANT:MODEL...`` prints one JSON line a model and option: how far its logits are
-from the golden ones, and from those of the unprocessed model. The variants: ``intercepted``, in which TransformerLens's own
-requests for float32 are answered with float64 too; ``planted``, the same with one processed weight scaled by 1 + 1e-9; and
-``plain``, in which they are not.
+``python -m tests.e2e.identity WRAPPER VARIANT:MODEL[:OPTION,...]...`` prints one JSON line a model and option (default:
+every one): how far its logits are from the golden ones, and from those of the unprocessed model. The variants:
+``intercepted``, in which TransformerLens's own requests for float32 are answered with float64 too; ``planted``, the same
+with one processed weight scaled by 1 + 1e-9; and ``plain``, in which they are not.
 """
 
 import json
@@ -27,11 +27,11 @@ LOADERS = {Wrapper.HOOKED_TRANSFORMER: load_hooked_transformer, Wrapper.TRANSFOR
 def main(wrapper, *cases):
     models = catalogue.load()
     torch.set_num_threads(1)
-    for variant, name in (case.split(":") for case in cases):
+    for variant, name, *chosen in (case.split(":") for case in cases):
         checkpoint = locate(models.get(name), models)
         exact = golden.golden(checkpoint, Weights.ORIGINAL).logits
         unprocessed = exact
-        for option in Option:
+        for option in map(Option, chosen[0].split(",") if chosen else Option):
             with nullcontext() if variant == "plain" else true_float64():
                 try:
                     lens = LOADERS[Wrapper(wrapper)](checkpoint, "float64", option)

@@ -1,5 +1,7 @@
 """In true float64 every processing option of TransformerLens is an identity, on every architecture where it applies.
 
+All options together go over the whole zoo, and each by itself over the architectures that differ most.
+
 TransformerLens from 3.0 casts weights to float32 while it processes them, whatever their dtype: there the proof is made
 with that cast intercepted, and the cast itself is shown.
 """
@@ -21,6 +23,7 @@ WRAPPERS = {NEWEST: "TransformerBridge", "2.18.0": "HookedTransformer"}
 VARIANTS = ("intercepted", "planted", "plain")
 TOLERANCE = 1e-11
 ZOO = [model.name for model in catalogue.load().models if model.source == "zoo"]
+DIFFERENT = ("zoo-gpt2", "zoo-bloom", "zoo-gemma2", "zoo-mixtral")
 # Wrong at any precision, and found by this suite: docs/findings/.
 NOT_IDENTITIES = {"4.3.0": set(), "2.18.0": {("zoo-mixtral", "fold_ln"), ("zoo-mixtral", "all_options")}}
 # HuggingFace's BLOOM has 0.79788456 for sqrt(2/pi) in its GELU, and HookedTransformer the full number.
@@ -33,8 +36,10 @@ def identities(release):
     for name in ZOO:
         ensure(catalogue.load().get(name), catalogue.load())
     python = lens_environment(release).python
-    words = [str(python), "-m", "tests.e2e.identity", WRAPPERS[release], *(f"intercepted:{name}" for name in ZOO)]
-    words += ["planted:zoo-gpt2", "planted:zoo-llama", "plain:zoo-gpt2"] if release == NEWEST else []
+    cases = [f"intercepted:{name}:unprocessed,all_options" for name in ZOO if name not in DIFFERENT]
+    cases += [f"intercepted:{name}" for name in DIFFERENT]
+    cases += ["planted:zoo-gpt2", "planted:zoo-llama", "plain:zoo-gpt2:fold_ln"] if release == NEWEST else []
+    words = [str(python), "-m", "tests.e2e.identity", WRAPPERS[release], *cases]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -52,7 +57,7 @@ def test_every_option_is_an_identity_in_true_float64(release):
     assert differing == NOT_IDENTITIES[release]
     unprocessed = [line for line in found if line["option"] == "unprocessed"]
     assert {line["model"] for line in unprocessed if not line["from_golden"] < TOLERANCE} == OTHER_FUNCTIONS[release]
-    assert sum(line["changed_weights"] > 0 for line in found) > 40
+    assert sum(line["changed_weights"] > 0 for line in found) > 25
 
 
 def test_an_option_that_is_not_an_identity_is_seen():

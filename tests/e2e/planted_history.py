@@ -53,8 +53,8 @@ class PlantedHistory:
     commits: dict[str, str]
 
 
-class _Writer:
-    """Writes commits into a repository, a day apart."""
+class Writer:
+    """Writes commits into a repository, a day apart. ``commits`` has the hash of each by its subject."""
 
     def __init__(self, folder):
         self.folder, self.days, self.commits = folder, 0, {}
@@ -99,21 +99,28 @@ class _Writer:
         self.commit(f"Silent {number}")
 
 
-def scaled(weight, factor):
-    return f'state_dict["{weight}"] = state_dict["{weight}"] * {factor}'
-
-
-def planted_history(folder):
-    """Write the history into an empty folder."""
+def planted_release(folder):
+    """A repository of one commit, the release, in an empty folder."""
     history = folder / "TransformerLens"
     history.mkdir()
     for name, file in source_of(RELEASE, folder).items():
         path = history / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(file.content)
-    write = _Writer(history)
+    write = Writer(history)
     write.commit("Release")
     write.git("tag", "v0.1.0")
+    return write
+
+
+def scaled(weight, factor):
+    return f'state_dict["{weight}"] = state_dict["{weight}"] * {factor}'
+
+
+def planted_history(folder):
+    """Write the history into an empty folder."""
+    write = planted_release(folder)
+    history = write.folder
     epsilon = "self.eps = self.cfg.eps"
     of_gpt2 = 'self.eps = self.cfg.eps * (10 if self.cfg.original_architecture == "GPT2LMHeadModel" else 1)'
     write.replace(f"{PACKAGE}/components/layer_norm.py", epsilon, of_gpt2)

@@ -249,7 +249,7 @@ def to_json(clone: Clone, one: Checked) -> dict[str, Any]:
         "lines": lines(clone, one),
         "allowed": accepted,
         "unexpected": [plain(other.moved) for other in one.unexpected],
-        **steps.to_json(clone, one.found),
+        **plain(steps.record(clone, one.found)),
     }
 
 

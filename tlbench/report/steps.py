@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -29,6 +30,36 @@ PACKAGES_SHOWN = 4
 INDENT = "    "
 
 
+@dataclass(frozen=True)
+class SearchedStep:
+    """One step. Its fields are those of :class:`~tlbench.steps.findings.Finding`, and ``reproduce``: the commands."""
+
+    change: Change
+    commits: tuple[Commit, ...]
+    before: str
+    after: str
+    cells: tuple[Moved, ...]
+    first_wrong: str
+    environment: tuple[str, ...]
+    doubt: str
+    reproduce: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """All steps of a range, as ``tlbench steps --format json`` prints them and the site reads them."""
+
+    good: str
+    bad: str
+    headline: str
+    commits: int
+    cells: int
+    probes: int
+    skipped: dict[str, str]
+    not_measured: dict[str, str]
+    steps: tuple[SearchedStep, ...]
+
+
 class StepFormat(StrEnum):
     """The format of a list of steps."""
 
@@ -40,7 +71,7 @@ class StepFormat(StrEnum):
 def show(console: Console, style: StepFormat, clone: Clone, found: Found) -> None:
     """Print all steps of a range."""
     if style is StepFormat.JSON:
-        print_json(to_json(clone, found))
+        print_json(plain(record(clone, found)))
         return
     print_line(console, style, headline(found))
     for finding in found.findings:
@@ -171,34 +202,33 @@ def notes(found: Found) -> Iterator[str]:
         yield f"not measured, so nothing is known of it: {_listed(cells)}: {reason}"
 
 
-def to_json(clone: Clone, found: Found) -> dict[str, Any]:
-    """Everything, as JSON."""
-    return {
-        "good": found.good,
-        "bad": found.bad,
-        "headline": headline(found),
-        "commits": found.commits,
-        "cells": len(found.cells),
-        "probes": found.probes,
-        "skipped": found.skipped,
-        "not_measured": found.not_measured,
-        "steps": [finding_json(clone, found, finding) for finding in found.findings],
-    }
+def record(clone: Clone, found: Found) -> Searched:
+    """Everything, as it is printed as JSON."""
+    return Searched(
+        good=found.good,
+        bad=found.bad,
+        headline=headline(found),
+        commits=found.commits,
+        cells=len(found.cells),
+        probes=found.probes,
+        skipped=found.skipped,
+        not_measured=found.not_measured,
+        steps=tuple(_step(clone, found, finding) for finding in found.findings),
+    )
 
 
-def finding_json(clone: Clone, found: Found, finding: Finding) -> dict[str, Any]:
-    """One step, as JSON."""
-    return {
-        "change": finding.change,
-        "commits": [plain(clone.details(commit, found.bad)) for commit in finding.commits],
-        "before": finding.before,
-        "after": finding.after,
-        "cells": [plain(one) for one in finding.moved],
-        "first_wrong": finding.place,
-        "environment": list(finding.environments),
-        "doubt": finding.doubt,
-        "reproduce": commands(clone, finding),
-    }
+def _step(clone: Clone, found: Found, finding: Finding) -> SearchedStep:
+    return SearchedStep(
+        change=finding.change,
+        commits=tuple(clone.details(commit, found.bad) for commit in finding.commits),
+        before=finding.before,
+        after=finding.after,
+        cells=finding.moved,
+        first_wrong=finding.place,
+        environment=finding.environments,
+        doubt=finding.doubt,
+        reproduce=tuple(commands(clone, finding)),
+    )
 
 
 def _by_change(finding: Finding) -> dict[Change, list[Moved]]:

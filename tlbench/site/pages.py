@@ -22,6 +22,7 @@ from tlbench.site.changes import Change, Changed, Step
 from tlbench.site.commits import MeasuredCommit, environment_changes
 from tlbench.site.findings import Finding, Standing
 from tlbench.site.history import BITS, MAX, MEAN, RATIO, CellHistory, History, Lane, Run
+from tlbench.site.searched import Range
 
 STATIC = Path(__file__).parent / "static"
 OLD_DAYS = 30
@@ -75,6 +76,7 @@ class Site:
         stored: the results of the shown commits, whole.
         shown: the commits that have a page: releases and the newest.
         other_lanes: arithmetics whose figures are not drawn with these, and the number of their commits.
+        searched: the ranges whose steps are known commit by commit.
         supported: the architectures that the newest release supports; empty if its source is not at hand.
     """
 
@@ -84,6 +86,7 @@ class Site:
     shown: list[MeasuredCommit]
     stored: StoredResults | None
     findings: list[Finding]
+    searched: list[Range]
     problems: list[str]
     other_lanes: Mapping[Lane, int]
     supported: Sequence[str]

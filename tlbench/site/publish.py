@@ -14,7 +14,7 @@ from tlbench.exceptions import BadInput
 from tlbench.files import folder_written_whole
 from tlbench.paths import package_dir
 from tlbench.report.stored import UNTAGGED, StoredResults
-from tlbench.site import findings, history
+from tlbench.site import findings, history, searched
 from tlbench.site.commits import MeasuredCommit, from_ms, subjects
 from tlbench.site.history import History
 from tlbench.site.pages import Site
@@ -65,7 +65,8 @@ def publish(conf: Any, html: Path, only: Sequence[str] | None = None) -> list[st
             commits=commits,
             shown=shown,
             stored=StoredResults.of(conf, Path.cwd(), whole) if whole else None,
-            findings=findings.read(findings_folder()),
+            findings=findings.read(docs_folder() / "findings"),
+            searched=searched.read(docs_folder() / "steps"),
             problems=found.problems,
             other_lanes={other: len(own) for other, own in lanes.items() if other != lane},
             supported=_supported(stored.repository, shown[-1].hash) if shown else (),
@@ -76,9 +77,9 @@ def publish(conf: Any, html: Path, only: Sequence[str] | None = None) -> list[st
     return found.problems
 
 
-def findings_folder() -> Path:
-    """The findings of this checkout; without one there are none."""
-    return package_dir().parent / "docs" / "findings"
+def docs_folder() -> Path:
+    """The docs of this checkout; without one there are no findings and no searched steps."""
+    return package_dir().parent / "docs"
 
 
 def _is_site(html: Path) -> bool:

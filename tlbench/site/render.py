@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from tlbench.grid import Cell, Wrapper
 from tlbench.metrics.verdict import Verdict
 from tlbench.report.render import short_wrapper
-from tlbench.site import words
+from tlbench.site import searched, words
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -45,6 +45,10 @@ def environment() -> jinja2.Environment:
         "markdown": markdown,
         "plural": plural,
         "joined": joined,
+        "commit_page": searched.commit_page,
+        "pull_page": searched.pull_page,
+        "change_in_words": searched.change_in_words,
+        "cells_in_words": searched.cells_in_words,
     }
     env.globals |= {
         "tracks": words.TRACKS,

@@ -1,0 +1,82 @@
+"""The steps that `tlbench steps` found commit by commit, kept as its JSON under docs/steps/."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from tlbench.environments import UPSTREAM
+from tlbench.exceptions import BadInput
+from tlbench.metrics.change import Change
+from tlbench.records.serial import restored
+from tlbench.report import steps as report
+from tlbench.report.steps import Searched, SearchedStep
+
+PAGE = UPSTREAM.removesuffix(".git")
+QUIET = (Change.ENVIRONMENT, Change.OTHER_ROUNDING)
+"""What is listed last: no change of TransformerLens, or none that matters."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """One searched range: ``loud`` are its steps that matter, ``quiet`` the others; the newest first.
+
+    Attributes:
+        name: its file's name.
+    """
+
+    name: str
+    found: Searched
+
+    @property
+    def loud(self) -> list[SearchedStep]:
+        """The steps that changed more than the rounding."""
+        return [step for step in reversed(self.found.steps) if step.change not in QUIET]
+
+    @property
+    def quiet(self) -> list[SearchedStep]:
+        """The other steps."""
+        return [step for step in reversed(self.found.steps) if step.change in QUIET]
+
+    @property
+    def skipped(self) -> Iterator[tuple[str, list[str]]]:
+        """The commits that cannot be measured, by reason."""
+        for reason in dict.fromkeys(self.found.skipped.values()):
+            yield reason, [commit for commit, why in self.found.skipped.items() if why == reason]
+
+
+def read(folder: Path) -> list[Range]:
+    """Every searched range of a folder. Raises BadInput if a file is malformed."""
+    return [_read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _read(path: Path) -> Range:
+    try:
+        return Range(path.stem, restored(Searched, msgspec.json.decode(path.read_bytes())))
+    except ValueError as error:  # msgspec's errors are of this kind
+        raise BadInput(f"{path.name}: expected the output of `tlbench steps GOOD..BAD --format json` ({error})") from error
+
+
+def commit_page(commit: str) -> str:
+    """Where a commit can be read."""
+    return f"{PAGE}/commit/{commit}"
+
+
+def pull_page(number: str | int) -> str:
+    """Where a pull request can be read."""
+    return f"{PAGE}/pull/{number}"
+
+
+def change_in_words(step: SearchedStep) -> str:
+    """The worst cell, before and after."""
+    worst = step.cells[0]
+    return f"{report.state_in_words(worst.before)} → {report.state_in_words(worst.after)}"
+
+
+def cells_in_words(step: SearchedStep) -> list[tuple[Change, str]]:
+    """How many cells of which models and wrappers took each change."""
+    changes = dict.fromkeys(one.change for one in step.cells)
+    return [(change, report.cells_in_words([one.cell for one in step.cells if one.change is change])) for change in changes]

@@ -50,7 +50,10 @@ ENDS = {
     "tlbench table --space logit --model smollm2-135m --commit 2.18.0 --commit 4.3.0": (0, r"v2\.18\.0[\s\S]*v4\.3\.0"),
     "tlbench checkpoints zoo-gpt2": (0, r"zoo-gpt2 "),
     "tlbench golden zoo-gpt2": (0, r"zoo-gpt2 +float64"),
-    'asv run --machine shared-x86-64-local --bench "(accuracy|truth).*zoo-gpt2" "v4.3.0^!"': (0, r"zoo-gpt2 TransformerBridge +bfloat16 "),
+    'asv run --machine shared-x86-64-local --bench "(accuracy|truth).*zoo-gpt2" "v4.3.0^!"': (
+        0,
+        r"zoo-gpt2 TransformerBridge +bfloat16 ",
+    ),
     "tlbench verdicts --machine shared-x86-64-local --commit v4.3.0 --model zoo-gpt2": (0, r"no cell is wrong"),
     "tlbench where zoo-mixtral --tl 2.18.0 --wrapper HookedTransformer --option all_options": (
         1,

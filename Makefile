@@ -63,8 +63,10 @@ bench: $(BIN)/tlbench
 	@echo "Site: html/index.html; to open it: $(BIN)/asv preview --browser"
 	@echo "More: cd releases && ../$(BIN)/tlbench verdicts --machine $(SHARED) --commit $(BENCH_NEWEST)   All figures: $(BENCH_LOG)"
 
-check: lint
-	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder -m "not slow and not e2e" --ignore=tests/canaries
+check: $(BIN)/tlbench
+	@$(MAKE) --no-print-directory lint & lint=$$!; \
+		$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder -m "not slow and not e2e" --ignore=tests/canaries; \
+		tests=$$?; wait $$lint && exit $$tests
 
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder

@@ -95,6 +95,7 @@ def test_reversed_sums_are_the_same_products_to_rounding_and_other_bits():
         assert not torch.equal(plain, backwards), name
 
 
+@pytest.mark.slow
 def test_random_rounding_changes_what_rounds_by_half_a_unit_and_never_what_only_moves():
     x = logits(50, 300).float()
     same = {

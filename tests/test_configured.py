@@ -25,6 +25,7 @@ def entry(name):
     return catalogue.load().get(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zoo-falcon-40b", "zoo-deepseek_v3", "zoo-jamba"])
 def test_the_bytes_are_the_pinned_ones(own_cache, name):
     models = catalogue.load()

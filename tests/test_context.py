@@ -125,6 +125,7 @@ def test_a_context_whose_scores_do_not_fit_is_refused_and_not_shortened(monkeypa
         fits(3 * 8 * 256**2 - 1, blocked=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zoo-gpt2", "zoo-mistral", "zoo-gemma2", "zoo-gpt-neo"])
 def test_attention_in_blocks_is_the_same_function(name):
     found = checkpoint(name)

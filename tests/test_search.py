@@ -69,6 +69,7 @@ def test_in_any_graph_exactly_the_planted_commits_are_named(history):
     assert named(search.steps()) == truth(graph, planted, good, bad)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(histories())
 def test_measuring_every_commit_names_the_same(history):
@@ -77,6 +78,7 @@ def test_measuring_every_commit_names_the_same(history):
     assert named(search.every_step()) == truth(graph, planted, good, bad)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(histories(), st.data())
 def test_with_skipped_commits_each_planted_one_is_in_a_named_set_and_no_healthy_one_is_named_alone(history, data):

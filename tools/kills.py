@@ -89,7 +89,8 @@ class Place:
     def finish(self, models):
         status = self.start(models).wait()
         if status:
-            sys.exit(f"asv run of {models} ended with status {status}: see {self.folder / 'log'}")
+            said = (self.folder / "log").read_text()[-2000:]
+            sys.exit(f"asv run of {models} ended with status {status}. Its last words:\n{said}")
 
     def figures(self):
         """The stored figures by benchmark and cell. None if there is no file of results."""

@@ -1,8 +1,13 @@
-"""The steps that `tlbench steps` found commit by commit, kept as its JSON under docs/steps/."""
+"""The steps that `tlbench steps` found commit by commit, kept as its JSON under docs/steps/.
+
+A file of the same name that ends in ``.toml`` explains them: the first eight digits of a step's last commit, and why it did
+what it did, in Markdown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +21,7 @@ from tlbench.report import steps as report
 from tlbench.report.steps import Searched, SearchedStep
 
 PAGE = UPSTREAM.removesuffix(".git")
+EXAMPLE = '1234abcd = "`file.py`, line 5: ..."'
 QUIET = (Change.ENVIRONMENT, Change.OTHER_ROUNDING)
 """What is listed last: no change of TransformerLens, or none that matters."""
 
@@ -26,10 +32,16 @@ class Range:
 
     Attributes:
         name: its file's name.
+        why: the explanation of a step, by the first eight digits of its last commit.
     """
 
     name: str
     found: Searched
+    why: Mapping[str, str]
+
+    def explained(self, step: SearchedStep) -> str:
+        """Why a step is one; "" if nobody has explained it."""
+        return self.why.get(step.commits[-1].short, "")
 
     @property
     def loud(self) -> list[SearchedStep]:
@@ -55,9 +67,17 @@ def read(folder: Path) -> list[Range]:
 
 def _read(path: Path) -> Range:
     try:
-        return Range(path.stem, restored(Searched, msgspec.json.decode(path.read_bytes())))
+        found = restored(Searched, msgspec.json.decode(path.read_bytes()))
     except ValueError as error:  # msgspec's errors are of this kind
         raise BadInput(f"{path.name}: expected the output of `tlbench steps GOOD..BAD --format json` ({error})") from error
+    notes = path.with_suffix(".toml")
+    try:
+        why = restored(dict[str, str], tomllib.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {})
+    except ValueError as error:
+        raise BadInput(f"{notes.name}: expected lines like {EXAMPLE} ({error})") from error
+    if foreign := why.keys() - {step.commits[-1].short for step in found.steps}:
+        raise BadInput(f"{notes.name}: {', '.join(sorted(foreign))}: no step of {path.name} has this last commit")
+    return Range(path.stem, found, why)
 
 
 def commit_page(commit: str) -> str:

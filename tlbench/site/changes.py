@@ -1,6 +1,7 @@
 """What changed of a cell between two measured commits, and every step in a history, once.
 
-The rule is :mod:`tlbench.metrics.change`'s. A page has fewer words: an alarm and a notice are both "worse".
+The rule is :mod:`tlbench.metrics.change`'s. A page has fewer words: an alarm and a notice are both "error grew", as "worse"
+is a verdict.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from tlbench.site.history import MEAN, CellHistory, History, Run, State
 class Change(StrEnum):
     """How a cell changed. The order is that of the pages."""
 
-    WORSE = "worse"
+    GREW = "error grew"
     """It became wrong, or its mean error rose by half a bit or more."""
     FAILS = "newly failing"
-    BETTER = "better"
+    FELL = "error fell"
     """It is less wrong, or its mean error fell by half a bit or more."""
     MENDED = "mended"
     """It was wrong or failed, and is right."""
@@ -34,27 +35,30 @@ class Change(StrEnum):
     SAME_BITS = "same bits"
     """Every stored figure of the logits has the same bits."""
     FIRST = "first measured"
+    ENDED = "no longer applicable"
+    """It ran, and this TransformerLens has no such wrapper, option or architecture any more. Nobody mended it."""
     GONE = "no longer measured"
 
 
 EXPLAINED: Mapping[Change, str] = {
-    Change.WORSE: "became wrong, or the mean error rose by half a bit (a factor of 1.41) or more",
+    Change.GREW: "the verdict got worse, or the mean error grew by a factor of 1.41 (half a bit) or more",
     Change.FAILS: "raises now, and did not before",
-    Change.BETTER: "less wrong, or the mean error fell by half a bit or more",
+    Change.FELL: "less wrong, or the mean error fell by a factor of 1.41 (half a bit) or more",
     Change.MENDED: "was wrong or failed, and is right now",
     Change.STILL_FAILS: "raised before, and raises now",
-    Change.OTHER_ROUNDING: "other bits, and the mean error moved by less than half a bit",
+    Change.OTHER_ROUNDING: "other bits, and the mean error moved by less than a factor of 1.41 (half a bit)",
     Change.SAME_BITS: "every stored figure of the logits has the same bits",
     Change.FIRST: "not measured, or not applicable, before",
-    Change.GONE: "not measured, or not applicable, now",
+    Change.ENDED: "this TransformerLens has no such wrapper, option or architecture any more; nothing of it was mended",
+    Change.GONE: "measured before, and nobody has measured it now",
 }
-STEPS = (Change.WORSE, Change.FAILS, Change.BETTER, Change.MENDED)
+STEPS = (Change.GREW, Change.FAILS, Change.FELL, Change.MENDED)
 _WORDS = {
-    rule.Change.ALARM: Change.WORSE,
-    rule.Change.NOTICE: Change.WORSE,
+    rule.Change.ALARM: Change.GREW,
+    rule.Change.NOTICE: Change.GREW,
     rule.Change.NEWLY_FAILING: Change.FAILS,
     rule.Change.STILL_FAILING: Change.STILL_FAILS,
-    rule.Change.BETTER: Change.BETTER,
+    rule.Change.BETTER: Change.FELL,
     rule.Change.MENDED: Change.MENDED,
     rule.Change.OTHER_ROUNDING: Change.OTHER_ROUNDING,
     rule.Change.SAME_BITS: Change.SAME_BITS,
@@ -65,7 +69,8 @@ def change(before: Run, after: Run, same_cell: bool = True) -> tuple[Change | No
     """How a cell changed, and by how many bits its mean error did; None if it has run at neither."""
     was, now = before.state, after.state
     if not was.has_run or not now.has_run:
-        return (Change.FIRST if now.has_run else Change.GONE if was.has_run else None), None
+        ended = Change.ENDED if now.verdict is Verdict.NOT_APPLICABLE else Change.GONE
+        return (Change.FIRST if now.has_run else ended if was.has_run else None), None
     if same_cell and before.number == after.number and was.verdict is not Verdict.FAILED:
         return Change.SAME_BITS, 0.0
     word, bits = rule.change(_state(was), _state(now))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tlbench.grid import Cell, Dtype, Option, Wrapper
 from tlbench.report.checks import CHECKS
-from tlbench.site import render, words
+from tlbench.site import inside, render, words
 from tlbench.site.commits import MeasuredCommit
 from tlbench.site.findings import Finding, StoredFigure
 from tlbench.site.pages import Site
@@ -44,6 +45,25 @@ def write(site: Site, base: dict[str, Any]) -> None:
             models=linked(one, site),
         )
     render.write(site.html, "findings.html", "findings.html", **base, sizes=sizes)
+
+
+def by_weight(site: Site) -> list[tuple[Finding, list[str]]]:
+    """The open faults of the newest commit, each with the models that a stored check shows it in.
+
+    Those that a check shows come first, then what is wrong without an error, then what raises; of each the widest first.
+    """
+    wrong = inside.at(site, site.newest).findings
+    shown: dict[str, set[str]] = defaultdict(set)
+    for one in wrong:
+        for known in inside.findings_of(site, site.newest, one):
+            shown[known.slug] |= {checked.cell.model for checked in one.cells}
+
+    def weight(one: Finding) -> tuple[bool, bool, int, bool]:
+        own = shown[one.slug] | set(linked(one, site))
+        width = len(site.history.models) if one.models == "every model" else max(len(own), one.models.count("zoo-"))
+        return not shown[one.slug], one.part == "failures", -width, not (one.size or one.extent)
+
+    return [(one, sorted(shown[one.slug])) for one in sorted(site.open_faults, key=weight)]
 
 
 def linked(finding: Finding, site: Site) -> Sequence[str]:

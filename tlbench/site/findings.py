@@ -47,7 +47,8 @@ class Finding:
         part: what it concerns, as :class:`tlbench.report.checks.Part` names it, or ``failures``.
         wrappers: short names of the wrappers that have it.
         earlier: older versions that had it too before it was gone for a while, in words.
-        since: the first version that has it; ``until`` the last, "" while it is open.
+        since: the first version known to have it; ``until`` the last, "" while it is open.
+        before: of an open finding, why no earlier version has it, in words: "4.2.0 is right". "" if that is not known.
         fixed_in: the first version without it; "" if it is open or nobody mended it.
         component: where in TransformerLens it is.
         models: which models have it, in words.
@@ -69,6 +70,7 @@ class Finding:
     models: str
     user: str
     until: str = ""
+    before: str = ""
     earlier: str = ""
     fixed_in: str = ""
     component: str = ""
@@ -87,9 +89,15 @@ class Finding:
     @property
     def versions(self) -> str:
         """The versions that have it, in words."""
-        last = f"{self.since} to {self.until}" if self.until else f"{self.since} on"
-        found = self.since if self.since == self.until else last
+        if not self.until:
+            return f"since {self.since}" if self.begins else f"seen in {self.since}, earlier unknown"
+        found = self.since if self.since == self.until else f"{self.since} to {self.until}"
         return f"{self.earlier} and {found}" if self.earlier else found
+
+    @property
+    def begins(self) -> bool:
+        """Whether ``since`` is known to be the first version that has it, and not only the first that was looked at."""
+        return bool(self.before or self.commit or self.until)
 
     def concerns(self, wrapper: str, dtype: str, option: str) -> bool:
         """Whether it concerns a configuration; the wrapper by its short name."""

@@ -96,6 +96,12 @@ def unexplained(site: Site, commit: MeasuredCommit) -> list[status.Finding]:
     return [one for one in bad if not findings_of(site, commit, one)]
 
 
+def only_later(site: Site, earlier: MeasuredCommit, later: MeasuredCommit) -> list[Part]:
+    """The parts that were measured at the later of two commits alone: nothing tells whether they changed."""
+    missing = at(site, earlier).missing
+    return [part.part for part in at(site, later).measured if part.part in missing]
+
+
 def _commit(site: Site, commit: MeasuredCommit) -> tuple[StoredResults, Commit] | None:
     of_stored = next((one for one in site.stored.commits if one.hash == commit.hash), None) if site.stored else None
     return (site.stored, of_stored) if site.stored and of_stored else None
@@ -183,6 +189,16 @@ class PartPage:
     checks: list[Check]
     described: list[tuple[str, str, str]]
     sizes: list[tuple[Cell, list[float | None]]]
+
+    @property
+    def not_right(self) -> list[tuple[str, Wrapper, list[Worst | None]]]:
+        """The models that are not right in some check."""
+        return [row for row in self.models if any(one and one.counts for one in row[2])]
+
+    @property
+    def right(self) -> list[tuple[str, Wrapper, list[Worst | None]]]:
+        """The other models."""
+        return [row for row in self.models if not any(one and one.counts for one in row[2])]
 
 
 def _part_page(site: Site, part: Part) -> PartPage:
@@ -468,4 +484,6 @@ def _coverage(site: Site, base: dict[str, Any]) -> None:
         (ended, sorted({question for question, _ in own}), sorted({text for _, text in own}))
         for ended, own in merged.items()
     ]
-    render.write(site.html, "coverage.html", "coverage.html", **base, grouped=grouped, Kind=Kind)
+    render.write(
+        site.html, "coverage.html", "coverage.html", **base, grouped=grouped, Kind=Kind, no_reason=outcomes.NO_REASON
+    )

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -28,6 +29,8 @@ P99 = f"truth.TransformerLens.track_{Figure.DIFFERENCE_P99}"
 EFFECT = 0.1
 """The size of the effect, in nats, that the page answers for until another one is asked for."""
 STATS = ("max", "mean", "median", "std")
+USES = ("do not use", "not measured", "not safe", "safe")
+"""What to do with a configuration, the worst first."""
 BADGE = Markup(
     '<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" aria-label="{label}: {word}">'
     "<title>{label}: {word}</title>"
@@ -72,7 +75,7 @@ class Line:
             return "do not use"
         if self.smallest_effect is None:
             return "not measured"
-        return "safe" if self.smallest_effect <= effect else "too coarse"
+        return "safe" if self.smallest_effect <= effect else "not safe"
 
 
 def write(site: Site, base: dict[str, Any], found: Sections) -> None:
@@ -88,11 +91,10 @@ def write(site: Site, base: dict[str, Any], found: Sections) -> None:
             "model.html",
             **base,
             model=model,
-            lines=own,
-            older=[line for line in hooked[model] if line not in own],
+            by_wrapper=by_wrapper([*own, *(line for line in hooked[model] if line not in own)]),
+            removed_in=site.removed_in,
             effect=EFFECT,
             margin=MARGIN,
-            summary=summary,
             known=known,
             p99=P99,
             wrong_versions=wrong_versions(site, model),
@@ -110,11 +112,12 @@ def write(site: Site, base: dict[str, Any], found: Sections) -> None:
             sections=[section for section in sections if section.lines],
             stats=[f"accuracy.Logit.track_{name}" for name in STATS],
             mean=MEAN,
+            fate=partial(fate, site),
             known=known,
             rows_of=lambda section, model=model, known=known: _rows(site, model, section, known, found.get(model, ())),
         )
         passes, word = badge(own)
-        label = f"TransformerLens {own[0].commit.name} · {render.model_name(model)}" if own else model
+        label = f"TransformerLens {own[0].commit.name} · {model}" if own else model
         (site.html / "badge").mkdir(exist_ok=True)
         left, right = 12 + 6 * len(label), 12 + 6 * len(word)
         text = BADGE.format(
@@ -145,6 +148,61 @@ def newest_lines(site: Site, model: str, wrapper: Wrapper | None = None) -> list
             found.append(Line(one, ran[-1], site.commits[ran[-1].last]))
     newest = max((line.commit.index for line in found), default=0)
     return [line for line in found if line.commit.index == newest]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What holds of a dtype with any option.
+
+    Attributes:
+        use: as :meth:`Line.use`, of the worst option; "safe with " and their names if it is safe with some.
+        safe_from: the smallest effect that every option is safe for; None if there is none.
+    """
+
+    use: str
+    safe_from: float | None
+
+
+@dataclass(frozen=True)
+class OfWrapper:
+    """The newest configurations of a model in one wrapper."""
+
+    wrapper: Wrapper
+    commit: MeasuredCommit
+    lines: list[Line]
+
+    def answer(self, dtype: Dtype, effect: float) -> Answer | None:
+        """Whether an effect is safe in a dtype; None if it was not measured."""
+        own = [line for line in self.lines if line.cell.dtype is dtype]
+        if not own:
+            return None
+        uses = [line.use(effect) for line in own]
+        safe = [line.cell.option for line in own if line.use(effect) == "safe"]
+        worst = min(uses, key=USES.index)
+        sizes = [line.smallest_effect for line in own if line.smallest_effect is not None]
+        use = f"safe with {', '.join(safe)} only" if safe and worst != "safe" else worst
+        return Answer(use, max(sizes) if len(sizes) == len(own) else None)
+
+
+def by_wrapper(lines: Sequence[Line]) -> list[OfWrapper]:
+    """Lines by wrapper, the newest commit first."""
+    own = {wrapper: [line for line in lines if line.cell.wrapper is wrapper] for wrapper in Wrapper}
+    found = [OfWrapper(wrapper, of[0].commit, of) for wrapper, of in own.items() if of]
+    return sorted(found, key=lambda one: -one.commit.index)
+
+
+def fate(site: Site, one: CellHistory, last: int) -> str:
+    """What became of a cell after the commit ``last``, in words."""
+    after = next((run for run in one.runs if run.first > last and run.state.verdict is not Verdict.NOT_MEASURED), None)
+    if after is None:
+        return "still so" if last == len(site.commits) - 1 else "not measured since"
+    name, verdict = site.commits[after.first].name, after.state.verdict
+    if verdict.passes:
+        return f"mended in {name}"
+    if verdict is Verdict.NOT_APPLICABLE:
+        gone = site.removed_in(one.cell.wrapper)
+        return f"never mended: {f'{one.cell.wrapper} was removed in {gone.name}' if gone else f'not applicable in {name}'}"
+    return f"{verdict} in {name}"
 
 
 def summary(lines: list[Line]) -> list[tuple[Wrapper, Dtype, str, float | None]]:
@@ -194,17 +252,20 @@ def embedded(model: str, lines: list[Line]) -> dict[str, Any]:
     }
 
 
-def wrong_versions(site: Site, model: str) -> list[tuple[Verdict, Wrapper, tuple[MeasuredCommit, ...], list[Cell]]]:
-    """Which measured commits are wrong for a model: the verdict, the wrapper, which commits, and the configurations."""
-    found: dict[tuple[Verdict, Wrapper, tuple[int, ...]], list[Cell]] = {}
+def wrong_versions(site: Site, model: str) -> list[tuple[Verdict, Wrapper, tuple[MeasuredCommit, ...], str, list[Cell]]]:
+    """Which measured commits are wrong for a model: verdict, wrapper, commits, what became of it, and configurations."""
+    found: dict[tuple[Verdict, Wrapper, tuple[int, ...], str], list[Cell]] = {}
     for one in site.history.by_model[model]:
         by_verdict: dict[Verdict, list[int]] = {}
         for run in one.runs:
             if run.state.verdict in (Verdict.BROKEN, Verdict.WORSE, Verdict.FAILED):
                 by_verdict.setdefault(run.state.verdict, []).extend(range(run.first, run.last + 1))
         for verdict, commits in by_verdict.items():
-            found.setdefault((verdict, one.cell.wrapper, tuple(commits)), []).append(one.cell)
-    return [(verdict, wrapper, tuple(site.commits[i] for i in at), cells) for (verdict, wrapper, at), cells in found.items()]
+            found.setdefault((verdict, one.cell.wrapper, tuple(commits), fate(site, one, commits[-1])), []).append(one.cell)
+    return [
+        (verdict, wrapper, tuple(site.commits[i] for i in at), then, cells)
+        for (verdict, wrapper, at, then), cells in found.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -233,6 +294,11 @@ class HistoryLine:
     rows: list[Row]
     floor: tuple[MeasuredCommit, str, float] | None
 
+    @property
+    def newest(self) -> Row:
+        """The last row that ran."""
+        return next(row for row in reversed(self.rows) if row.state.has_run)
+
 
 @dataclass(frozen=True)
 class Section:
@@ -243,10 +309,9 @@ class Section:
     lines: list[HistoryLine]
 
     @property
-    def newest(self) -> tuple[HistoryLine, Row]:
+    def newest(self) -> Row:
         """The last row that ran."""
-        ran = [(line, row) for line in self.lines for row in line.rows if row.state.has_run]
-        return max(ran, key=lambda pair: pair[1].run.last)
+        return max((line.newest for line in self.lines), key=lambda row: row.run.last)
 
 
 def _rows(site: Site, model: str, section: Section, known: Sequence[Finding], profiles: Sequence[ProfileSection]) -> Markup:
@@ -288,7 +353,7 @@ def _rows(site: Site, model: str, section: Section, known: Sequence[Finding], pr
 def _said(row: Row, section: Section, wrapper: Wrapper, known: Sequence[Finding]) -> str:
     """What a row's last column says: how it differs from the row before, why it has no figures, and which findings hold."""
     state = row.state
-    change = f"{row.change}, mean {_times(row.bits)}" if row.change and row.bits else row.change or ""
+    change = f"{row.change}: mean {_times(row.bits)}" if row.change and row.bits else row.change or ""
     moved = f"also {render.joined(row.moved, 9)}" if row.moved else ""
     said = [str(escape(text)) for text in ("; ".join(filter(None, (change, moved))), state.reason) if text]
     if state.verdict.is_alarm and row.first.version:
@@ -304,7 +369,8 @@ def _times(bits: float) -> str:
     """By what factor the mean error moved."""
     if math.isinf(bits):
         return "from exactly 0" if bits > 0 else "to exactly 0"
-    return f"{words.spelled(2 ** abs(bits))} times {'larger' if bits > 0 else 'smaller'}"
+    factor = words.spelled(2 ** abs(bits))
+    return "alike" if factor == "1" else f"{factor} times {'larger' if bits > 0 else 'smaller'}"
 
 
 def _section(site: Site, model: str, dtype: Dtype, option: Option) -> Section:

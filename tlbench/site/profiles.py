@@ -70,9 +70,20 @@ class ProfileSection:
         return tuple(sorted({at for line in self.lines for at in line.profile.at}))
 
     @property
-    def plot(self) -> Markup:
-        """The curves on logarithmic axes. The table has the same values."""
-        return plot(self)
+    def dtypes(self) -> list[Dtype]:
+        """The dtypes that have a line."""
+        return [line.cell.dtype for line in self.lines]
+
+    @property
+    def errors(self) -> Markup:
+        """The errors on logarithmic axes, HuggingFace's as a band. The table has the same values."""
+        series = [("errors", "errors"), ("reference-errors", "reference_errors")]
+        return plot(self, [(style, line, getattr(line.profile, name)) for line in self.lines for style, name in series])
+
+    @property
+    def ratios(self) -> Markup:
+        """TransformerLens's errors over HuggingFace's."""
+        return plot(self, [("errors", line, _ratios(line.profile)) for line in self.lines], parity=True)
 
 
 Sections = Mapping[str, Sequence["ProfileSection"]]
@@ -140,19 +151,28 @@ def _cell(text: str) -> Cell:
 # The picture ---------------------------------------------------------------------------------------------------------
 
 
-def plot(section: ProfileSection) -> Markup:
-    """An SVG of a section's errors over blocks or lengths; the empty string if no value can be drawn."""
-    curves = [
-        (line.cell.dtype, name, [(x, y) for x, y in zip(line.profile.at, values, strict=True) if y and math.isfinite(y)])
-        for line in section.lines
-        for name, values in (("errors", line.profile.errors), ("reference_errors", line.profile.reference_errors))
+Curve = tuple[str, Line, Sequence[float | None]]
+"""Its style, whose it is, and a value for each block or length."""
+
+
+def _ratios(profile: Profile) -> list[float | None]:
+    pairs = zip(profile.errors, profile.reference_errors, strict=True)
+    return [own / reference if own is not None and reference else None for own, reference in pairs]
+
+
+def plot(section: ProfileSection, curves: Sequence[Curve], parity: bool = False) -> Markup:
+    """An SVG of curves over blocks or lengths, with a line at 1 if asked; the empty string if no value can be drawn."""
+    drawn = [
+        (style, line.cell.dtype, [(x, y) for x, y in zip(line.profile.at, values, strict=True) if y and math.isfinite(y)])
+        for style, line, values in curves
+        if any(value is not None for value in values)
     ]
-    values = [y for *_, points in curves for _, y in points]
+    values = [y for *_, points in drawn for _, y in points]
     if not values:
         return Markup()
     is_length = section.question == LENGTH
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    high = max(high, low + 1)
+    ticks = _ticks(min(values), max(values), parity)
+    low, high = math.log10(ticks[0]), math.log10(ticks[-1])
     across = [math.log2(at) if is_length else float(at) for at in section.at]
     span = (across[-1] - across[0]) or 1.0
 
@@ -162,25 +182,32 @@ def plot(section: ProfileSection) -> Markup:
         return LEFT + (WIDTH - LEFT - RIGHT) * position / span, TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
 
     parts = []
-    for decade in range(low, high + 1):
-        _, y = place(section.at[0], 10.0**decade)
-        parts.append(f'<line class="tick" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 3:.1f}" text-anchor="end">{words.spelled(10.0**decade)}</text>')
+    for tick in ticks:
+        _, y = place(section.at[0], tick)
+        style = "tick one" if parity and tick == 1 else "tick"
+        parts.append(f'<line class="{style}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 3:.1f}" text-anchor="end">{words.spelled(tick)}</text>')
     step = max(1, -(-len(section.at) // 8))
     for at in section.at[::step]:
-        x, _ = place(at, 10.0**low)
+        x, _ = place(at, ticks[0])
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{at}</text>')
     unit = ABOUT[section.question][1]
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{unit}</text>')
-    for dtype, name, points in curves:
-        if points:
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
-            parts.append(f'<polyline class="{name.replace("_", "-")} d-{dtype}" points="{path}"/>')
-            if name == "errors":
-                x, y = place(*points[-1])
-                parts.append(f'<text class="d-{dtype}" x="{x - 2:.1f}" y="{y - 5:.1f}" text-anchor="end">{dtype}</text>')
+    for style, dtype, points in drawn:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
+        parts.append(f'<polyline class="{style} d-{dtype}" points="{path}"/>')
     title = ABOUT[section.question][0].lower()
     label = escape(f"{section.wrapper} {section.commit.name}, {title}: the table below has the values")
     return Markup(
         f'<svg class="profile" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
     )
+
+
+def _ticks(low: float, high: float, parity: bool) -> list[float]:
+    """Decades around the values; of ratios, powers of 2 around the values and 1."""
+    base = 2.0 if parity else 10.0
+    if parity:
+        low, high = min(low, 0.5), max(high, 2.0)
+    first, last = math.floor(math.log(low, base) + 1e-9), math.ceil(math.log(high, base) - 1e-9)
+    step = max(1, -(-(last - first) // 8)) if parity else 1
+    return [base**power for power in range(first - first % step, max(last, first + 1) + step, step)]

@@ -34,7 +34,6 @@ def environment() -> jinja2.Environment:
         "figure": words.spelled,
         "bits": signed_bits,
         "day": lambda at: f"{at:%Y-%m-%d}" if at else "an unknown day",
-        "model": model_name,
         "wrapper": short_wrapper,
         "option": lambda option: words.OPTIONS[option],
         "vclass": words.css_class,
@@ -44,6 +43,7 @@ def environment() -> jinja2.Environment:
         "anchor": anchor,
         "markdown": markdown,
         "plural": plural,
+        "capitalize_first": lambda text: text[:1].upper() + text[1:],
         "joined": joined,
         "commit_page": searched.commit_page,
         "pull_page": searched.pull_page,
@@ -97,11 +97,6 @@ def signed_bits(bits: float | None) -> str:
 def anchor(cell: Cell) -> str:
     """The name of a cell's section in the page of its model's history."""
     return f"{cell.dtype}.{cell.option}"
-
-
-def model_name(name: str) -> str:
-    """A model's name where there is little room."""
-    return name.removeprefix("zoo-")
 
 
 def plural(count: int, noun: str) -> str:

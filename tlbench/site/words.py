@@ -55,7 +55,7 @@ TRACKS = {
 VERDICTS = {
     Verdict.EXACT: ("=", "HuggingFace's logits, bit for bit"),
     Verdict.SAME_ROUNDING: ("≈", "the error is HuggingFace's own, nearly entry by entry"),
-    Verdict.BENIGN: ("·", "rounds differently from HuggingFace, but no worse"),
+    Verdict.BENIGN: ("~", "rounds differently from HuggingFace, but no worse"),
     Verdict.NO_OP: ("○", "right, and the option changed no weight of this model"),
     Verdict.UNJUDGED: ("?", "measured, but nothing could tell whether it is right; this never passes"),
     Verdict.WORSE: ("▲", "loses accuracy that HuggingFace keeps: beyond 2 times its error in float32, 3 in 16 bits"),

@@ -84,7 +84,7 @@
   one(".effect-form")?.addEventListener("submit", (event) => {
     event.preventDefault();
     const form = event.target;
-    location.href = `model/${encodeURIComponent(form.model.value)}.html?effect=${encodeURIComponent(form.effect.value)}`;
+    location.href = `model/${encodeURIComponent(form.model.value)}.html?effect=${encodeURIComponent(form.effect.value)}&dtype=${encodeURIComponent(form.dtype.value)}`;
   });
   one(".effect-form")?.addEventListener("input", ({ currentTarget: form }) => {
     const effect = effectOf(form.effect.value);
@@ -92,34 +92,42 @@
   });
   const here = one(".effect-here");
   if (here) {
-    const input = here.effect, output = one("output", here);
+    const input = here.effect, chosen = here.dtype, answer = one(".answer");
+    const use = (row, effect) => (row.dataset.safeFrom === undefined ? one(".use", row).textContent : Number(row.dataset.safeFrom) <= effect ? "safe" : "not safe");
+    const style = (element, text) => { element.textContent = text; element.className = `use u-${text.split(" with ")[0].replaceAll(" ", "-")}`; };
     const tell = () => {
-      const effect = effectOf(input.value), rows = all(".advice tbody tr");
-      if (effect === null) { output.textContent = "Write a positive number of nats, such as 0.01."; return; }
-      const names = { safe: [], other: [] };
-      for (const row of rows) {
-        const safe = row.dataset.safeFrom !== undefined && Number(row.dataset.safeFrom) <= effect;
-        names[safe ? "safe" : "other"].push(row);
-        const use = one(".use", row);
-        if (row.dataset.safeFrom !== undefined) { use.textContent = safe ? "safe" : "too coarse"; use.className = `use u-${safe ? "safe" : "too-coarse"}`; }
+      const effect = effectOf(input.value), said = [];
+      answer.hidden = false;
+      if (effect === null) { answer.textContent = "Write a positive number of nats, such as 0.01."; return; }
+      for (const row of all(".advice tbody tr")) style(one(".use", row), use(row, effect));
+      const size = `${input.value.trim()}${/[a-z]/i.test(input.value) ? "" : " nats"}`;
+      for (const row of all(".answers tbody tr")) {
+        const { dtype } = row.dataset, isAsked = !chosen.value || dtype === chosen.value;
+        row.classList.toggle("here", Boolean(chosen.value) && isAsked);
+        for (const cell of all("td", row)) {
+          const rows = all(`.advice[data-wrapper="${cell.dataset.wrapper}"] tbody tr`).filter((one) => one.dataset.cell.split(" ")[1] === dtype);
+          if (!rows.length) continue;
+          const uses = rows.map((row) => use(row, effect)), safe = rows.filter((_, i) => uses[i] === "safe").map((row) => row.dataset.cell.split(" ")[2]);
+          const worst = ["do not use", "not measured", "not safe", "safe"].find((word) => uses.includes(word));
+          style(one(".use", cell), safe.length && worst !== "safe" ? `safe with ${safe.join(", ")} only` : worst);
+        }
+        // The first column is the newest wrapper's.
+        if (isAsked) said.push(`${dtype}: ${one("td", row).innerText.replace(/\s+/g, " ").trim()}`);
       }
-      const said = [...new Set(rows.map((row) => row.dataset.wrapper))].map((wrapper) => `${wrapper}: ${["float32", "float16", "bfloat16"].map((dtype) => {
-        const [safe, other] = [names.safe, names.other].map((group) => group.filter((row) => row.dataset.wrapper === wrapper && row.dataset.cell.split(" ")[1] === dtype).map((row) => row.dataset.cell.split(" ")[2]));
-        if (!safe.length && !other.length) return `${dtype}: not measured`;
-        return `${dtype}: ${!other.length ? "safe with every option measured" : !safe.length ? "not safe" : `safe with ${safe.join(", ")}`}`;
-      }).join(". ")}.`);
-      one(".advice .effect").textContent = `${input.value.trim()}${/[a-z]/i.test(input.value) ? "" : " nats"}`;
-      output.replaceChildren(...said.map((text) => make("span", {}, text)));
-      remember({ effect: input.value });
+      for (const head of all("th .effect")) head.textContent = size;
+      answer.textContent = `${size}, ${one(".answers thead th:nth-child(2)").textContent}. ${chosen.value ? `${said[0] ?? `${chosen.value}: not measured`}.` : ""}`;
+      answer.hidden = !chosen.value;
+      remember({ effect: input.value, dtype: chosen.value });
     };
     here.addEventListener("submit", (event) => { event.preventDefault(); tell(); });
-    input.addEventListener("input", tell);
+    here.addEventListener("input", tell);
     if (query().get("effect")) input.value = query().get("effect");
+    if (query().get("dtype")) chosen.value = query().get("dtype");
     tell();
   }
   if (location.pathname.endsWith("models.html") && query().get("model")) {
     const link = all("main a").find((a) => a.getAttribute("href") === `model/${query().get("model")}.html`);
-    if (link) location.replace(`${link.getAttribute("href")}?effect=${encodeURIComponent(query().get("effect") ?? "")}`);
+    if (link) location.replace(`${link.getAttribute("href")}?effect=${encodeURIComponent(query().get("effect") ?? "")}&dtype=${encodeURIComponent(query().get("dtype") ?? "")}`);
     else one(".lead").after(make("p", { class: "loud" }, `No model is called ${query().get("model")}: choose one below.`));
   }
 
@@ -156,7 +164,7 @@
         for (const dtype of DTYPES) { top.append(make("th", { colspan: OPTIONS.length, scope: "colgroup" }, dtype)); for (const [option, label] of OPTIONS) head.append(make("th", { scope: "col", class: option === "unprocessed" ? "first" : null }, make("abbr", { title: option }, label))); }
         const body = make("tbody");
         for (const [model, cells] of rows) {
-          const row = make("tr", {}, make("th", { scope: "row" }, make("a", { href: `model/${model}.html` }, model.replace(/^zoo-/, ""))));
+          const row = make("tr", {}, make("th", { scope: "row" }, make("a", { href: `model/${model}.html` }, model)));
           for (const dtype of DTYPES) for (const [option] of OPTIONS) {
             const cell = cells.get(`${dtype}.${option}`), first = option === "unprocessed" ? "first" : null;
             if (!cell) { row.append(make("td", { class: first }, make("span", { class: "cell v-not-measured", role: "img", "aria-label": `${model} ${dtype} ${option}: not measured` }))); continue; }
@@ -185,25 +193,26 @@
   }
 
   // Any two commits, by the rule of tlbench.metrics.change in the words of tlbench.site.changes.
-  const CHANGES = ["worse", "newly failing", "wrong when first measured", "failing when first measured", "better", "mended", "still failing", "other rounding", "same bits", "first measured", "no longer measured"];
+  const CHANGES = ["error grew", "newly failing", "wrong when first measured", "failing when first measured", "error fell", "mended", "still failing", "other rounding", "same bits", "first measured", "no longer applicable", "no longer measured"];
   const WRONG = { worse: 1, broken: 2 }, FIRST_FAULTS = { failed: "failing when first measured", worse: "wrong when first measured", broken: "wrong when first measured" };
-  const ALWAYS_COUNTED = ["worse", "newly failing", "better", "mended", "other rounding", "same bits"];
+  const ALWAYS_COUNTED = ["error grew", "newly failing", "error fell", "mended", "other rounding", "same bits"];
+  const ENDED = ["no longer applicable", "no longer measured"], MOST_SAME = 20;
   const changeOf = (before, after, same) => {
     const was = verdictOf(before)[0], now = verdictOf(after)[0];
-    if (!hasRun(before) || !hasRun(after)) return [hasRun(after) ? "first measured" : hasRun(before) ? "no longer measured" : null, null];
+    if (!hasRun(before) || !hasRun(after)) return [hasRun(after) ? "first measured" : hasRun(before) ? ENDED[now === "n/a" ? 0 : 1] : null, null];
     if (now === "failed") return [was === "failed" ? "still failing" : "newly failing", null];
     if (same) return ["same bits", 0];
-    if (was === "failed") return [WRONG[now] ? "worse" : "mended", null];
+    if (was === "failed") return [WRONG[now] ? "error grew" : "mended", null];
     const [old, fresh] = [before[1], after[1]].map((value) => (value === "∞" ? Infinity : value));
     const bits = old === null || fresh === null ? null : old === fresh ? 0 : !old || !fresh ? (fresh ? Infinity : -Infinity) : Math.log2(fresh / old);
     const wrong = [WRONG[was] ?? 0, WRONG[now] ?? 0];
-    if (wrong[1] > wrong[0]) return ["worse", bits];
+    if (wrong[1] > wrong[0]) return ["error grew", bits];
     const passes = [before, after].map((state) => verdictOf(state)[3]);
-    if (wrong[1] < wrong[0]) return [passes[1] ? "mended" : "better", bits];
-    if (passes[0] !== passes[1]) return [passes[1] ? "better" : "worse", bits];
+    if (wrong[1] < wrong[0]) return [passes[1] ? "mended" : "error fell", bits];
+    if (passes[0] !== passes[1]) return [passes[1] ? "error fell" : "error grew", bits];
     if (bits === null || (!Number.isFinite(bits) && passes[0])) return ["other rounding", null];
     if (Math.abs(bits) < 0.5) return ["other rounding", bits];
-    return [bits > 0 ? "worse" : "better", bits];
+    return [bits > 0 ? "error grew" : "error fell", bits];
   };
   const compared = (earlier, later) => {
     const ran = [earlier, later].map((at) => new Set(TL.cells.cells.filter((cell) => hasRun(stateAt(cell, at)[0])).map((cell) => cell[3])));
@@ -240,9 +249,10 @@
       const counts = make("dl", { class: "counts" });
       const groups = [];
       for (const kind of CHANGES) {
-        const own = rows.filter((row) => row.kind === kind), id = kind.replaceAll(" ", "-");
-        if (own.length || ALWAYS_COUNTED.includes(kind)) counts.append(make("div", { title: explained[kind] }, make("dt", {}, make("a", { href: `#${id}` }, kind)), make("dd", { "data-count": kind }, String(own.length))));
-        if (!own.length || kind === "same bits") continue;
+        const every = rows.filter((row) => row.kind === kind), own = ENDED.includes(kind) ? every.filter((row) => !verdictOf(row.before)[3]) : every, id = kind.replaceAll(" ", "-");
+        if (every.length || ALWAYS_COUNTED.includes(kind)) counts.append(make("div", { title: explained[kind] }, make("dt", {}, make("a", { href: `#${id}` }, kind)), make("dd", { "data-count": kind }, String(every.length))));
+        if (!every.length || (kind === "same bits" && own.length > MOST_SAME)) continue;
+        const right = every.length - own.length;
         const body = make("tbody");
         for (const row of own) {
           const [model, dtype, option, wrapper] = row.cell;
@@ -250,10 +260,10 @@
         }
         const head = make("tr", {}, ...["cell", "wrapper", a.name, "mean, nats", b.name, "mean, nats", "change, bits", "note"].map((name, i) => make("th", { scope: "col", class: [3, 5, 6].includes(i) ? "num" : null }, name)));
         const table = make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": kind }, make("table", { class: "plain" }, make("thead", {}, head), body));
-        const [model, dtype, option] = own[0].cell;
+        const [model, dtype, option] = every[0].cell;
         const reproduce = make("p", { class: "run" }, "Reproduce the first: ", make("code", {}, `tlbench verify ${model} --tl ${b.name} --dtype ${dtype} --option ${option}`));
-        const open = ["worse", "newly failing", "wrong when first measured", "failing when first measured"].includes(kind) || own.length <= 20;
-        groups.push(make("section", { class: "group", id }, make("h3", {}, kind, " ", make("small", {}, `${own.length} ${own.length === 1 ? "cell" : "cells"}`)), make("p", { class: "note" }, `${explained[kind]}.`), make("details", open ? { open: "" } : {}, make("summary", {}, "Each cell"), table, reproduce)));
+        const open = ["error grew", "newly failing", "wrong when first measured", "failing when first measured"].includes(kind) || own.length <= 20;
+        groups.push(make("section", { class: "group", id }, make("h3", {}, kind, " ", make("small", {}, `${every.length} ${every.length === 1 ? "cell" : "cells"}`)), make("p", { class: "note" }, `${explained[kind]}.${right ? ` ${right} of them ${right === 1 ? "was" : "were"} right in ${a.name}${own.length ? "; these were not, and nobody mended them" : ""}.` : ""}`), !own.length ? "" : make("details", open ? { open: "" } : {}, make("summary", {}, "Each cell"), table, reproduce)));
       }
       const changed = Object.keys(b.environment).filter((name) => a.environment[name] !== b.environment[name]).map((name) => `${name} ${[a, b].map((commit) => (name === "probe" ? commit.environment[name].slice(0, 8) : commit.environment[name]) || "none").join(" → ")}`);
       const moved = changed.length ? `The environment changed too: ${changed.join(", ")}.` : "Both were measured with the same libraries and arithmetic.";
@@ -276,7 +286,7 @@
   if (sections.length && window.TL && window.uPlot) {
     document.body.classList.add("one");
     const bar = one(".chooser"), styles = getComputedStyle(document.documentElement), css = (name) => styles.getPropertyValue(name).trim();
-    const NAMES = ["max", "mean", "median", "std"], COLOURS = Object.fromEntries(NAMES.map((name) => [name, css(`--${name}`)]));
+    const NAMES = ["max", "mean", "median", "std"], DRAWN = ["max", "mean"], COLOURS = Object.fromEntries(DRAWN.map((name) => [name, css(`--${name}`)]));
     const WORST_FIRST = ["v-broken", "v-failed", "v-worse", "v-unjudged", "v-benign", "v-same-rounding", "v-exact", "v-no-op", "v-absent"];
     const rank = (word) => WORST_FIRST.findIndex((style) => word.classList.contains(style)), newest = new Map();
     let plots = [];
@@ -330,7 +340,7 @@
       const positive = rows.flatMap((row) => all("data", row).filter((d) => d.dataset.track.startsWith("accuracy.Logit.")).map((d) => Number(d.value))).filter((value) => value > 0 && Number.isFinite(value));
       const floor = positive.length ? 10 ** (Math.floor(Math.log10(Math.min(...positive))) - 1) : 1e-9;
       const known = new Map();
-      for (const wrapper of wrappers) for (const name of NAMES) {
+      for (const wrapper of wrappers) for (const name of DRAWN) {
         const ys = new Array(n).fill(null), values = new Array(n).fill(null);
         for (const row of rows) if (row.dataset.wrapper === wrapper) {
           const stored = one(`data[data-track="accuracy.Logit.track_${name}"]`, row);
@@ -339,7 +349,7 @@
         }
         if (values.every((value) => value === null)) continue;
         const before = wrapper === "HookedTransformer" && wrappers.length > 1;
-        series.push({ label: `${name}, ${wrapper}`, stroke: COLOURS[name], width: name === "mean" ? 2.5 : 1.2, dash: before ? [6, 4] : name === "std" ? [2, 3] : undefined, points: { show: true, fill: css("--paper"), size: name === "std" ? 3 : name === "median" ? 7 : 5 }, spanGaps: false });
+        series.push({ label: `${name}, ${wrapper}`, stroke: COLOURS[name], width: name === "mean" ? 2.5 : 1.5, dash: before ? [6, 4] : undefined, points: { show: true, fill: css("--paper"), size: 5 }, spanGaps: false });
         data.push(ys);
         known.set(data.length - 1, values);
       }
@@ -348,7 +358,7 @@
       const bands = all(".floor", section).map((floor) => ({ value: Number(one("data", floor).value), ran: rows.filter((row) => row.dataset.wrapper === floor.dataset.wrapper && one("td data", row)) })).filter(({ value, ran }) => value > 0 && ran.length);
       const say = make("p", { class: "say", "aria-live": "polite" }, "Hover, or focus the chart and use the arrow keys: it names the commit, its subject, its date and what it was measured with.");
       const place = make("div", { class: "plot", tabindex: "0", role: "img", "aria-label": `Error of the logits in nats by commit, on a logarithmic axis; the table below has every figure.` });
-      const keys = make("ul", { class: "keys" }, ...NAMES.map((name) => { const line = make("i"); line.style.color = COLOURS[name]; return make("li", {}, line, name); }), ...(wrappers.length > 1 ? [make("li", {}, make("i", { class: "dash" }), "HookedTransformer"), make("li", {}, make("i"), "TransformerBridge")] : [make("li", {}, wrappers[0])]), ...(bands.length ? [make("li", {}, make("span", { class: "band noise" }), "noise floor, each wrapper's own")] : []), ...(rows.some((row) => row.dataset.verdict === "failed") ? [make("li", {}, make("b", {}, "!"), " failed")] : []));
+      const keys = make("ul", { class: "keys" }, ...DRAWN.map((name) => { const line = make("i"); line.style.color = COLOURS[name]; return make("li", {}, line, name); }), ...(wrappers.length > 1 ? [make("li", {}, make("i", { class: "dash" }), "HookedTransformer"), make("li", {}, make("i"), "TransformerBridge")] : [make("li", {}, wrappers[0])]), ...(bands.length ? [make("li", {}, make("span", { class: "band noise" }), "noise floor, each wrapper's own")] : []), ...(rows.some((row) => row.dataset.verdict === "failed") ? [make("li", {}, make("b", {}, "!"), " failed")] : []));
       figure.append(place, keys, say);
       figure.hidden = false;
       const zero = [...known.values()].some((values) => values.includes(0));
@@ -424,7 +434,7 @@
       const own = wrappers.map((wrapper) => [wrapper, line(wrapper, "truth.TransformerLens.track_bits_lost")]).filter(([, values]) => values.some((value) => value !== null));
       if (!own.length) return;
       const place = make("div", { class: "plot", role: "img", "aria-label": "Bits lost by commit, beside HuggingFace's own; the table has every figure." });
-      const keys = make("ul", { class: "keys" }, make("li", {}, make("span", { class: "band" }), "bits that HuggingFace itself loses"), make("li", {}, make("i"), "bits that TransformerLens loses, of the dtype's"));
+      const keys = make("ul", { class: "keys" }, make("li", {}, make("span", { class: "band" }), "bits that HuggingFace itself loses"), make("li", {}, make("i"), "bits that TransformerLens loses"));
       one(".say", figure).before(place, keys);
       const highest = Math.max(...own.flatMap(([, values]) => values), ...reference, 1);
       plots.push(new uPlot({

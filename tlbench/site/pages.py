@@ -159,8 +159,11 @@ class Site:
         """Write every page."""
         for name in ("site.css", "site.js", "uPlot.iife.min.js", "uPlot.min.css"):
             shutil.copyfile(STATIC / name, self.html / name)
-        from tlbench.site import inside, models, profiles
+        from tlbench.site import finding_pages, inside, models, profiles
 
+        if self.shown:
+            faults = [one for one, _ in finding_pages.by_weight(self)]
+            self.findings = [*faults, *(one for one in self.findings if one not in faults)]
         base = self._base()
         if not self.shown:
             render.write(self.html, "index.html", "empty.html", **base)
@@ -423,6 +426,8 @@ class Group:
     change: Kind
     models: Mapping[str, Sequence[Changed]]
     count: int
+    reasons: Sequence[str] = ()
+    """Why it is not applicable any more."""
 
     @property
     def n_right_before(self) -> int:
@@ -439,7 +444,8 @@ def grouped(compared: Sequence[Changed]) -> list[Group]:
         for one in own:
             if kind not in (Change.ENDED, Change.GONE) or not one.before.state.verdict.passes:
                 by_model[one.later.model].append(one)
-        found.append(Group(kind, dict(by_model), len(own)))
+        reasons = [one.after.state.reason for one in own if kind is Change.ENDED and one.after.state.reason]
+        found.append(Group(kind, dict(by_model), len(own), list(dict.fromkeys(reasons))))
     return found
 
 

@@ -81,6 +81,11 @@ class ProfileSection:
         return plot(self, [(style, line, getattr(line.profile, name)) for line in self.lines for style, name in series])
 
     @property
+    def is_equal(self) -> bool:
+        """Whether every error is HuggingFace's own, to the last bit."""
+        return all(line.profile.errors == line.profile.reference_errors for line in self.lines)
+
+    @property
     def ratios(self) -> Markup:
         """TransformerLens's errors over HuggingFace's."""
         return plot(self, [("errors", line, _ratios(line.profile)) for line in self.lines], parity=True)

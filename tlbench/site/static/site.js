@@ -112,10 +112,11 @@
           style(one(".use", cell), safe.length && worst !== "safe" ? `safe with ${safe.join(", ")} only` : worst);
         }
         // The first column is the newest wrapper's.
-        if (isAsked) said.push(`${dtype}: ${one("td", row).innerText.replace(/\s+/g, " ").trim()}`);
+        const cell = one("td", row), from = cell.dataset.safeFrom;
+        if (isAsked) said.push(`${dtype}: ${one(".use", cell)?.textContent ?? "not measured"} for ${size}${from ? `; safe from ${spelled(Number(from))} nats` : ""}.`);
       }
       for (const head of all("th .effect")) head.textContent = size;
-      answer.textContent = `${size}, ${one(".answers thead th:nth-child(2)").textContent}. ${chosen.value ? `${said[0] ?? `${chosen.value}: not measured`}.` : ""}`;
+      answer.replaceChildren(said[0] ?? "", make("small", {}, ` ${one(".answers thead th:nth-child(2)").textContent}, any option`));
       answer.hidden = !chosen.value;
       remember({ effect: input.value, dtype: chosen.value });
     };

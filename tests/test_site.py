@@ -1,7 +1,6 @@
 """The site in a real browser, over the committed results: figures are the stored ones, and nothing comes from elsewhere."""
 
 import functools
-import html.parser
 import http.server
 import itertools
 import json
@@ -12,6 +11,7 @@ import shutil
 import subprocess
 import threading
 from collections import Counter
+from html.parser import HTMLParser
 from importlib.resources import files
 
 import pytest
@@ -177,7 +177,7 @@ def close(text, value):
     return shown == value if value == 0 else abs(shown / value - 1) < 5.01e-3
 
 
-class Figures(html.parser.HTMLParser):
+class Figures(HTMLParser):
     """Every figure of a page, with the machine, commit and cell that the elements around it name."""
 
     def __init__(self, text):

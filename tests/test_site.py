@@ -43,21 +43,14 @@ ALL_KINDS = (
     "environments.html",
     "coverage.html",
     "method.html",
-    "commit/3.0.0.html",
+    "commit/4.0.0.html",
     "model/zoo-gemma.html",
     "history/zoo-mixtral.html",
     "finding/gemma-erf-gelu.html",
     "profile/zoo-gemma.html",
 )
 
-DARK = (
-    "index.html",
-    "commit/3.0.0.html",
-    "hooks.html",
-    "model/zoo-gemma.html",
-    "history/zoo-mixtral.html",
-    "profile/zoo-gemma.html",
-)
+DARK = ("index.html", "gradients.html", "model/zoo-gemma.html", "history/zoo-mixtral.html")
 """Pages that have every colour between them."""
 AXE_OPTIONS = {"resultTypes": ["violations"], "preload": False, "iframes": False}
 
@@ -682,13 +675,67 @@ def test_a_script_in_a_commit_s_subject_or_a_machine_s_name_does_not_run(stored,
     publish_stored(stored)
     server, root = served(stored.folder / "html")
     page = browser.new_page()
-    for path in sorted((stored.folder / "html").rglob("*.html")):
+    pages = (stored.folder / "html").rglob("*.html")
+    for path in sorted(path for path in pages if path.parent.name != "finding"):  # which name no subject and no machine
         page.goto(root + path.relative_to(stored.folder / "html").as_posix())
         assert page.evaluate("window.hostile") is None, path
     page.goto(f"{root}compare.html")
     assert HOSTILE[:30] in page.locator("option").all_inner_texts()[0]
     page.close()
     server.shutdown()
+
+
+def searched(model, subject, **more):
+    """What `tlbench steps --format json` prints of one step, and one of rounding."""
+    right, wrong = {"verdict": "benign", "error": 1e-6}, {"verdict": "broken", "error": 2.0}
+    moved = {"change": "alarm", "before": right, "after": wrong, "bits": 20.9}
+    words = ("float32", "unprocessed", "HookedTransformer")
+    cell = dict(zip(("model", "dtype", "option", "wrapper"), (model, *words), strict=True))
+    step = {
+        "change": "alarm",
+        "commits": [{"hash": "c" * 40, "subject": subject, "author": "", "date": "2026-01-02", "pull_request": "12"}],
+        "before": "b" * 40,
+        "after": "c" * 40,
+        "cells": [{**moved, "cell": cell}, {**moved, "cell": cell, "bits": None}],
+        "first_wrong": "blocks.0.mlp",
+        "environment": [],
+        "doubt": "",
+        "reproduce": ["tlbench verify"],
+    }
+    quiet = {**step, "change": "other rounding"}
+    found = {"good": "a" * 40, "bad": "d" * 40, "headline": "one step", "commits": 9, "cells": 2, "probes": 4}
+    return {**found, "skipped": {"e" * 40: "it does not build"}, "not_measured": {}, "steps": [step, quiet], **more}
+
+
+def test_steps_found_by_commit_are_shown_and_link_to_models_of_this_site_only(stored, monkeypatch):
+    stored.store("v1", {GPT2: 1e-6})
+    folder = stored.folder / "docs" / "steps"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(site, "docs_folder", lambda: folder.parent)
+    (folder / "one.json").write_text(json.dumps(searched("zoo-gpt2", HOSTILE, of_a_later_version=1)))
+    (folder / "two.json").write_text(json.dumps(searched("zoo-elsewhere", "a subject")))
+    publish_stored(stored)
+    text = page_of(stored, "steps.html")
+    assert HOSTILE not in text
+    assert "&lt;script&gt;window.hostile" in text
+    assert 'href="history/zoo-gpt2.html#float32.unprocessed"' in text
+    assert "history/zoo-elsewhere" not in text
+    assert "zoo-elsewhere float32 unprocessed" in text
+    assert "+20.90" in text
+    assert text.count("1 step of rounding or environment") == 2
+    assert "it does not build" in text
+    (folder / "two.json").write_text('{"good": 1}')
+    with pytest.raises(BadInput, match=r"two\.json: expected the output of `tlbench steps"):
+        publish_stored(stored)
+
+
+def test_an_open_finding_says_since_only_where_that_is_known(tmp_path):
+    text = (ROOT / "docs" / "findings" / "silent-hooks.md").read_text()
+    path = tmp_path / "one.md"
+    path.write_text(text)
+    assert findings.read(tmp_path)[0].versions == "since 3.0.0"
+    path.write_text(re.sub("^before.*\n", "", text, flags=re.M))
+    assert findings.read(tmp_path)[0].versions == "seen in 3.0.0, earlier unknown"
 
 
 @pytest.mark.parametrize(

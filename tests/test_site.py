@@ -714,6 +714,7 @@ def test_steps_found_by_commit_are_shown_and_link_to_models_of_this_site_only(st
     monkeypatch.setattr(site, "docs_folder", lambda: folder.parent)
     (folder / "one.json").write_text(json.dumps(searched("zoo-gpt2", HOSTILE, of_a_later_version=1)))
     (folder / "two.json").write_text(json.dumps(searched("zoo-elsewhere", "a subject")))
+    (folder / "two.toml").write_text('cccccccc = "the GELU of `mlp.py` <b>changed</b>"')
     publish_stored(stored)
     text = page_of(stored, "steps.html")
     assert HOSTILE not in text
@@ -723,7 +724,11 @@ def test_steps_found_by_commit_are_shown_and_link_to_models_of_this_site_only(st
     assert "zoo-elsewhere float32 unprocessed" in text
     assert "+20.90" in text
     assert text.count("1 step of rounding or environment") == 2
+    assert "the GELU of <code>mlp.py</code> &lt;b&gt;changed&lt;/b&gt;" in text
     assert "it does not build" in text
+    (folder / "two.toml").write_text('dddddddd = "of no step"')
+    with pytest.raises(BadInput, match=r"dddddddd: no step of two\.json has this last commit"):
+        publish_stored(stored)
     (folder / "two.json").write_text('{"good": 1}')
     with pytest.raises(BadInput, match=r"two\.json: expected the output of `tlbench steps"):
         publish_stored(stored)

@@ -1,20 +1,27 @@
 """What is said of a step: whose it is, which cells moved, and whether it came out the same again. No commit is measured."""
 
+import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
 
 from tests.test_clone import clone, commit  # noqa: F401
+from tlbench.cli.steps import app
 from tlbench.environments.workshop import Environment
 from tlbench.exceptions import BadInput, CellFailed
 from tlbench.grid import Cell
 from tlbench.metrics.change import Change, State
 from tlbench.metrics.distribution import Fingerprint
 from tlbench.metrics.verdict import Verdict
+from tlbench.paths import package_dir
 from tlbench.records.measurement import Measurement
 from tlbench.records.outcome import Kind, Outcome
+from tlbench.records.serial import restored
 from tlbench.report import steps as report
+from tlbench.report.steps import Searched
 from tlbench.steps.findings import Finder, differing_packages
 from tlbench.steps.measuring import Laboratory
 from tlbench.steps.states import state_of
@@ -73,6 +80,27 @@ def test_a_step_has_its_commit_class_cells_and_place(planted):
     assert (found.commits, found.before) == ((planted.commits[2],), planted.commits[1])
     assert (found.change, found.place, found.doubt) == (Change.ALARM, "block 1, pattern", "")
     assert {one.cell for one in found.moved} == set(CELLS)
+
+
+def parsed(line):
+    """The last command of a line, as tlbench understands it. Raises click's error if it does not."""
+    name, *words = shlex.split(line.split(" && ")[-1])[1:]
+    return typer.main.get_command(app).commands[name].make_context(name, words)
+
+
+def test_what_reproduces_a_step_is_understood(planted):
+    for number in range(4):
+        planted.plant(number, right() if number < 2 else right("b", 1e-2, Verdict.BROKEN))
+    (found,) = planted.steps().findings
+    commands = [parsed(line) for line in report.commands(planted.finder.clone, found)]
+    assert [command.params["tl"] for command in commands] == [f"/tmp/{commit[:8]}" for commit in planted.commits[1:3]]
+    assert {command.params["model"] for command in commands} == {"zoo-gpt2"}
+
+
+def test_the_commands_of_the_stored_steps_are_understood():
+    for path in (package_dir().parent / "docs" / "steps").glob("*.json"):
+        for step in restored(Searched, json.loads(path.read_text())).steps:
+            assert [parsed(line).params["tl"] for line in step.reproduce] == [step.before, step.after]
 
 
 def test_where_the_same_commit_differs_in_both_environments_the_environment_did_it(planted):

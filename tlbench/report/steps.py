@@ -154,7 +154,7 @@ def named(details: Sequence[Commit]) -> str:
 def commands(clone: Clone, finding: Finding) -> list[str]:
     """The commands that reproduce the worst cell before and after."""
     cell = finding.worst.cell
-    words = [cell.model, "--dtype", cell.dtype, "--option", cell.option, "--wrapper", cell.wrapper, "--no-floor", "--full"]
+    words = [cell.model, "--dtype", cell.dtype, "--option", cell.option, "--wrapper", cell.wrapper, "--question", "logits"]
     is_known = clone.path.resolve() in [path.resolve() for path in repositories()]
     lines = []
     for commit in (finding.before, finding.after):

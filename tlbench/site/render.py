@@ -47,6 +47,7 @@ def environment() -> jinja2.Environment:
         "joined": joined,
         "commit_page": searched.commit_page,
         "pull_page": searched.pull_page,
+        "own_subject": searched.own_subject,
         "change_in_words": searched.change_in_words,
         "cells_in_words": searched.cells_in_words,
     }

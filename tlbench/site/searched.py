@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from tlbench.environments import UPSTREAM
+from tlbench.environments.commits import Commit
 from tlbench.exceptions import BadInput
 from tlbench.metrics.change import Change
 from tlbench.records.serial import restored
@@ -88,6 +89,11 @@ def commit_page(commit: str) -> str:
 def pull_page(number: str | int) -> str:
     """Where a pull request can be read."""
     return f"{PAGE}/pull/{number}"
+
+
+def own_subject(commit: Commit) -> str:
+    """A commit's subject without its pull request's number, which stands beside it."""
+    return commit.subject.replace(f"(#{commit.pull_request})", "").strip()
 
 
 def change_in_words(step: SearchedStep) -> str:

@@ -61,7 +61,7 @@ def normal(key: str, count: int) -> NDArray[np.float64]:
     """``count`` nearly normal numbers (sum of 12 uniforms, within ±6): mean 0, variance 1, identical on every machine."""
     words = _raw(key, WORDS_PER_NORMAL * count)
     halves = words.astype("<u8").view("<u2").reshape(count, UNIFORMS_PER_NORMAL)
-    centred = halves.astype(np.int64).sum(axis=1) * 2 - UNIFORMS_PER_NORMAL * (UINT16_RANGE - 1)
+    centred = halves.sum(axis=1, dtype=np.int64) * 2 - UNIFORMS_PER_NORMAL * (UINT16_RANGE - 1)
     values: NDArray[np.float64] = centred / np.float64(2 * UINT16_RANGE)
     return values
 

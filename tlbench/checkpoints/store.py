@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,6 +283,8 @@ def _make(model: Model, pins: dict[str, str], say: Callable[[str], None]) -> Pat
         elif model.source is Source.CONFIG:
             making.make_from_config(model, folder)
         else:
+            if model.terms:
+                print(model.terms, file=sys.stderr)
             making.make_from_gguf(model, folder, say)
         digests = hashes(model, folder, folder / prompt_sets.FILE_NAME)
         if pins and digests != pins:

@@ -40,7 +40,7 @@ def prepared(
         CheckpointUnavailable: if it is a Hub model and the Hub cannot be reached.
     """
     catalogue = catalogues.load()
-    if name in [model.name for model in catalogue.every]:
+    if name in catalogue.known_names():
         if hooked_name:
             raise BadInput(
                 f"--hooked-name {hooked_name} is for a folder or a Hub repo id, and {name} is in {catalogue.path}: leave it "
@@ -99,7 +99,7 @@ def _entry(name: str, catalogue: Catalogue) -> dict[str, str]:
         return {"name": _plain(name), "source": Source.HUB.value, "repo": name}
     raise BadInput(
         f"no model {name!r}: not in {catalogue.path}, not a local folder, not a Hub repo id: "
-        f"{choices(name, [model.name for model in catalogue.every])}, or name a folder with config.json and safetensors"
+        f"{choices(name, catalogue.known_names())}, or name a folder with config.json and safetensors"
     )
 
 

@@ -47,6 +47,7 @@ def test_what_a_name_does_not_say_is_said():
         (GOOD + "threads = 0\n", "invalid threads = 0: expected at least 1"),
         (GOOD + 'threads = "two"\n', "invalid threads = 'two': expected type int"),
         (GOOD + "thread = 2\n", "unknown field 'thread'"),
+        (GOOD + "by_name = 1\n", "invalid by_name = 1: expected type bool"),
         (GOOD + GOOD, "duplicate name 'mine'"),
         (GOOD.replace("mine", "a/b", 1), "invalid name: expected only letters"),
         ("", "no \\[\\[model\\]\\] entry"),
@@ -56,6 +57,21 @@ def test_what_a_name_does_not_say_is_said():
 def test_a_malformed_entry_is_refused_naming_entry_and_field(write_catalogue, text, named):
     with pytest.raises(BadInput, match=named):
         write_catalogue(text)
+
+
+def test_a_model_by_name_is_in_no_grid_and_no_command_over_all_models(write_catalogue, monkeypatch):
+    text = GOOD + GOOD.replace('"mine"', '"large"') + "by_name = true\n"
+    loaded = write_catalogue(text)
+    assert (loaded.names(), loaded.get("large").name) == (["mine"], "large")
+    monkeypatch.setenv("TLBENCH_FURTHER", "1")
+    assert catalogue.load().names() == ["mine"]
+    assert [model.name for model in catalogue.load().every] == ["mine"]
+
+
+def test_weights_with_terms_of_their_own_are_fetched_only_by_name():
+    embedded = catalogue.load(catalogue.package_dir() / "catalogue.toml")
+    assert [model.name for model in (*embedded.every, *embedded.by_name) if model.terms] == ["gemma3-270m"]
+    assert "gemma3-270m" not in embedded.names()
 
 
 def test_a_missing_catalogue_is_refused_naming_the_variable(tmp_path):

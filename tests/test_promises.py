@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tlbench.checkpoints import prompts
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Cell
 from tlbench.lens.interface import Lens, Switch
@@ -112,6 +113,17 @@ def test_the_tokens_from_the_first_that_differs_are_counted():
     alone = [torch.ones(1, padding.SHORT, dtype=torch.long), torch.ones(1, padding.LONG, dtype=torch.long)]
     assert padding._generated(SimpleNamespace(greedy=greedy, masked_greedy=masked), alone) == 3
     assert padding._generated(SimpleNamespace(greedy=greedy, masked_greedy=lambda i, m, n: greedy(i, n)), alone) == 0
+
+
+def test_texts_in_a_list_are_compared_with_each_alone_and_ids_that_were_drawn_have_none():
+    def greedy(texts, n):
+        padded = len(texts) > 1  # as if padding moved the last token of the shorter text
+        return torch.tensor([[0] * (n - 1) + [int(padded and text is padding.TEXTS[0])] for text in texts])
+
+    lens = SimpleNamespace(greedy=greedy)
+    assert padding._listed(lens, prompts.Prompts((), ())) == 1
+    with pytest.raises(NotApplicable, match="no texts: its tokenizer has id 9"):
+        padding._listed(lens, prompts.Prompts((), (), "its tokenizer has id 9"))
 
 
 # Switches -------------------------------------------------------------------------------------------------------------

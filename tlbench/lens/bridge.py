@@ -17,7 +17,7 @@ from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Dtype, Option
 from tlbench.lens import weights
-from tlbench.lens.interface import Lens, class_of, failures
+from tlbench.lens.interface import Lens, class_of, failures, generated
 from tlbench.spans import Category, span
 
 CHANGED = "TransformerLens changed how it processes weights: {}; see tlbench/lens/bridge.py"
@@ -70,9 +70,8 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
         finally:
             bridge._capture_hf_cache = False
 
-    def greedy(ids: Tensor, n: int) -> Tensor:
-        tokens: Tensor = bridge.generate(ids, max_new_tokens=n, do_sample=False, stop_at_eos=False, verbose=False)
-        return tokens
+    def greedy(prompts: Tensor | list[str], n: int) -> Tensor:
+        return generated(bridge, prompts, n)
 
     changed = weights_read.changed_weights
     return Lens(partial(bridge, return_type="logits"), changed, bridge, steps, greedy, process, around=around)

@@ -26,7 +26,7 @@ from tlbench.checkpoints import Checkpoint
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Dtype, Option
 from tlbench.lens import weights
-from tlbench.lens.interface import Lens, class_of, failures
+from tlbench.lens.interface import Lens, class_of, failures, generated
 from tlbench.spans import Category, span
 
 LONGEST_MASK = 2048
@@ -86,10 +86,9 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
                 mask = {"attention_mask": torch.ones_like(token)} if takes_mask else {}
                 yield model(token, return_type="logits", past_kv_cache=past, **mask)[:, -1]
 
-    def greedy(ids: Tensor, n: int) -> Tensor:
+    def greedy(prompts: Tensor | list[str], n: int) -> Tensor:
         with patch.object(model, "tokenizer", tokenizer()):
-            tokens: Tensor = model.generate(ids, max_new_tokens=n, do_sample=False, stop_at_eos=False, verbose=False)
-        return tokens
+            return generated(model, prompts, n)
 
     def process(requested: Option, refactor: bool = False) -> None:
         if not hasattr(model, "process_weights_"):

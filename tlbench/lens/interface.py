@@ -70,7 +70,8 @@ class Lens:
         changed_weights: number of weight tensors that processing changed. 0 if the option is a no-op or readback was off.
         model: TransformerLens's own object, a module with an ``unembed`` and a ``cfg``.
         steps: maps token ids ``[batch, pos]`` to logits ``[batch, d_vocab]`` position by position, with the key-value cache.
-        greedy: maps token ids and n to these ids plus n more, ``[batch, pos]``, by TransformerLens's cached ``generate``.
+        greedy: maps token ids, or texts, and n to their ids plus n more, ``[batch, pos]``, by TransformerLens's cached
+            ``generate``, which pads texts of unequal length itself.
         process: applies a processing option in place to a model that was loaded unprocessed; if its second argument is
             true, with ``refactor_factored_attn_matrices`` too.
         other_constants: which constants it has that are not the checkpoint's, and whose they are; "" if there are none.
@@ -81,7 +82,7 @@ class Lens:
     changed_weights: int
     model: Any
     steps: Callable[[Tensor], Iterator[Tensor]]
-    greedy: Callable[[Tensor, int], Tensor]
+    greedy: Callable[[Tensor | list[str], int], Tensor]
     process: Callable[..., None]
     other_constants: str = ""
     around: Callable[[Any], Callable[[Tensor], Tensor]] = _no_model_to_wrap
@@ -217,7 +218,9 @@ class Lens:
 
     def masked_greedy(self, ids: Tensor, mask: Tensor, n: int) -> Tensor:
         """Token ids and n more, by ``generate`` with an ``attention_mask``. NotApplicable if it has none."""
-        if "attention_mask" not in inspect.signature(self.model.generate).parameters:
+        parameters = inspect.signature(self.model.generate).parameters
+        # Before 3.9.0 TransformerBridge takes it with other keywords for multimodal models, and says nothing.
+        if "attention_mask" not in parameters and all(one.kind is not one.VAR_KEYWORD for one in parameters.values()):
             raise NotApplicable("this TransformerLens's generate has no attention_mask")
         mask = mask.to(device.current())
         fixed: dict[str, Any] = {"do_sample": False, "stop_at_eos": False, "verbose": False}
@@ -332,3 +335,10 @@ def _on_the_device(function: Callable[..., Any]) -> Callable[..., Any]:
 def _as_hook(edit: Hook) -> Callable[..., Tensor | None]:
     """Make a hook take the keyword ``hook`` too, as which TransformerLens passes the hook point."""
     return lambda value, hook: edit(value)
+
+
+def generated(model: Any, prompts: Tensor | list[str], n: int) -> Tensor:
+    """What ``generate`` makes of token ids or texts, greedily and with its cache: ids, ``[batch, pos]``."""
+    kind = {} if isinstance(prompts, Tensor) else {"return_type": "tokens"}
+    tokens: Tensor = model.generate(prompts, max_new_tokens=n, do_sample=False, stop_at_eos=False, verbose=False, **kind)
+    return tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tlbench.checkpoints.prompts import Prompts
 from tlbench.exceptions import NotApplicable
 from tlbench.grid import Cell
 from tlbench.lens.interface import Lens
@@ -15,6 +16,8 @@ from tlbench.records.promises import Padding
 from tlbench.reference import huggingface
 
 LONG, SHORT, NEW_TOKENS = 32, 24, 8
+TEXTS = ("When on board H.M.S.", "Call me Ishmael. Some years ago,")
+"""How the prompts' texts begin: unequal numbers of tokens."""
 
 
 def measure_padding(cell: Cell, loaded: Loaded | None = None) -> Padding:
@@ -33,6 +36,7 @@ def measure_padding(cell: Cell, loaded: Loaded | None = None) -> Padding:
             right=attempts.attempt("right", lambda: _logits(lens, alone, left=False)),
             generated=attempts.attempt("generated", lambda: _generated(lens, alone)),
             loss=attempts.attempt("loss", lambda: _loss(lens, alone)),
+            listed=attempts.attempt("listed", lambda: _listed(lens, checkpoint.prompts)),
             reasons=attempts.reasons,
         )
 
@@ -59,8 +63,18 @@ def _generated(lens: Lens, alone: list[Tensor]) -> int:
     together = lens.masked_greedy(ids, mask, NEW_TOKENS)
     if not isinstance(together, Tensor):
         raise NotApplicable(f"generate returned {type(together).__name__}: expected token ids")
-    apart = torch.cat([lens.greedy(prompt, NEW_TOKENS)[:, -NEW_TOKENS:] for prompt in alone])
-    differs = (together[:, -NEW_TOKENS:].cpu() != apart.cpu()).any(0)
+    return _differing(together, [lens.greedy(prompt, NEW_TOKENS) for prompt in alone])
+
+
+def _listed(lens: Lens, prompts: Prompts) -> int:
+    if prompts.drawn:
+        raise NotApplicable(f"its prompts are ids and no texts: {prompts.drawn}")
+    return _differing(lens.greedy(list(TEXTS), NEW_TOKENS), [lens.greedy([text], NEW_TOKENS) for text in TEXTS])
+
+
+def _differing(together: Tensor, apart: list[Tensor]) -> int:
+    """The number of new tokens from the first that differs, in any prompt."""
+    differs = (together[:, -NEW_TOKENS:].cpu() != torch.cat([one[:, -NEW_TOKENS:] for one in apart]).cpu()).any(0)
     return int(differs.flip(0).nonzero().max()) + 1 if differs.any() else 0
 
 

@@ -36,6 +36,7 @@ class Padding:
         right: the same with padding on the right.
         generated: the number of greedy tokens from the first that differs, with padding on the left.
         loss: the difference of the mean loss with padding on the left, in nats.
+        listed: as ``generated``, if ``generate`` gets both prompts as texts in one list.
     """
 
     cell: Cell
@@ -43,6 +44,7 @@ class Padding:
     right: float | None
     generated: int | None
     loss: float | None
+    listed: int | None
     reasons: dict[str, str]
 
 

@@ -182,6 +182,7 @@ ONLY_VERIFIED = (
     Check(Part.PADDING, "left", "unequal prompts, padded on the left", "nats", rounding),
     Check(Part.PADDING, "right", "unequal prompts, padded on the right", "nats", rounding),
     Check(Part.PADDING, "generated", "generate from unequal prompts", "tokens", zero_in_float32),
+    Check(Part.PADDING, "listed", "generate from a list of texts", "tokens", zero_in_float32),
     Check(Part.PADDING, "loss", "loss of unequal prompts", "nats", rounding),
     Check(Part.LOSS, "mean", "loss", "nats", rounding),
     Check(Part.LOSS, "per_token", "loss_per_token", "nats", rounding),

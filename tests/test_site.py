@@ -21,6 +21,7 @@ from tests.stored import BIN, GPT2, GPT2_16, LLAMA, MEAN, ROOT, Stored
 from tlbench.exceptions import BadInput
 from tlbench.site import findings, words
 from tlbench.site import publish as site
+from tools.docs.findings import faults
 
 pytestmark = pytest.mark.slow
 
@@ -783,6 +784,10 @@ def test_figures_are_written_alike_by_python_and_by_the_script(page, address):
     assert page.evaluate(f"(values) => {{ {function} return values.map(spelled); }}", values) == [
         words.spelled(v) for v in values
     ]
+
+
+def test_findings_md_lists_every_finding():
+    assert faults() in (ROOT / "docs" / "findings.md").read_text()
 
 
 def test_a_finding_s_size_in_words_is_for_what_no_stored_figure_shows(tmp_path):

@@ -27,8 +27,10 @@ from tlbench.arithmetic import SHARED_MACHINE
 from tlbench.exceptions import TlbenchError
 from tlbench.grid import Cell, Dtype, Option, Space, Statistic, Wrapper, words_of
 from tlbench.report.stored import Row, State, StoredResults
+from tlbench.site import findings
 
-CONFIG = Path(__file__).resolve().parents[2] / "releases" / "asv.conf.json"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "releases" / "asv.conf.json"
 INSIDE_MACHINE = "xeon-2-cores"
 """Whose results of hooks, depth, gradients and length are read; errors are those of the shared arithmetic."""
 RELEASE = "v2.18.0"
@@ -197,6 +199,15 @@ def claim_f(figures: Part1) -> str:
     return f"{table}\n\nall_options has the smallest: {'; '.join(all_options)}"
 
 
+def faults() -> str:
+    """The table of part 2: every file of ``docs/findings/``, as the site orders them."""
+    lines = [
+        f"| {found.state} | [{found.title}](findings/{found.slug}.md) | {', '.join(found.wrappers)} | {found.versions} |"
+        for found in findings.read(ROOT / "docs" / "findings")
+    ]
+    return "\n".join(("| | what | wrapper | versions |", "|:--|:--|:--|:--|", *lines))
+
+
 def part_2(stored: StoredResults) -> str:
     """The cells that stand out in logits, and what the wrong activation costs Gemma."""
     found = {dtype: list(_outliers(stored, dtype)) for dtype in Dtype}
@@ -363,6 +374,7 @@ def main() -> None:
         "(d) center_unembed over unprocessed": claims_cde(figures, Option.CENTER_UNEMBED),
         "(e) center_writing_weights over unprocessed": claims_cde(figures, Option.CENTER_WRITING_WEIGHTS),
         "(f) smallest error in float32": claim_f(figures),
+        "2. Faults": faults(),
         "2. Cells that are wrong": part_2(stored),
         "3. Cells that fail": part_3(stored),
         "Inside the network": inside_the_network(stored),

@@ -87,7 +87,9 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
                 yield model(token, return_type="logits", past_kv_cache=past, **mask)[:, -1]
 
     def greedy(prompts: Tensor | list[str], n: int) -> Tensor:
-        with patch.object(model, "tokenizer", tokenizer()):
+        # What set_tokenizer would leave behind, for this call alone.
+        begins = {"tokenizer_prepends_bos": tokenizer().bos_token_id in tokenizer()("").input_ids}
+        with patch.object(model, "tokenizer", tokenizer()), patch.multiple(model.cfg, create=True, **begins):
             return generated(model, prompts, n)
 
     def process(requested: Option, refactor: bool = False) -> None:

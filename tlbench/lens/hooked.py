@@ -88,8 +88,9 @@ def load_hooked_transformer(checkpoint: Checkpoint, dtype: Dtype, option: Option
 
     def greedy(prompts: Tensor | list[str], n: int) -> Tensor:
         # What set_tokenizer would leave behind, for this call alone.
-        begins = {"tokenizer_prepends_bos": tokenizer().bos_token_id in tokenizer()("").input_ids}
-        with patch.object(model, "tokenizer", tokenizer()), patch.multiple(model.cfg, create=True, **begins):
+        begins = tokenizer().bos_token_id in tokenizer()("").input_ids
+        prepends = patch.object(model.cfg, "tokenizer_prepends_bos", begins, create=True)
+        with patch.object(model, "tokenizer", tokenizer()), prepends:
             return generated(model, prompts, n)
 
     def process(requested: Option, refactor: bool = False) -> None:

@@ -230,7 +230,7 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
     libraries = {"torch": torch.__version__, "transformers": version("transformers")}
     provenance = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, **libraries}
     try:
-        model = golden.load_exact(checkpoint.folder, Weights(dtype))
+        model = checkpoint.inputs.attached(golden.load_exact(checkpoint.folder, Weights(dtype)))
         model_sites = sites(model)
         assert_true_float64(model, ids)
         with true_float64():
@@ -266,7 +266,7 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
     torch.set_num_threads(checkpoint.model.threads)
     g = exact(checkpoint, dtype)
     ids = huggingface.tokens(checkpoint, golden.NATURAL)
-    model = huggingface.load_model(checkpoint.folder, dtype, Attention.EAGER)
+    model = checkpoint.inputs.attached(huggingface.load_model(checkpoint.folder, dtype, Attention.EAGER))
     tensors: dict[str, Tensor] = {}
     for kind, inputs in ((PROPAGATED, None), (LOCAL, g.inputs())):
         errors = Errors(g, fed=inputs is not None)

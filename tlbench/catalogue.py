@@ -240,11 +240,16 @@ def _model(entry: Mapping[str, Any], index: int, path: Path) -> Model:
             raise BadInput(f"{where}: missing field {key!r}, which source {source.value!r} requires")
     if entry.get("threads", 1) < 1:
         raise BadInput(f"{where}: invalid threads = {entry['threads']}: expected at least 1")
-    if entry.get("task", Task.CAUSAL) not in list(Task):
-        raise BadInput(f"{where}: unknown task {entry['task']!r}: expected one of {', '.join(Task)}")
-    values = {**entry, "source": source, "task": Task(entry.get("task", Task.CAUSAL))}
+    values = {**entry, "source": source, "task": _task(entry, where)}
     if source is Source.LOCAL:
         values["path"] = str((path.parent / Path(entry["path"]).expanduser()).resolve())
     if source is Source.HUB:
         values.setdefault("hooked_name", entry["repo"])
     return Model(**values)
+
+
+def _task(entry: Mapping[str, Any], where: str) -> Task:
+    task = entry.get("task", Task.CAUSAL)
+    if task not in list(Task):
+        raise BadInput(f"{where}: unknown task {task!r}: expected one of {', '.join(Task)}")
+    return Task(task)

@@ -92,7 +92,7 @@ def build(model: Model) -> Any:
 
 
 def _untie(built: Any) -> None:
-    """Give a model an unembedding of its own. T5's classes tie it whatever the configuration, and load released ones untied."""
+    """Give a model an unembedding of its own. T5's classes tie it whatever the configuration, but load one that is there."""
     unembedding = built.get_output_embeddings()
     if unembedding.weight is built.get_input_embeddings().weight:
         unembedding.weight = torch.nn.Parameter(unembedding.weight.detach().clone())

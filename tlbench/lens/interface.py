@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
 from typing import Any
@@ -88,7 +88,7 @@ class Lens:
     process: Callable[..., None]
     other_constants: str = ""
     around: Callable[[Any], Callable[[Tensor], Tensor]] = _no_model_to_wrap
-    inputs: Inputs = Inputs()
+    inputs: Inputs = field(default_factory=Inputs)
 
     def __post_init__(self) -> None:
         for name in ("logits", "steps", "greedy"):

@@ -1,8 +1,10 @@
 """What is covered is counted, and what is not has its reason."""
 
+from dataclasses import replace
+
 import pytest
 
-from tlbench.catalogue import Model, Source
+from tlbench.catalogue import Model, Source, Task
 from tlbench.checkpoints.architectures import Kind, architecture_of, kind_of
 from tlbench.grid import Cell
 from tlbench.metrics.verdict import Verdict
@@ -36,6 +38,9 @@ def test_each_kind_of_architecture_is_told(architecture, kind):
 
 def test_an_entry_s_architecture_is_that_of_its_class():
     assert [architecture_of(model) for model in MODELS] == ["LlamaForCausalLM", "FalconForCausalLM"]
+    bart = Model("mine", Source.CONFIG, model_type="bart")
+    of_task = {task: architecture_of(replace(bart, task=task)) for task in (Task.CAUSAL, Task.ENCODER_DECODER)}
+    assert of_task == {Task.CAUSAL: "BartForCausalLM", Task.ENCODER_DECODER: "BartForConditionalGeneration"}
     assert architecture_of(Model("gpt2", Source.HUB, repo="gpt2")) is None
 
 

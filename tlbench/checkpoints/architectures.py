@@ -39,12 +39,21 @@ LISTS = {
 KINDS = {Task.CAUSAL: Kind.DECODER, Task.ENCODER_DECODER: Kind.ENCODER_DECODER, Task.MASKED: Kind.MASKED}
 """The kind of the models that do a task."""
 
-NOT_MADE = {"Gemma3nForConditionalGeneration": "its vision tower needs the package timm"}
-"""Architectures whose models transformers cannot build by itself, with the reason."""
+AUDIO = "its encoder reads audio"
+NOT_MADE = {
+    "Gemma3nForConditionalGeneration": "its vision tower needs the package timm",
+    "T5WithLMHeadModel": "the former name of T5ForConditionalGeneration, which zoo-t5 measures",
+    **dict.fromkeys(
+        (f"{name}ForConditionalGeneration" for name in ("Qwen2Audio", "AudioFlamingo3", "MusicFlamingo", "GlmAsr")), AUDIO
+    ),
+}
+"""Architectures that the catalogue has no model of, with the reason, where their kind does not say it."""
 
 
 def kind_of(architecture: str) -> Kind:
     """The kind of an architecture, such as ``LlamaForCausalLM``."""
+    if NOT_MADE.get(architecture) == AUDIO:  # transformers lists these among the encoder-decoders
+        return Kind.NO_TEXT
     return next((kind for kind, names in _names().items() if architecture in names), Kind.REMOTE)
 
 

@@ -164,7 +164,7 @@ def wrong_of(weights):
     def product(name):
         raise NotApplicable(f"no {name}")
 
-    lens = SimpleNamespace(weight=weight, product=product, n_blocks=1)
+    lens = SimpleNamespace(weight=weight, product=product, n_blocks=1, blocks=["blocks.0"])
     return accessors.measure_accessors(CELL, (SimpleNamespace(folder=None), lens))
 
 
@@ -205,3 +205,17 @@ def test_expanded_keys_and_a_scaled_embedding_are_right(world):
 def test_processed_weights_are_not_compared():
     with pytest.raises(NotApplicable):
         accessors.measure_accessors(Cell("made-up", "float32", "fold_ln", "TransformerBridge"), (None, None))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "block", "is_in"),
+    [
+        ("model.layers.2.mlp.up_proj.weight", "blocks.2", True),
+        ("model.layers.2.mlp.up_proj.weight", "blocks.1", False),
+        ("encoder.block.1.layer.0.SelfAttention.q.weight", "encoder_blocks.1", True),
+        ("encoder.block.1.layer.0.SelfAttention.q.weight", "encoder_blocks.0", False),
+        ("encoder.block.1.layer.0.SelfAttention.q.weight", "decoder_blocks.1", False),
+    ],
+)
+def test_a_parameter_belongs_to_the_block_of_its_own_stack(parameter, block, is_in):
+    assert accessors._is_in(parameter, block) is is_in

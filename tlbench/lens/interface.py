@@ -274,8 +274,10 @@ class Lens:
             raise NotApplicable(f"this TransformerLens has no {argument}")
         if isinstance(argument_value, Tensor):
             argument_value = argument_value.to(device.current())
-        first, others = self.inputs.split(value.to(device.current()))
-        result: Tensor = self.model(first, return_type=return_type, **{argument: argument_value}, **others)
+        value, others = value.to(device.current()), dict[str, Tensor]()
+        if not value.is_floating_point():  # else it is a residual stream
+            value, others = self.inputs.split(value)
+        result: Tensor = self.model(value, return_type=return_type, **{argument: argument_value}, **others)
         return result
 
     def run_with_hooks(self, ids: Tensor, hooks: Mapping[str, Hook]) -> Tensor:

@@ -81,7 +81,8 @@ def hook_names(lens: Lens) -> dict[str, str]:
             # Only decoders that attend to an encoder have other names.
             is_plain = len(candidates) == 1 or lens.inputs.task is not Task.ENCODER_DECODER
             names[site(i, component)] = candidates[0] if is_plain else next(filter(lens.has_hook, candidates), candidates[0])
-    return {**names, LN_FINAL: f"ln_final.{NORMALISED}"}
+    last = "decoder_ln_final" if lens.inputs.task is Task.ENCODER_DECODER else "ln_final"
+    return {**names, LN_FINAL: f"{last}.{NORMALISED}"}
 
 
 def _errors(lens: Lens, ids: Tensor, g: Exact, hooks: dict[str, str], *, fed: bool) -> Errors:

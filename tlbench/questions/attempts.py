@@ -28,7 +28,7 @@ MEANINGLESS: Mapping[Task, Mapping[str, str]] = {
         **{"steps": NO_CACHE, "greedy": NO_PROMPT, "generated": NO_PROMPT, "final": HEAD},
         **dict.fromkeys(("left", "right", "left_padding"), MASK),
         **dict.fromkeys(("loss", "mean", "per_token", "incl_bwd"), LABELS),
-        **dict.fromkeys(("sums", "accumulated", "logit_lens", "decomposed", "attributed"), STREAM),
+        **dict.fromkeys(("sums", "accumulated", "logit_lens", "decomposed", "attributed", "head_attribution"), STREAM),
     },
     Task.MASKED: {
         **{"last_token": NOT_CAUSAL, "given_last_token": NOT_CAUSAL, "final": HEAD},

@@ -64,6 +64,6 @@ def _heads(cell: Cell, g: Exact, lens: Lens, ids: Tensor) -> tuple[float, float]
     """The largest error of any head's contribution, and the largest golden contribution."""
     golden_attribution = g.head_attribution(cell.option)
     if golden_attribution is None:
-        raise NotApplicable("a norm or another stack of blocks sits behind the heads, so no head has its own contribution")
+        raise NotApplicable("a norm sits between the heads and the residual stream, so no head has its own contribution")
     attribution = lens.head_attribution(ids, g.tokens).double().cpu()
     return (attribution - golden_attribution).abs().max().item(), golden_attribution.abs().max().item()

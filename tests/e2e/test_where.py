@@ -92,7 +92,7 @@ def test_a_fault_smaller_than_the_rounding_of_bfloat16_is_named_in_float32_alone
 
 
 def test_a_scaled_cross_attention_is_wrong_and_named_in_its_decoder_s_block(tree):
-    models = ("zoo-t5", "zoo-mbart")
+    models = ("zoo-bart", "zoo-mbart")
     cases = [(fault, model) for fault in ("", "cross-attention scale") for model in models]
     cells = [(fault, Cell(model, "float32", "unprocessed", "TransformerBridge")) for fault, model in cases]
     answers = dict(zip(cases, tree.ask((ACCURACY, DEPTH), cells), strict=True))

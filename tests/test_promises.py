@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tlbench.checkpoints.inputs import Inputs
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Cell
 from tlbench.lens.interface import Lens, Switch
@@ -77,7 +78,7 @@ def test_the_loss_is_compared_in_nats(monkeypatch):
     def tl_loss(ids, per_token=False):
         return exact + torch.tensor([[0.0, 0.0, 0.5], [0.0] * 3]) if per_token else exact.mean() + 0.25
 
-    found = loss.measure_loss(CELL, (None, SimpleNamespace(loss=tl_loss)))
+    found = loss.measure_loss(CELL, (None, SimpleNamespace(inputs=Inputs(), loss=tl_loss)))
     assert found.mean == pytest.approx(0.25)
     assert found.per_token == pytest.approx(0.5)
 
@@ -85,7 +86,9 @@ def test_the_loss_is_compared_in_nats(monkeypatch):
 def test_a_loss_of_another_shape_is_a_failure(monkeypatch):
     monkeypatch.setattr(huggingface, "tokens", lambda checkpoint, name: IDS)
     monkeypatch.setattr(huggingface, "reference_logits", lambda *_: {"natural": torch.zeros(2, 4, VOCABULARY)})
-    found = loss.measure_loss(CELL, (None, SimpleNamespace(loss=lambda ids, per_token=False: torch.zeros(2, 4).sum(0))))
+    found = loss.measure_loss(
+        CELL, (None, SimpleNamespace(inputs=Inputs(), loss=lambda ids, per_token=False: torch.zeros(2, 4).sum(0)))
+    )
     assert found.per_token is None
     assert "expected [2, 3]" in found.reasons["per_token"]
 

@@ -31,8 +31,8 @@ def measure_causality(cell: Cell, loaded: Loaded | None = None) -> Causality:
         return lens.around(huggingface.load_model(checkpoint.folder, cell.dtype, Attention.DEFAULT))
 
     def distance() -> float:
-        reference = huggingface.reference_logits(checkpoint, cell.dtype, Attention.DEFAULT)["natural"]
-        return largest_difference(given()(ids), reference)
+        logits = given()(ids)
+        return largest_difference(logits, huggingface.reference_logits(checkpoint, cell.dtype, Attention.DEFAULT)["natural"])
 
     with torch.inference_mode():
         with failures("the forward pass"):

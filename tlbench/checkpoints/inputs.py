@@ -15,12 +15,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from tlbench.catalogue import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SOURCE_TOKENS = 40
 """Length of the encoder's text: other than the decoder's, so that no one mistakes one for the other."""
@@ -69,6 +69,8 @@ class Inputs:
         """The inputs by transformers' names."""
         if self.task is not Task.ENCODER_DECODER:
             return {"input_ids": ids}
+        import torch
+
         source = torch.tensor(self.source, device=ids.device)
         turned = (ids[:, :1] + torch.arange(len(source), device=ids.device)) % len(source)
         return {"input_ids": source[turned], "decoder_input_ids": ids}

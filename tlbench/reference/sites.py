@@ -97,7 +97,7 @@ def sites(model: Any) -> Sites:
     Raises:
         NotApplicable: if it has no blocks, attention or MLP under any of the names above.
     """
-    if getattr(model.config, "is_encoder_decoder", False):
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         encoder, decoder = _block_list(model, ENCODER_BLOCKS), _block_list(model, DECODER_BLOCKS)
         blocks = [_block_of_two(module) for module in (*encoder, *decoder)]
         return Sites(blocks, find(model, DECODER_NORM), len(encoder), find(model, ENCODER_NORM))

@@ -43,6 +43,10 @@ def test_what_a_name_does_not_say_is_said():
         ('[[model]]\nname = "a"\nsource = "config"\n', "missing field 'model_type', which source 'config' requires"),
         ('further = "more.toml"\n' + GOOD, r"cannot read the catalogue .*more.toml .*: restore it, or remove `further`"),
         ('[[model]]\nname = "a"\nsource = "pypi"\npackages = ["p"]\n', "missing field 'version'"),
+        (
+            '[[model]]\nname = "a"\nsource = "config"\nmodel_type = "bert"\ntask = "cloze"\n',
+            "unknown task 'cloze': expected one of causal, encoder-decoder, masked",
+        ),
         ('[[model]]\nname = "a"\nsource = "ftp"\n', "unknown source 'ftp': expected one of zoo, config, pypi, hub, local"),
         (GOOD + "threads = 0\n", "invalid threads = 0: expected at least 1"),
         (GOOD + 'threads = "two"\n', "invalid threads = 'two': expected type int"),

@@ -212,6 +212,20 @@ def test_the_margin_is_the_gap_between_the_last_expert_chosen_and_the_first_left
     assert found[0, 2] == 0
 
 
+def test_what_an_encoder_routes_counts_at_every_position_of_its_decoder():
+    """It routes by argmax, as Switch Transformers do. The scores of token 0 are apart, those of token 1 almost equal."""
+    scores = torch.tensor([[4.0, 3.0], [4.0, 3.999]], dtype=torch.float64)
+    embedding = nn.Embedding.from_pretrained(scores)
+    stack = SimpleNamespace(get_input_embeddings=lambda: embedding)
+    config = SimpleNamespace(is_encoder_decoder=True)
+    model = SimpleNamespace(config=config, get_encoder=lambda: stack, get_decoder=lambda: stack)
+    ids, sources = torch.tensor([[0, 0, 1], [0, 1, 0]]), torch.tensor([[0, 1], [0, 0]])
+    found = routing.margins(model, ids, lambda: [embedding(texts).argmax(-1) for texts in (sources, ids)])
+    assert found.shape == (2, 3)
+    assert (found[0] < 0.01).all()  # its encoder's second token is close
+    assert (found[1] > 0.1).tolist() == [True, False, True]
+
+
 def test_a_model_that_chooses_nothing_has_no_margin():
     embedding = nn.Embedding(3, 4, dtype=torch.float64)
     model = SimpleNamespace(get_input_embeddings=lambda: embedding)

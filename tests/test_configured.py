@@ -10,8 +10,9 @@ from safetensors import safe_open
 from torch import nn
 
 from tlbench import BadInput, catalogue
-from tlbench.catalogue import Model, Source
+from tlbench.catalogue import Model, Source, Task
 from tlbench.checkpoints import configured, ensure, store
+from tlbench.checkpoints.inputs import automatic_class
 from tlbench.checkpoints.roles import GAINS, Role
 from tlbench.reference.float64 import assert_true_float64
 from tlbench.reference.golden import Weights, load_exact
@@ -71,6 +72,13 @@ def test_what_transformers_cannot_build_is_a_sentence(change, said):
         configured.build(replace(LLAMA, **change))
 
 
+def test_an_unembedding_is_its_own_if_the_entry_says_so_though_the_class_ties_it():
+    t5 = Model("mine", Source.CONFIG, model_type="t5", task=Task.ENCODER_DECODER, config={"num_heads": 4, "num_layers": 1})
+    for config, is_tied in ((t5.config, True), ({**t5.config, "tie_word_embeddings": False}, False)):
+        built = configured.build(replace(t5, config=config))
+        assert (built.lm_head.weight is built.shared.weight) is is_tied
+
+
 def test_none_is_written_as_a_word():
     assert configured.configuration(replace(LLAMA, model_type="mistral")).sliding_window == configured.WINDOW
     windowless = replace(LLAMA, model_type="mistral", config={"sliding_window": "none"})
@@ -104,16 +112,15 @@ def test_nothing_is_neutral(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_huggingface_loads_every_parameter_and_no_other_and_the_logits_are_a_trained_model_s(name):
-    from transformers import AutoModelForCausalLM
-
     models = catalogue.load()
     checkpoint = ensure(models.get(name), models)
-    model, loading = AutoModelForCausalLM.from_pretrained(
+    model, loading = automatic_class(checkpoint.inputs.task).from_pretrained(
         checkpoint.folder, output_loading_info=True, attn_implementation="eager", dtype=torch.float32
     )
     assert not {name for names in loading.values() for name in names} - {"lm_head.weight"}
     with torch.inference_mode():
-        logits = model.eval()(torch.tensor(checkpoint.prompts.natural), use_cache=False).logits.double()
+        reads = checkpoint.inputs.named(torch.tensor(checkpoint.prompts.natural))
+        logits = model.eval()(**reads, use_cache=False).logits.double()
     assert 1 < logits.std(dim=-1).mean() < 12
     assert checkpoint.parameters * 4 < 2 * 2**20
 
@@ -123,5 +130,6 @@ def test_huggingface_loads_every_parameter_and_no_other_and_the_logits_are_a_tra
 def test_the_golden_is_float64_throughout(name):
     models = catalogue.load()
     checkpoint = ensure(models.get(name), models)
-    check = assert_true_float64(load_exact(checkpoint.folder, Weights.ORIGINAL), torch.tensor(checkpoint.prompts.natural))
+    model = checkpoint.inputs.attached(load_exact(checkpoint.folder, Weights.ORIGINAL))
+    check = assert_true_float64(model, torch.tensor(checkpoint.prompts.natural))
     assert check.noise < 1e-12

@@ -1,8 +1,10 @@
 """What is covered is counted, and what is not has its reason."""
 
+from dataclasses import replace
+
 import pytest
 
-from tlbench.catalogue import Model, Source
+from tlbench.catalogue import Model, Source, Task
 from tlbench.checkpoints.architectures import Kind, architecture_of, kind_of
 from tlbench.grid import Cell
 from tlbench.metrics.verdict import Verdict
@@ -26,6 +28,7 @@ def judged(model, verdict):
         ("BertForMaskedLM", Kind.MASKED),
         ("LlavaForConditionalGeneration", Kind.VISION_LANGUAGE),
         ("ViTForImageClassification", Kind.NO_TEXT),
+        ("Qwen2AudioForConditionalGeneration", Kind.NO_TEXT),
         ("BloomModel", Kind.NO_HEAD),
         ("BaichuanForCausalLM", Kind.REMOTE),
     ],
@@ -36,6 +39,9 @@ def test_each_kind_of_architecture_is_told(architecture, kind):
 
 def test_an_entry_s_architecture_is_that_of_its_class():
     assert [architecture_of(model) for model in MODELS] == ["LlamaForCausalLM", "FalconForCausalLM"]
+    bart = Model("mine", Source.CONFIG, model_type="bart")
+    of_task = {task: architecture_of(replace(bart, task=task)) for task in (Task.CAUSAL, Task.ENCODER_DECODER)}
+    assert of_task == {Task.CAUSAL: "BartForCausalLM", Task.ENCODER_DECODER: "BartForConditionalGeneration"}
     assert architecture_of(Model("gpt2", Source.HUB, repo="gpt2")) is None
 
 
@@ -45,6 +51,7 @@ def test_without_measuring_a_model_is_not_called_measured():
     assert not any(line.is_measured for line in found)
     said = " ".join(coverage.conclusion("4.3.0", found, is_measured=False))
     assert "2 have a model: 80 of the 100 models in its registry (80.0%)" in said
+    assert "Of 3 architectures whose models read text alone, 2 have a model: 80 of 95 models (84.2%)." in said
     assert "measured" not in said
 
 

@@ -34,7 +34,7 @@ from tlbench.reference.golden import Weights
 from tlbench.reference.sites import feeding, watching
 
 ZOO = [model.name for model in catalogue.load().models if model.source is Source.ZOO]
-IN_ORDER = ("resid_pre", "ln1", "pattern", "attn_out", "ln2", "mlp_out", "resid_post")
+IN_ORDER = ("resid_pre", "ln1", "pattern", "attn_out", "cross_attn_out", "ln2", "mlp_out", "resid_post")
 N_BLOCKS = 3
 COMPUTED = (
     "blocks.0.resid_pre",

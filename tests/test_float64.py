@@ -347,6 +347,28 @@ class Function(nn.Module):
         return SimpleNamespace(logits=self.function(self.embedding(ids)))
 
 
+class TwoStacks(Function):
+    """An encoder-decoder: its logits are a function of both texts' embeddings, by modules of their own."""
+
+    config = SimpleNamespace(is_encoder_decoder=True)
+
+    def __init__(self, rounding=lambda x: x):
+        super().__init__(two_layers(torch.sin))
+        self.rounding, weights = rounding, self.embedding.weight
+        self.encoder, self.decoder = Function(None), Function(None)
+        self.encoder.embedding.weight = self.decoder.embedding.weight = weights
+
+    def get_encoder(self):
+        return self.encoder
+
+    def get_decoder(self):
+        return self.decoder
+
+    def forward(self, ids, use_cache):
+        source = self.rounding(self.encoder.embedding(ids[:, :40])).mean(1, keepdim=True)
+        return SimpleNamespace(logits=self.function(self.decoder.embedding(ids) + source))
+
+
 def check(function):
     ids = torch.randint(512, (2, 64), generator=torch.Generator().manual_seed(4))
     return assert_true_float64(Function(function), ids)
@@ -387,6 +409,20 @@ def test_curvature_and_kinks_alone_are_never_refused(name):
 def test_a_rounding_is_refused_however_curved_or_kinked_the_function_is(name):
     with pytest.raises(NotGolden, match="third difference"):
         check(two_layers(CURVES[name], between=invisible))
+
+
+def test_a_rounding_in_an_encoder_is_refused():
+    ids = torch.randint(512, (2, 64), generator=torch.Generator().manual_seed(4))
+    assert assert_true_float64(TwoStacks(), ids).passed
+    with pytest.raises(NotGolden, match="third difference"):
+        assert_true_float64(TwoStacks(invisible), ids)
+
+
+def test_embeddings_that_are_never_called_show_nothing_so_the_model_is_refused():
+    model, other = Function(two_layers(torch.sin)), nn.Embedding(512, 64, dtype=torch.float64)
+    model.get_input_embeddings = lambda: other
+    with pytest.raises(NotGolden, match="input embeddings are never called"):
+        assert_true_float64(model, torch.zeros(2, 64, dtype=torch.long))
 
 
 def test_the_kinks_are_judged_by_their_growth_and_not_by_their_size():

@@ -21,7 +21,7 @@ from benchmarks.cell import figure
 from benchmarks.hooks import Hooks
 from tests import independent
 from tlbench import Cell, NotApplicable, catalogue
-from tlbench.catalogue import Source
+from tlbench.catalogue import Source, Task
 from tlbench.checkpoints import ensure
 from tlbench.components import Component
 from tlbench.exceptions import CellFailed, NoGolden, NonFiniteLogits
@@ -587,6 +587,13 @@ def test_findings_keep_reasons_and_tell_what_cannot_exist_from_what_failed():
         "CellFailed": "CellFailed: d",
         "ZeroDivisionError": "ZeroDivisionError: e",
     }
+
+
+def test_what_makes_no_sense_for_a_task_is_not_attempted_and_says_why():
+    attempts = Attempts(Task.MASKED)
+    assert attempts.attempt("last_token", lambda: 1 / 0) is None
+    assert attempts.attempt("given_logits", lambda: 1) == 1
+    assert attempts.reasons == {"last_token": "n/a: a masked encoder attends to later tokens"}
 
 
 def test_a_figure_is_a_number_or_skipped_or_failed():

@@ -1,6 +1,7 @@
 """Profiles lie beside a results file: what a run leaves is kept, and what other cells have stays."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -40,6 +41,12 @@ def left(tmp_path):
         return profiles.read(tmp_path / "abc-env.json")
 
     return leave
+
+
+def test_a_block_of_two_stacks_is_counted_in_its_own():
+    two = replace(BLOCKS, n_blocks=5, n_encoder_blocks=2)
+    assert [two.name_of(i) for i in range(5)] == ["encoder 0", "encoder 1", "decoder 0", "decoder 1", "decoder 2"]
+    assert replace(two, n_encoder_blocks=0).name_of(3) == "3"
 
 
 def test_a_block_has_the_error_after_it_and_the_largest_of_its_own_components(left):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tlbench.checkpoints import prompts
+from tlbench.checkpoints.inputs import Inputs
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Cell
 from tlbench.lens.interface import Lens, Switch
@@ -78,7 +79,7 @@ def test_the_loss_is_compared_in_nats(monkeypatch):
     def tl_loss(ids, per_token=False):
         return exact + torch.tensor([[0.0, 0.0, 0.5], [0.0] * 3]) if per_token else exact.mean() + 0.25
 
-    found = loss.measure_loss(CELL, (None, SimpleNamespace(loss=tl_loss)))
+    found = loss.measure_loss(CELL, (None, SimpleNamespace(inputs=Inputs(), loss=tl_loss)))
     assert found.mean == pytest.approx(0.25)
     assert found.per_token == pytest.approx(0.5)
 
@@ -86,7 +87,9 @@ def test_the_loss_is_compared_in_nats(monkeypatch):
 def test_a_loss_of_another_shape_is_a_failure(monkeypatch):
     monkeypatch.setattr(huggingface, "tokens", lambda checkpoint, name: IDS)
     monkeypatch.setattr(huggingface, "reference_logits", lambda *_: {"natural": torch.zeros(2, 4, VOCABULARY)})
-    found = loss.measure_loss(CELL, (None, SimpleNamespace(loss=lambda ids, per_token=False: torch.zeros(2, 4).sum(0))))
+    found = loss.measure_loss(
+        CELL, (None, SimpleNamespace(inputs=Inputs(), loss=lambda ids, per_token=False: torch.zeros(2, 4).sum(0)))
+    )
     assert found.per_token is None
     assert "expected [2, 3]" in found.reasons["per_token"]
 
@@ -176,7 +179,7 @@ def wrong_of(weights):
     def product(name):
         raise NotApplicable(f"no {name}")
 
-    lens = SimpleNamespace(weight=weight, product=product, n_blocks=1)
+    lens = SimpleNamespace(weight=weight, product=product, n_blocks=1, blocks=["blocks.0"])
     return accessors.measure_accessors(CELL, (SimpleNamespace(folder=None), lens))
 
 
@@ -217,3 +220,17 @@ def test_expanded_keys_and_a_scaled_embedding_are_right(world):
 def test_processed_weights_are_not_compared():
     with pytest.raises(NotApplicable):
         accessors.measure_accessors(Cell("made-up", "float32", "fold_ln", "TransformerBridge"), (None, None))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "block", "is_in"),
+    [
+        ("model.layers.2.mlp.up_proj.weight", "blocks.2", True),
+        ("model.layers.2.mlp.up_proj.weight", "blocks.1", False),
+        ("encoder.block.1.layer.0.SelfAttention.q.weight", "encoder_blocks.1", True),
+        ("encoder.block.1.layer.0.SelfAttention.q.weight", "encoder_blocks.0", False),
+        ("encoder.block.1.layer.0.SelfAttention.q.weight", "decoder_blocks.1", False),
+    ],
+)
+def test_a_parameter_belongs_to_the_block_of_its_own_stack(parameter, block, is_in):
+    assert accessors._is_in(parameter, block) is is_in

@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 from tlbench import catalogue
 from tlbench.catalogue import Source
 from tlbench.checkpoints import ensure
+from tlbench.checkpoints.inputs import Inputs
 from tlbench.environments import lens_environment
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Option
@@ -129,7 +130,9 @@ IDS = torch.tensor([[1, 2, 3, 4]])
 @pytest.fixture
 def bridge(transformer_lens, tmp_path):
     """Load a made-up TransformerBridge, from these modules."""
-    checkpoint = SimpleNamespace(model=SimpleNamespace(source=Source.LOCAL, name="made up"), folder=tmp_path)
+    checkpoint = SimpleNamespace(
+        model=SimpleNamespace(source=Source.LOCAL, name="made up"), folder=tmp_path, inputs=Inputs()
+    )
 
     def load(option, model_bridge=BRIDGE, weight_processing=WEIGHT_PROCESSING, readback=True):
         transformer_lens(__init__="", model_bridge=model_bridge, weight_processing=weight_processing)

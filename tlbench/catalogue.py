@@ -49,6 +49,17 @@ class Source(StrEnum):
         return self.is_zoo or self is Source.PYPI
 
 
+class Task(StrEnum):
+    """What a language model's logits are about. :mod:`tlbench.checkpoints.inputs` says what it reads."""
+
+    CAUSAL = "causal"
+    """At each position the next token, from the tokens so far."""
+    ENCODER_DECODER = "encoder-decoder"
+    """The same, of a decoder that also attends to an encoder's text."""
+    MASKED = "masked"
+    """At each position its own token, from all tokens."""
+
+
 REQUIRED = {
     Source.ZOO: ("family",),
     Source.CONFIG: ("model_type",),
@@ -67,6 +78,7 @@ class Model:
         source: where the checkpoint comes from.
         family: for the zoo, the architecture in :mod:`tlbench.checkpoints.zoo`.
         model_type: for a configuration, transformers' name of its class.
+        task: for a configuration, which of transformers' classes to build. Other checkpoints say it themselves.
         config: for a configuration, its values, besides the sizes that all such models share.
         seed: for the zoo, selects another draw of the same architecture. Empty: the committed one.
         packages: for PyPI, the projects whose wheels hold the GGUF file, or its parts in this order.
@@ -87,6 +99,7 @@ class Model:
     source: Source
     family: str = ""
     model_type: str = ""
+    task: Task = Task.CAUSAL
     config: Mapping[str, Any] = field(default_factory=dict)
     seed: str = ""
     packages: tuple[str, ...] = ()
@@ -245,9 +258,16 @@ def _model(entry: Mapping[str, Any], index: int, path: Path) -> Model:
             raise BadInput(f"{where}: missing field {key!r}, which source {source.value!r} requires")
     if entry.get("threads", 1) < 1:
         raise BadInput(f"{where}: invalid threads = {entry['threads']}: expected at least 1")
-    values = {**entry, "source": source, "packages": tuple(entry.get("packages", ()))}
+    values = {**entry, "source": source, "packages": tuple(entry.get("packages", ())), "task": _task(entry, where)}
     if source is Source.LOCAL:
         values["path"] = str((path.parent / Path(entry["path"]).expanduser()).resolve())
     if source is Source.HUB:
         values.setdefault("hooked_name", entry["repo"])
     return Model(**values)
+
+
+def _task(entry: Mapping[str, Any], where: str) -> Task:
+    task = entry.get("task", Task.CAUSAL)
+    if task not in list(Task):
+        raise BadInput(f"{where}: unknown task {task!r}: expected one of {', '.join(Task)}")
+    return Task(task)

@@ -21,6 +21,8 @@ class Component(StrEnum):
     """The attention probabilities. ``[batch, head, query_pos, key_pos]``"""
     ATTN_OUT = "attn_out"
     """What attention adds to the residual stream."""
+    CROSS_ATTN_OUT = "cross_attn_out"
+    """What a decoder's attention to its encoder adds to the residual stream."""
     LN2 = "ln2"
     """The output of the norm before the MLP, without its gain and bias."""
     MLP_OUT = "mlp_out"
@@ -31,12 +33,12 @@ class Component(StrEnum):
     @property
     def is_residual(self) -> bool:
         """Whether it lives in the residual stream, and so is centred if writing weights may be."""
-        return self in (Component.RESID_PRE, Component.ATTN_OUT, Component.MLP_OUT, Component.RESID_POST)
+        return self not in (Component.LN1, Component.PATTERN, Component.LN2)
 
     @property
     def part(self) -> str:
         """The part of the network that computes it."""
-        parts = ("embedding", "norm", "attention", "attention", "norm", "mlp", "residual")
+        parts = ("embedding", "norm", "attention", "attention", "cross-attention", "norm", "mlp", "residual")
         return dict(zip(Component, parts, strict=True))[self]
 
 

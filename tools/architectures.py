@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from tlbench import catalogue
 from tlbench.catalogue import Source
 from tlbench.checkpoints import making
+from tlbench.checkpoints.inputs import Inputs
 from tlbench.exceptions import NotGolden
 from tlbench.grid import Attention, Dtype
 from tlbench.metrics.closeness import closeness, spread
@@ -110,8 +111,9 @@ def planted(module, rounding):
 
 def leaves_of_a_middle_block(model, ids, rng):
     """The modules without children in a block that is neither first nor last, by name, that return numbers."""
-    # The outermost list comes first: lists of experts lie inside the blocks.
-    prefix, blocks = next(item for item in model.named_modules() if isinstance(item[1], torch.nn.ModuleList))
+    # The outermost list comes first: lists of experts lie inside the blocks. An encoder may have no middle.
+    lists = (item for item in model.named_modules() if isinstance(item[1], torch.nn.ModuleList))
+    prefix, blocks = next(item for item in lists if len(item[1]) > 2)
     number = int(rng.integers(1, len(blocks) - 1))
     called, handles = {}, []
 
@@ -153,8 +155,9 @@ class Line:
 def lines_of(name, draw, folder, plants):
     """Every check of one model."""
     draw_model(name, draw, folder)
-    ids = torch.tensor(json.loads((Path(folder) / "prompts.json").read_text())["natural"])
-    model = golden.load_exact(Path(folder), Weights.ORIGINAL)
+    natural = json.loads((Path(folder) / "prompts.json").read_text())["natural"]
+    inputs, ids = Inputs.of(Path(folder), natural), torch.tensor(natural)
+    model = inputs.attached(golden.load_exact(Path(folder), Weights.ORIGINAL))
     try:
         check = assert_true_float64(model, ids)
     except NotGolden as error:
@@ -162,7 +165,7 @@ def lines_of(name, draw, folder, plants):
         return
     yield Line("healthy", "passes", True, figures_of(check), check)
     exact = logits_of(model, ids)
-    yield from float32_lines(name, Path(folder), ids, exact, check)
+    yield from float32_lines(name, Path(folder), inputs, ids, exact, check)
     rng = generator(name, draw, "plants")
     leaves = leaves_of_a_middle_block(model, ids, rng)
     for where in rng.permutation(sorted(leaves))[:plants]:
@@ -170,7 +173,7 @@ def lines_of(name, draw, folder, plants):
             yield planted_line(model, ids, exact, check, leaves[where], rounding, f"{rounding.__name__} in {where}")
 
 
-def float32_lines(name, folder, ids, exact, check):
+def float32_lines(name, folder, inputs, ids, exact, check):
     """Whether HuggingFace's own float32 is as far from the golden as rounding explains, and what is said of it.
 
     A healthy candidate in TransformerLens's place is HuggingFace with its default attention, where it has another one, and
@@ -178,7 +181,7 @@ def float32_lines(name, folder, ids, exact, check):
     """
 
     def run(kind=Attention.EAGER, mode=nullcontext):
-        model = huggingface.load_model(folder, Dtype.FLOAT32, kind)
+        model = inputs.attached(huggingface.load_model(folder, Dtype.FLOAT32, kind))
         with torch.inference_mode(), mode():
             return model(ids, use_cache=False).logits
 
@@ -188,7 +191,7 @@ def float32_lines(name, folder, ids, exact, check):
     times = error / (unit * max(1, check.amplification))
     near = times < FLOAT32_TIMES
     yield Line("float32", "near" if near else "FAR", near, f"{error:.1e} is {times:.2g} roundings, amplified")
-    eager = huggingface.load_model(folder, Dtype.FLOAT32)
+    eager = inputs.attached(huggingface.load_model(folder, Dtype.FLOAT32))
     with torch.inference_mode():
         own = variants(lambda some: eager(some, use_cache=False).logits, ids)
     spread_of_own = max(one.rms for one in own.values())

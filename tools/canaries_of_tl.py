@@ -153,7 +153,7 @@ def site(lens: Any, block: int, component: str) -> str:
     from tlbench.components import site as site_of
     from tlbench.questions.depth import hook_names
 
-    return hook_names(lens.n_blocks)[site_of(block, component)]
+    return hook_names(lens)[site_of(block, component)]
 
 
 @canary("TransformerLens changed where its wrappers are, or they no longer import", "tlbench/lens/__init__.py")
@@ -341,7 +341,7 @@ def every_hook_point_fires_with_the_activation_of_its_name(wrapper: str) -> None
 
     for model in MODELS:
         lens = loaded(wrapper, model)
-        hooks = [hook for name, hook in hook_names(lens.n_blocks).items() if not name.endswith(ROUTING)]
+        hooks = [hook for name, hook in hook_names(lens).items() if not name.endswith(ROUTING)]
         if model == "mixtral":
             hooks.append(site(lens, 0, ROUTING))
         seen = seen_at(lens, hooks, tokens(model))

@@ -291,11 +291,11 @@ def test_the_handwritten_tokenizer_has_one_token_per_byte(tmp_path):
 @canary("transformers changed its error for a model that is no causal language model", "tlbench/reference/huggingface.py")
 def test_a_model_that_is_no_causal_language_model_is_refused(tmp_path):
     from tlbench.exceptions import CellFailed
-    from tlbench.reference.huggingface import causal_lm
+    from tlbench.reference.huggingface import language_model
 
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(CellFailed, match="no causal language model"):
-        causal_lm(tmp_path)
+        language_model(tmp_path)
 
 
 @canary("transformers changed conversion_mapping: every fork builds it again", "tlbench/reference/preload.py")

@@ -67,4 +67,14 @@ _IN_BLOCK = {
     "no soft cap": _no_soft_cap,
     "rotary base": _rotary_base,
 }
-_FAULTS = {name: lambda bridge, plant=plant: plant(bridge.blocks[2]) for name, plant in _IN_BLOCK.items()}
+
+
+def _cross_attention_scale(bridge):
+    """The decoder's block 1 takes a tenth more from the encoder."""
+    bridge.decoder_blocks[1].cross_attn.o.original_component.weight.mul_(1.1)
+
+
+_FAULTS = {
+    **{name: lambda bridge, plant=plant: plant(bridge.blocks[2]) for name, plant in _IN_BLOCK.items()},
+    "cross-attention scale": _cross_attention_scale,
+}

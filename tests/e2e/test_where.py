@@ -8,7 +8,7 @@ from tests.command import run
 from tests.e2e.planting import RELEASE
 from tlbench import Cell
 from tlbench.metrics.figures import RATIO_GATE, UNIT_ROUNDOFF
-from tlbench.questions.registry import DEPTH
+from tlbench.questions.registry import ACCURACY, DEPTH
 
 PLANTED_BLOCK = 2
 DTYPES = ("float32", "bfloat16")
@@ -89,6 +89,20 @@ def test_every_quantity_that_the_architecture_computes_was_looked_at(profiles):
 def test_a_fault_smaller_than_the_rounding_of_bfloat16_is_named_in_float32_alone(profiles):
     assert profiles[ROUNDED_AWAY].first_wrong() is None
     assert profiles["no soft cap", "zoo-gemma2", "float32"].first_wrong().component == "pattern"
+
+
+def test_a_scaled_cross_attention_is_wrong_and_named_in_its_decoder_s_block(tree):
+    models = ("zoo-bart", "zoo-mbart")
+    cases = [(fault, model) for fault in ("", "cross-attention scale") for model in models]
+    cells = [(fault, Cell(model, "float32", "unprocessed", "TransformerBridge")) for fault, model in cases]
+    answers = dict(zip(cases, tree.ask((ACCURACY, DEPTH), cells), strict=True))
+    profiles = {case: one[DEPTH.name] for case, one in answers.items()}
+    assert not {case: one.missing + one.silent for case, one in profiles.items() if one.missing or one.silent}
+    assert all(one[ACCURACY.name].verdict.is_alarm == bool(fault) for (fault, _), one in answers.items())
+    named = {
+        case: (wrong := one.first_wrong()) and (one.name_of(wrong.block), wrong.component) for case, one in profiles.items()
+    }
+    assert named == {(fault, model): ("decoder 1", "cross_attn_out") if fault else None for fault, model in cases}
 
 
 # Why local errors are needed -----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import lru_cache
 
-from tlbench.catalogue import Model, Source
+from tlbench.catalogue import Model, Source, Task
 from tlbench.checkpoints import zoo
 
 
@@ -36,13 +36,24 @@ LISTS = {
     Kind.NO_HEAD: ("MODEL_MAPPING_NAMES",),
 }
 """The lists of each kind. An architecture is of the first kind that has it, because some are in several lists."""
+KINDS = {Task.CAUSAL: Kind.DECODER, Task.ENCODER_DECODER: Kind.ENCODER_DECODER, Task.MASKED: Kind.MASKED}
+"""The kind of the models that do a task."""
 
-NOT_MADE = {"Gemma3nForConditionalGeneration": "its vision tower needs the package timm"}
-"""Architectures whose models transformers cannot build by itself, with the reason."""
+AUDIO = "its encoder reads audio"
+NOT_MADE = {
+    "Gemma3nForConditionalGeneration": "its vision tower needs the package timm",
+    "T5WithLMHeadModel": "the former name of T5ForConditionalGeneration, which zoo-t5 measures",
+    **dict.fromkeys(
+        (f"{name}ForConditionalGeneration" for name in ("Qwen2Audio", "AudioFlamingo3", "MusicFlamingo", "GlmAsr")), AUDIO
+    ),
+}
+"""Architectures that the catalogue has no model of, with the reason, where their kind does not say it."""
 
 
 def kind_of(architecture: str) -> Kind:
     """The kind of an architecture, such as ``LlamaForCausalLM``."""
+    if NOT_MADE.get(architecture) == AUDIO:  # transformers lists these among the encoder-decoders
+        return Kind.NO_TEXT
     return next((kind for kind, names in _names().items() if architecture in names), Kind.REMOTE)
 
 
@@ -63,8 +74,8 @@ def architecture_of(model: Model) -> str | None:
     if model.source is Source.ZOO:
         return str(zoo.families()[model.family]().config["architectures"][0])
     if model.source is Source.CONFIG:
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
+        from transformers.models.auto import modeling_auto
 
-        found = CLASSES.get(model.model_type)
+        found = getattr(modeling_auto, LISTS[KINDS[model.task]][0]).get(model.model_type)
         return str(found) if found else None
     return None

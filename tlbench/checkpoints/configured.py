@@ -22,6 +22,7 @@ import torch
 
 from tlbench.arithmetic.draws import draw, uniform
 from tlbench.catalogue import Model
+from tlbench.checkpoints.inputs import automatic_class
 from tlbench.checkpoints.portable import portable_config
 from tlbench.checkpoints.roles import Parameter, Role, Sizes, draw_of, parameters_of, role_of
 from tlbench.checkpoints.zoo import D_VOCAB
@@ -39,6 +40,12 @@ SIZES: Mapping[str, Any] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), D_VOCAB),
     **{"num_key_value_heads": 2, "head_dim": 24, "rotary_dim": 8},
     **{"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258},
+    # Encoders and decoders
+    **dict.fromkeys(("encoder_layers", "decoder_layers"), 3),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "d_ff"), 160),
+    **dict.fromkeys(("max_encoder_position_embeddings", "max_decoder_position_embeddings"), 256),
+    **{"d_kv": 24, "num_decoder_layers": 3},
     # Latent attention
     **{"kv_lora_rank": 16, "q_lora_rank": 28, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 20},
     # State spaces and linear attention
@@ -53,6 +60,8 @@ SIZES: Mapping[str, Any] = {
 No two that meet in a parameter are equal, so that its shape says what it is. A window and a chunk are shorter than the
 prompts, which have 64 tokens."""
 WINDOW = 16
+TEXT_PARTS = ("text_config", "encoder", "decoder")
+"""The parts of a configuration that are about text, and so share these sizes."""
 NONE = "none"
 """How an entry writes None, for which TOML has no word."""
 NOT_IN_CONFIG = {"transformers_version", "_name_or_path", "id2label", "label2id", "return_dict", "output_hidden_states"}
@@ -66,11 +75,12 @@ def build(model: Model) -> Any:
     Raises:
         BadInput: if transformers has no such configuration class or cannot build it.
     """
-    from transformers import AutoModelForCausalLM
-
     try:
         torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(configuration(model)).float().eval()
+        built = automatic_class(model.task).from_config(configuration(model)).float().eval()
+        if model.config.get("tie_word_embeddings") is False:
+            _untie(built)
+        return built
     except BadInput:
         raise
     except Exception as error:
@@ -79,6 +89,13 @@ def build(model: Model) -> Any:
             f"{model.name}: transformers {version('transformers')} cannot build a {model.model_type} of this config "
             f"({type(error).__name__}: {reason}): correct the entry's config"
         ) from error
+
+
+def _untie(built: Any) -> None:
+    """Give a model an unembedding of its own. T5's classes tie it whatever the configuration, but load one that is there."""
+    unembedding = built.get_output_embeddings()
+    if unembedding.weight is built.get_input_embeddings().weight:
+        unembedding.weight = torch.nn.Parameter(unembedding.weight.detach().clone())
 
 
 def configuration(model: Model) -> Any:
@@ -106,9 +123,9 @@ def _values(name: str, kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(defaults.get("sliding_window"), int):
         values["sliding_window"] = WINDOW
     values |= {key: None if value == NONE else value for key, value in given.items()}
-    text = getattr(kind, "sub_configs", {}).get("text_config")
-    if text is not None and dataclasses.is_dataclass(text):
-        values["text_config"] = _values(name, text, given.get("text_config", {}))
+    for part, its_kind in getattr(kind, "sub_configs", {}).items():
+        if part in TEXT_PARTS and dataclasses.is_dataclass(its_kind):
+            values[part] = _values(name, its_kind, given.get(part, {}))
     return values
 
 

@@ -74,7 +74,7 @@ class Parameter:
         name: its name in the model's ``state_dict``.
         module: what holds it.
         initial: its value as transformers initialises it.
-        is_unembedding: whether it belongs to the output embeddings, and ``is_tied`` whether these are the input ones too.
+        is_unembedding: whether it belongs to the output embeddings, and ``is_tied`` whether it is an input embedding too.
     """
 
     name: str
@@ -128,8 +128,11 @@ BY_ATTRIBUTE: Mapping[str, Role] = {
     **dict.fromkeys(("tid2eid",), Role.EXPERT_TABLE),
 }
 """Names of parameters that say their role."""
-CONSTANTS: Mapping[str, tuple[str, ...]] = {"XIELUActivation": ("beta", "eps")}
-"""Buffers that are stored and never trained, by the class of their module."""
+CONSTANTS: Mapping[str, tuple[str, ...]] = {
+    "XIELUActivation": ("beta", "eps"),
+    **dict.fromkeys(("MarianSinusoidalPositionalEmbedding", "PegasusSinusoidalPositionalEmbedding"), ("weight",)),
+}
+"""What is stored or computed and never trained, by the class of its module."""
 NORM_WORDS = ("norm", "ln_", "layernorm")
 QUERY_KEY_NORMS = (
     "q_norm",
@@ -141,7 +144,7 @@ QUERY_KEY_NORMS = (
     "query_layernorm",
     "key_layernorm",
 )
-QUERY_KEY = ("q_proj", "k_proj", "query", "key", "q_b_proj", "wq_b")
+QUERY_KEY = ("q_proj", "k_proj", "query", "key", "q_b_proj", "wq_b", "q", "k", "query_global", "key_global")
 ROUTERS = ("gate", "router", "router_proj")
 WRITES = (
     *("o_proj", "out_proj", "dense", "c_proj", "wo", "down_proj", "w2", "fc2", "fc_out", "dense_4h_to_h", "output_linear"),
@@ -151,7 +154,7 @@ WRITES = (
 READS = (
     *("q_proj", "k_proj", "v_proj", "g_proj", "qkv_proj", "query", "key", "value", "query_key_value", "c_attn", "Wqkv"),
     *("gate_up_proj", "up_proj", "gate_proj", "w1", "w3", "fc1", "fc_in", "c_fc", "in_proj", "input_linear", "receptance"),
-    *("z_proj", "a_proj", "b_proj", "linear_x", "linear_y", "gate"),
+    *("z_proj", "a_proj", "b_proj", "linear_x", "linear_y", "gate", "query_global", "key_global", "value_global"),
 )
 """Names of projections that read it."""
 
@@ -275,6 +278,9 @@ GAINS = {
 }
 TIED_OFFSET_SCALE = 2.0
 """Instead of OFFSET_SCALE: the vector that all rows share is in the residual stream too, and raises the offset itself."""
+IS_DIVIDED = 0.5
+"""Models that divide their logits by the root of d_model, as T5 does, initialise a tied embedding to a standard deviation of
+one. All others have at most 0.3."""
 PROJECTIONS = {
     Role.QUERY_KEY: ATTENTION_SCALE,
     Role.READING: 1.3,
@@ -304,10 +310,12 @@ def draw_of(parameter: Parameter, role: Role, sizes: Sizes) -> Draw:
     if role is Role.EMBEDDING:
         return Draw(name, shape, **(_outliers(1, OUTLIER) if shape[1] == sizes.d_model else {}))
     if role in (Role.UNEMBEDDING, Role.TIED_EMBEDDING):
-        offset, outliers = OFFSET_SCALE, {}
+        offset, outliers, size = OFFSET_SCALE, {}, sqrt(shape[1])
         if role is Role.TIED_EMBEDDING:
             offset, outliers = TIED_OFFSET_SCALE, _outliers(1, OUTLIER / 2)
-        return Draw(name, shape, scale=LOGIT_SCALE / sqrt(shape[1]), common=offset / sqrt(shape[1]), **outliers)
+            if parameter.initial.std() > IS_DIVIDED:
+                size = 1.0
+        return Draw(name, shape, scale=LOGIT_SCALE / size, common=offset / size, **outliers)
     return _projection(parameter, role, sizes)
 
 
@@ -330,7 +338,7 @@ def _outliers(axis: int, factor: float) -> dict[str, Any]:
 def parameters_of(model: Any) -> Iterator[Parameter]:
     """Every parameter and persistent buffer of a transformers model, each tensor once."""
     unembedding = model.get_output_embeddings()
-    embedding = model.get_input_embeddings()
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) in seen:
@@ -338,5 +346,5 @@ def parameters_of(model: Any) -> Iterator[Parameter]:
         seen.add(id(tensor))
         module = model.get_submodule(name.rpartition(".")[0])
         is_unembedding = unembedding is not None and getattr(unembedding, "weight", None) is tensor
-        is_tied = is_unembedding and getattr(embedding, "weight", None) is tensor
+        is_tied = is_unembedding and any(embedding.weight is tensor for embedding in embeddings)
         yield Parameter(name, module, tensor.detach().clone(), is_unembedding, is_tied)

@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from safetensors import safe_open
@@ -22,6 +23,7 @@ from tlbench.checkpoints import hub
 from tlbench.checkpoints import prompts as prompt_sets
 from tlbench.checkpoints.contents import READ_SUFFIXES, WEIGHT_SUFFIX, require_safetensors
 from tlbench.checkpoints.derived import CONFIG, Derived, derived
+from tlbench.checkpoints.inputs import Inputs
 from tlbench.exceptions import BadInput
 from tlbench.files import folder_written_whole, locked, sha256_of_unchanged, tree_digest, write_json, written_whole
 from tlbench.paths import cache_dir
@@ -57,6 +59,11 @@ class Checkpoint:
         """What config.json calls it, such as ``LlamaForCausalLM``."""
         config = json.loads((self.folder / CONFIG).read_text())
         return str((config.get("architectures") or [config.get("model_type", "unknown architecture")])[0])
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """What its model reads."""
+        return Inputs.of(self.folder, self.prompts.natural)
 
     @property
     def parameters(self) -> int:

@@ -68,7 +68,7 @@ def token_ids(cell: RuntimeCell, checkpoint: Checkpoint) -> Tensor:
 
 def hf_model(cell: RuntimeCell, checkpoint: Checkpoint, attention: Attention) -> Any:
     """HuggingFace's model on the current device."""
-    return huggingface.load_model(checkpoint.folder, cell.dtype, attention).to(device.current())
+    return checkpoint.inputs.attached(huggingface.load_model(checkpoint.folder, cell.dtype, attention)).to(device.current())
 
 
 def without_gradients(run: Callable[..., object], *arguments: object) -> Candidate:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from functools import partial
 from io import StringIO
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from tlbench import device
 from tlbench.checkpoints import Checkpoint
+from tlbench.checkpoints.inputs import Inputs
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Dtype, Option
 from tlbench.lens import weights
@@ -49,7 +49,7 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
             )
             if option is not Option.UNPROCESSED:
                 given.enable_compatibility_mode(disable_warnings=True, **option.flags())
-        return partial(given.eval(), return_type="logits")
+        return _logits_of(given.eval(), checkpoint.inputs)
 
     with _loading_errors(), redirect_stdout(StringIO()), span(Category.LOAD):
         bridge: Any = wrapper.boot_transformers(str(checkpoint.folder), device=device.current(), dtype=torch_dtype)
@@ -74,7 +74,17 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
         return generated(bridge, prompts, n)
 
     changed = weights_read.changed_weights
-    return Lens(partial(bridge, return_type="logits"), changed, bridge, steps, greedy, process, around=around)
+    logits = _logits_of(bridge, checkpoint.inputs)
+    return Lens(logits, changed, bridge, steps, greedy, process, around=around, inputs=checkpoint.inputs)
+
+
+def _logits_of(bridge: Any, inputs: Inputs) -> Callable[[Tensor], Tensor]:
+    def logits(ids: Tensor) -> Tensor:
+        first, others = inputs.split(ids)
+        result: Tensor = bridge(first, return_type="logits", **others)
+        return result
+
+    return logits
 
 
 def bridge_class() -> Any:

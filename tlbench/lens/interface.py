@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
 from typing import Any
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from tlbench import device
+from tlbench.catalogue import Task
+from tlbench.checkpoints.inputs import Inputs
 from tlbench.exceptions import CellFailed, NotApplicable, TlbenchError
 
 Hook = Callable[[Tensor], Tensor | None]
@@ -76,6 +78,7 @@ class Lens:
             true, with ``refactor_factored_attn_matrices`` too.
         other_constants: which constants it has that are not the checkpoint's, and whose they are; "" if there are none.
         around: loads a bridge around a given HuggingFace model, as ``hf_model=`` does, and returns its ``logits``.
+        inputs: makes the model's inputs of token ids.
     """
 
     logits: Callable[[Tensor], Tensor]
@@ -86,15 +89,22 @@ class Lens:
     process: Callable[..., None]
     other_constants: str = ""
     around: Callable[[Any], Callable[[Tensor], Tensor]] = _no_model_to_wrap
+    inputs: Inputs = field(default_factory=Inputs)
 
     def __post_init__(self) -> None:
         for name in ("logits", "steps", "greedy"):
             object.__setattr__(self, name, _on_the_device(getattr(self, name)))
 
     @property
+    def blocks(self) -> list[str]:
+        """The names of the blocks, such as ``blocks.0``; an encoder-decoder's encoder comes first."""
+        lists = ("blocks",) if self.inputs.task is not Task.ENCODER_DECODER else ("encoder_blocks", "decoder_blocks")
+        return [f"{name}.{i}" for name in lists for i in range(len(getattr(self.model, name)))]
+
+    @property
     def n_blocks(self) -> int:
         """Number of blocks."""
-        return len(self.model.blocks)
+        return len(self.blocks)
 
     def longest_context(self) -> int | None:
         """The longest context that the model accepts, or None if it sets no limit."""
@@ -148,7 +158,8 @@ class Lens:
 
     def run_with_cache(self, ids: Tensor) -> tuple[Tensor, Any]:
         """The logits and TransformerLens's ``ActivationCache``."""
-        logits, cache = self.model.run_with_cache(ids.to(device.current()), return_type="logits")
+        first, others = self.inputs.split(ids.to(device.current()))
+        logits, cache = self.model.run_with_cache(first, return_type="logits", **others)
         return logits, cache
 
     def head_attribution(self, ids: Tensor, tokens: Tensor) -> Tensor:
@@ -266,28 +277,33 @@ class Lens:
             raise NotApplicable(f"this TransformerLens has no {argument}")
         if isinstance(argument_value, Tensor):
             argument_value = argument_value.to(device.current())
-        result: Tensor = self.model(value.to(device.current()), return_type=return_type, **{argument: argument_value})
+        value, others = value.to(device.current()), dict[str, Tensor]()
+        if not value.is_floating_point():  # else it is a residual stream
+            value, others = self.inputs.split(value)
+        result: Tensor = self.model(value, return_type=return_type, **{argument: argument_value}, **others)
         return result
 
     def run_with_hooks(self, ids: Tensor, hooks: Mapping[str, Hook]) -> Tensor:
         """The logits ``[batch, pos, d_vocab]`` from TransformerLens's ``run_with_hooks``, with hooks by hook point name."""
         fwd_hooks = [(name, _as_hook(edit)) for name, edit in hooks.items()]
-        ids = ids.to(device.current())
-        logits: Tensor = self.model.run_with_hooks(ids, return_type="logits", fwd_hooks=fwd_hooks)
+        first, others = self.inputs.split(ids.to(device.current()))
+        logits: Tensor = self.model.run_with_hooks(first, return_type="logits", fwd_hooks=fwd_hooks, **others)
         return logits
 
     def run_with_backward_hooks(self, ids: Tensor, hooks: Mapping[str, Hook], backward: Callable[[Tensor], None]) -> None:
         """Pass the logits to ``backward`` while TransformerLens's ``bwd_hooks`` look at gradients, by hook point name."""
         bwd_hooks = [(name, _as_hook(look)) for name, look in hooks.items()]
-        ids = ids.to(device.current())
+        first, others = self.inputs.split(ids.to(device.current()))
+        choices = {"return_type": "logits", "bwd_hooks": bwd_hooks, "reset_hooks_end": False}
         try:  # with ``reset_hooks_end`` they would be gone before the backward pass
-            backward(self.model.run_with_hooks(ids, return_type="logits", bwd_hooks=bwd_hooks, reset_hooks_end=False))
+            backward(self.model.run_with_hooks(first, **choices, **others))
         finally:
             self.model.reset_hooks()
 
     def run_with_gradients(self, ids: Tensor) -> Any:
         """The ``ActivationCache`` of the loss with ``incl_bwd``: gradients under ``NAME_grad``."""
-        _, cache = self.model.run_with_cache(ids.to(device.current()), return_type="loss", incl_bwd=True)
+        first, others = self.inputs.split(ids.to(device.current()))
+        _, cache = self.model.run_with_cache(first, return_type="loss", incl_bwd=True, **others)
         return cache
 
     def widen(self) -> None:

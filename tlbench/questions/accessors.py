@@ -122,15 +122,15 @@ class _Lines:
                 for lines in (matrix, matrix.T):
                     self._by_length.setdefault(lines.shape[1], []).append((name, self._fingerprints(lines)))
 
-    def origin(self, vectors: Tensor, in_block: int | None) -> _Origin:
-        """The matrix that has all vectors. Raises _Differs if none of the block's has."""
+    def origin(self, vectors: Tensor, in_block: str = "") -> _Origin:
+        """The matrix that has all vectors. Raises _Differs if none of the block of this name has."""
         wanted = self._fingerprints(vectors)
         elsewhere = ""
         for name, found in self._by_length.get(vectors.shape[1], ()):
             ordered, order = found.sort()
             at = torch.searchsorted(ordered, wanted).clamp_(max=len(ordered) - 1)
             if torch.equal(ordered[at], wanted):
-                if in_block is None or f".{in_block}." in name:
+                if not in_block or _is_in(name, in_block):
                     return _Origin(name, order[at])
                 elsewhere = f": they are those of {name}"
         raise _Differs(f"not the checkpoint's weights{elsewhere}")
@@ -144,6 +144,15 @@ class _Lines:
         return (bits.long() * self._multipliers[length]).sum(-1)
 
 
+def _is_in(parameter: str, block: str) -> bool:
+    """Whether HuggingFace's parameter belongs to TransformerLens's block, such as ``blocks.2`` or ``decoder_blocks.2``."""
+    stack, _, number = block.rpartition("blocks.")
+    if not stack:
+        return f".{number}." in parameter
+    found = re.search(r"\.(\d+)\.", parameter)  # T5 numbers the parts of a block too
+    return stack.removesuffix("_") in parameter and found is not None and found[1] == number
+
+
 def _check_table(name: str, lens: Lens, lines: _Lines, own: Any) -> None:
     table = TABLES[name](lens.weight(name))
     embedding = own.get_input_embeddings().weight.detach()
@@ -151,7 +160,7 @@ def _check_table(name: str, lens: Lens, lines: _Lines, own: Any) -> None:
         ratio = (table / embedding)[embedding != 0]
         if (ratio.max() - ratio.min()).abs() <= SCALED * ratio.abs().max():
             return
-    _require_order(lines.origin(table, None).places, 1)
+    _require_order(lines.origin(table).places, 1)
 
 
 def _check_blocks(
@@ -164,7 +173,7 @@ def _check_blocks(
     biases = _bias(lens, accessor.bias)
     for block, weight in enumerate(weights):
         try:
-            origin = lines.origin(accessor.vectors(weight), block)
+            origin = lines.origin(accessor.vectors(weight), lens.blocks[block])
             _require_order(origin.places, len(weight) if weight.ndim == 3 and name != "W_O" else 1)
             _require_name(name, origin)
             for other, elsewhere in ((other, origins.get((other, block))) for other in ACCESSORS):

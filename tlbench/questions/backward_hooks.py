@@ -31,10 +31,10 @@ def measure_backward_hooks(cell: Cell, loaded: Loaded | None = None) -> Backward
     """
     checkpoint, lens = loaded or load_cell(cell)
     ids = huggingface.tokens(checkpoint, "natural")
-    names = hook_names(lens.n_blocks)
+    names = hook_names(lens)
     sites = [names[site(i, component)] for i in range(lens.n_blocks) for component in LOOKED_AT]
     sites = [hook for hook in sites if lens.has_hook(hook)]
-    attempts = Attempts()
+    attempts = Attempts(lens.inputs.task)
     lens.model.requires_grad_(True)
     try:
         with torch.enable_grad():

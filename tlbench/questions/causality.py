@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -23,21 +24,22 @@ def measure_causality(cell: Cell, loaded: Loaded | None = None) -> Causality:
     """
     checkpoint, lens = loaded or load_cell(cell)
     ids = huggingface.tokens(checkpoint, "natural")
-    attempts = Attempts()
+    attempts = Attempts(lens.inputs.task)
 
-    def given() -> tuple[float, float]:
-        model = huggingface.load_model(checkpoint.folder, cell.dtype, Attention.DEFAULT)
-        logits = lens.around(model)
-        reference = huggingface.reference_logits(checkpoint, cell.dtype, Attention.DEFAULT)["natural"]
-        return _leak(logits, ids), largest_difference(logits(ids), reference)
+    @cache
+    def given() -> Callable[[Tensor], Tensor]:
+        return lens.around(huggingface.load_model(checkpoint.folder, cell.dtype, Attention.DEFAULT))
+
+    def distance() -> float:
+        logits = given()(ids)
+        return largest_difference(logits, huggingface.reference_logits(checkpoint, cell.dtype, Attention.DEFAULT)["natural"])
 
     with torch.inference_mode():
         with failures("the forward pass"):
             last_token = attempts.attempt("last_token", lambda: _leak(lens.logits, ids))
-        leak, distance = attempts.attempt("given_last_token", given) or (None, None)
-    if reason := attempts.reasons.get("given_last_token"):
-        attempts.reasons["given_logits"] = reason
-    return Causality(cell, last_token, leak, distance, attempts.reasons)
+        leak = attempts.attempt("given_last_token", lambda: _leak(given(), ids))
+        difference = attempts.attempt("given_logits", distance)
+    return Causality(cell, last_token, leak, difference, attempts.reasons)
 
 
 def _leak(logits: Callable[[Tensor], Tensor], ids: Tensor) -> float:

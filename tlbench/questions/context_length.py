@@ -7,6 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from tlbench.catalogue import Task
+from tlbench.exceptions import NotApplicable
 from tlbench.grid import Cell
 from tlbench.lens.interface import Lens
 from tlbench.metrics.hf_error import centred
@@ -24,6 +26,10 @@ def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
     Raises what :func:`load_cell` raises, NoGolden if there is no golden, and CellFailed if running the model raised.
     """
     checkpoint, lens = loaded or load_cell(cell)
+    if lens.inputs.task is not Task.CAUSAL:
+        raise NotApplicable(
+            f"contexts are measured of causal models, and {cell.model} is none: its task is {lens.inputs.task}"
+        )
     exact = context(checkpoint, cell.dtype)
     reference = huggingface_lengths(checkpoint, cell.dtype)
     ids = long_ids(checkpoint, exact.lengths[-1])
@@ -33,7 +39,7 @@ def measure_context(cell: Cell, loaded: Loaded | None = None) -> ContextLength:
         edge_positions["rotary_table"] = table
     supported = [length for length in exact.lengths if longest is None or length <= longest]
     lengths = measure_lengths(replace(exact, lengths=supported), ids, lambda prefix: forward(lens, prefix))
-    attempts = Attempts()
+    attempts = Attempts(lens.inputs.task)
     limit = f"TransformerLens's longest context is {longest} tokens" if supported != exact.lengths else ""
     return ContextLength(
         cell=cell,

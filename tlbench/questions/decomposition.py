@@ -28,7 +28,7 @@ def measure_decomposition(cell: Cell, loaded: Loaded | None = None) -> Decomposi
     """
     checkpoint, lens = loaded or load_cell(cell)
     ids = huggingface.tokens(checkpoint, "natural")
-    attempts = Attempts()
+    attempts = Attempts(lens.inputs.task)
     with torch.inference_mode():
         logits, cache = lens.run_with_cache(ids)
         stream = _stream(lens, ids)
@@ -44,7 +44,7 @@ def measure_decomposition(cell: Cell, loaded: Loaded | None = None) -> Decomposi
 
 def _stream(lens: Lens, ids: Tensor) -> list[Tensor]:
     """The hooked residual stream before each block and after the last."""
-    names = hook_names(lens.n_blocks)
+    names = hook_names(lens)
     sites = [site(i, Component.RESID_PRE) for i in range(lens.n_blocks)]
     hooks = [names[name] for name in (*sites, site(lens.n_blocks - 1, Component.RESID_POST))]
     if absent := [hook for hook in hooks if not lens.has_hook(hook)]:

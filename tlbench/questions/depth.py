@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from tlbench.catalogue import Task
 from tlbench.components import LN_FINAL, LOGITS, ROUTING, Component, site
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.grid import Cell
@@ -18,17 +19,19 @@ from tlbench.reference import huggingface
 from tlbench.reference.activations import Errors, Exact, exact, huggingface_inside
 
 NORMALISED = "hook_normalized"
-HOOKS = {
-    Component.RESID_PRE: "hook_resid_pre",
-    Component.LN1: f"ln1.{NORMALISED}",
-    Component.PATTERN: "attn.hook_pattern",
-    Component.ATTN_OUT: "hook_attn_out",
-    Component.LN2: f"ln2.{NORMALISED}",
-    ROUTING: "mlp.hook_expert_indices",
-    Component.MLP_OUT: "hook_mlp_out",
-    Component.RESID_POST: "hook_resid_post",
+HOOKS: dict[Component | str, tuple[str, ...]] = {
+    Component.RESID_PRE: ("hook_resid_pre",),
+    Component.LN1: (f"ln1.{NORMALISED}",),
+    Component.PATTERN: ("attn.hook_pattern", "self_attn.hook_pattern"),
+    Component.ATTN_OUT: ("hook_attn_out", "ln1_post.hook_out"),
+    Component.CROSS_ATTN_OUT: ("ln2_post.hook_out", "cross_attn.hook_out"),
+    Component.LN2: (f"ln2.{NORMALISED}",),
+    ROUTING: ("mlp.hook_expert_indices",),
+    Component.MLP_OUT: ("hook_mlp_out", "ln3_post.hook_out", "ln2_post.hook_out"),
+    Component.RESID_POST: ("hook_resid_post",),
 }
-"""Hook points of both wrappers. The names have not changed since TransformerLens 1.0."""
+"""Hook points of both wrappers. The first name has not changed since TransformerLens 1.0; the others are those of decoders
+that attend to an encoder."""
 
 
 def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
@@ -42,7 +45,7 @@ def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
     reference = huggingface_inside(checkpoint, cell.dtype)
     if lens.n_blocks != g.n_blocks:
         raise CellFailed(f"TransformerLens has {lens.n_blocks} blocks, the checkpoint has {g.n_blocks}")
-    names = hook_names(g.n_blocks)
+    names = hook_names(lens)
     computed = {name for name in names if g.has(name)}
     present = {name: hook for name, hook in names.items() if name in computed and lens.has_hook(hook)}
     ids = huggingface.tokens(checkpoint, "natural")
@@ -53,6 +56,7 @@ def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
     return DepthProfile(
         cell=cell,
         n_blocks=g.n_blocks,
+        n_encoder_blocks=g.n_encoder_blocks,
         sites={
             name: SiteError(propagated.found[name], local.found[name], reference.propagated[name], reference.local[name])
             for name in (*names, LOGITS)
@@ -68,17 +72,23 @@ def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
     )
 
 
-def hook_names(n_blocks: int) -> dict[str, str]:
+def hook_names(lens: Lens) -> dict[str, str]:
     """TransformerLens's hook points by quantity name, in order of computation."""
-    names = {site(i, c): f"blocks.{i}.{hook}" for i in range(n_blocks) for c, hook in HOOKS.items()}
-    return {**names, LN_FINAL: f"ln_final.{NORMALISED}"}
+    names = {}
+    for i, block in enumerate(lens.blocks):
+        for component, hooks in HOOKS.items():
+            candidates = [f"{block}.{hook}" for hook in hooks]
+            # Only decoders that attend to an encoder have other names.
+            is_plain = len(candidates) == 1 or lens.inputs.task is not Task.ENCODER_DECODER
+            names[site(i, component)] = candidates[0] if is_plain else next(filter(lens.has_hook, candidates), candidates[0])
+    last = "decoder_ln_final" if lens.inputs.task is Task.ENCODER_DECODER else "ln_final"
+    return {**names, LN_FINAL: f"{last}.{NORMALISED}"}
 
 
 def _errors(lens: Lens, ids: Tensor, g: Exact, hooks: dict[str, str], *, fed: bool) -> Errors:
     """The relative error of each quantity. With ``fed``, every block and the final norm get their golden input."""
     errors = Errors(g, fed=fed)
-    fed_sites = [site(i, Component.RESID_PRE) for i in range(g.n_blocks)] + [site(g.n_blocks - 1, Component.RESID_POST)]
-    feeds = dict(zip(fed_sites, g.inputs(), strict=True)) if fed else {}
+    feeds = dict(zip(g.input_names, g.inputs(), strict=True)) if fed else {}
     if absent := [name for name in feeds if name not in hooks]:
         raise NotApplicable(f"this TransformerLens has no hook point for {absent[0]}: golden inputs cannot be fed")
 

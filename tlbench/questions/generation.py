@@ -26,7 +26,7 @@ def measure_generation(cell: Cell, loaded: Loaded | None = None) -> Generation:
     reference = huggingface_inside(checkpoint, cell.dtype)
     ids = huggingface.tokens(checkpoint, "natural")
     full = forward(lens, ids)
-    attempts = Attempts()
+    attempts = Attempts(lens.inputs.task)
     with torch.inference_mode():
         steps = tuple(attempts.attempt("steps", lambda: _steps(lens, ids, full)) or ())
         diverged, tie = attempts.attempt("greedy", lambda: _greedy(lens, ids, reference, cell.dtype)) or (None, None)

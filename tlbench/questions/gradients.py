@@ -45,7 +45,7 @@ def _gradients(lens: Lens, ids: Tensor, tokens: Tensor) -> list[Tensor]:
         inputs.append(value)
         return value
 
-    names = hook_names(lens.n_blocks)
+    names = hook_names(lens)
     with torch.enable_grad():
         logits = lens.run_with_hooks(ids, {names[site(i, Component.RESID_PRE)]: keep for i in range(lens.n_blocks)})
         torch.autograd.backward(logit_difference(logits, tokens.to(logits.device)).sum())

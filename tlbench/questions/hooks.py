@@ -40,7 +40,7 @@ def measure_hooks(cell: Cell, loaded: Loaded | None = None) -> HookTruth:
     """
     checkpoint, lens = loaded or load_cell(cell)
     ids = huggingface.tokens(checkpoint, "natural")
-    attempts = Attempts()
+    attempts = Attempts(lens.inputs.task)
     with torch.inference_mode():
         with failures("the forward pass"):
             plain = lens.logits(ids)
@@ -71,7 +71,7 @@ def _sums(lens: Lens, ids: Tensor) -> list[float]:
             errors.append(_additivity(activations))
             activations.clear()
 
-    names = hook_names(lens.n_blocks)
+    names = hook_names(lens)
     hooks: dict[str, Hook] = {}
     for i, component in product(range(lens.n_blocks), SUMMED):
         hook = names[site(i, component)]
@@ -90,7 +90,7 @@ def _pattern_rows(checkpoint: Checkpoint, cell: Cell, lens: Lens, ids: Tensor) -
     earlier blocks would count.
     """
     faults: list[float] = []
-    names = hook_names(lens.n_blocks)
+    names = hook_names(lens)
     g = _golden_with_sinks(checkpoint, cell.dtype)
     hooks = {} if g is None else _feeding_hooks(lens, g)
 
@@ -148,11 +148,12 @@ def _feeding_hooks(lens: Lens, g: Exact) -> dict[str, Hook]:
 
     if lens.n_blocks != g.n_blocks:
         raise CellFailed(f"TransformerLens has {lens.n_blocks} blocks, the checkpoint has {g.n_blocks}")
-    names = hook_names(g.n_blocks)
+    names = hook_names(lens)
     hooks = [names[site(i, Component.RESID_PRE)] for i in range(g.n_blocks)]
     if absent := [hook for hook in hooks if not lens.has_hook(hook)]:
         raise NotApplicable(f"this TransformerLens has no {absent[0]}: golden inputs cannot be fed")
-    return {hook: partial(replace, golden_input) for hook, golden_input in zip(hooks, g.inputs()[:-1], strict=True)}
+    inputs = g.inputs()[: g.n_blocks]
+    return {hook: partial(replace, golden_input) for hook, golden_input in zip(hooks, inputs, strict=True)}
 
 
 def _additivity(activations: dict[Component, Tensor]) -> float:
@@ -222,7 +223,7 @@ def _start(lens: Lens, ids: Tensor, plain: Tensor) -> float:
 def _hooked(lens: Lens, ids: Tensor, name: str) -> Tensor:
     """The named activation, from a hook."""
     activations: list[Tensor] = []
-    lens.run_with_hooks(ids, {hook_names(lens.n_blocks)[name]: activations.append})
+    lens.run_with_hooks(ids, {hook_names(lens)[name]: activations.append})
     return activations[-1]
 
 
@@ -230,7 +231,7 @@ def _interventions(checkpoint: Checkpoint, cell: Cell, lens: Lens, ids: Tensor) 
     """The relative error of the last position's logits under each intervention, and HuggingFace's own."""
     g = exact(checkpoint, cell.dtype)
     reference = huggingface_inside(checkpoint, cell.dtype)
-    names = hook_names(lens.n_blocks)
+    names = hook_names(lens)
     errors = {}
     for edit, change in CHANGES.items():
         logits = lens.run_with_hooks(ids, {names[change.site(lens.n_blocks)]: change.apply})[:, -1]

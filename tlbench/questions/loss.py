@@ -21,7 +21,7 @@ def measure_loss(cell: Cell, loaded: Loaded | None = None) -> Loss:
     checkpoint, lens = loaded or load_cell(cell, [Attention.EAGER])
     ids = huggingface.tokens(checkpoint, "natural")
     reference = cross_entropy(huggingface.reference_logits(checkpoint, cell.dtype)["natural"], ids)
-    attempts = Attempts()
+    attempts = Attempts(lens.inputs.task)
 
     def per_token() -> float:
         loss = lens.loss(ids, per_token=True).double().cpu()

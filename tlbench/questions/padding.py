@@ -28,7 +28,7 @@ def measure_padding(cell: Cell, loaded: Loaded | None = None) -> Padding:
     checkpoint, lens = loaded or load_cell(cell)
     ids = huggingface.tokens(checkpoint, "natural")
     alone = [ids[:1, :SHORT], ids[1:2, :LONG]]
-    attempts = Attempts()
+    attempts = Attempts(lens.inputs.task)
     with torch.inference_mode():
         return Padding(
             cell=cell,

@@ -29,7 +29,7 @@ def measure_reading(cell: Cell, loaded: Loaded | None = None) -> Reading:
     g = exact(checkpoint, cell.dtype)
     ids = huggingface.tokens(checkpoint, "natural")
     plain = forward(lens, ids)
-    attempts = Attempts()
+    attempts = Attempts(lens.inputs.task)
     with torch.inference_mode():
         difference = attempts.attempt("logit_difference", lambda: _difference(checkpoint, cell, g, plain))
         effects = attempts.attempt("patch_effect", lambda: _patch(checkpoint, cell, g, lens, ids, plain))
@@ -49,7 +49,7 @@ def _difference(checkpoint: Checkpoint, cell: Cell, g: Exact, plain: Tensor) -> 
 def _patch(checkpoint: Checkpoint, cell: Cell, g: Exact, lens: Lens, ids: Tensor, plain: Tensor) -> tuple[Pair, float]:
     """The error of a patch's effect on the first prompt, HuggingFace's own error, and the golden effect."""
     change = CHANGES[Edit.PATCHED]
-    patched = lens.run_with_hooks(ids, {hook_names(lens.n_blocks)[change.site(lens.n_blocks)]: change.apply})
+    patched = lens.run_with_hooks(ids, {hook_names(lens)[change.site(lens.n_blocks)]: change.apply})
     reference = huggingface.reference_logits(checkpoint, cell.dtype)["natural"]
     reference_patched = huggingface_inside(checkpoint, cell.dtype).edited[Edit.PATCHED]
 

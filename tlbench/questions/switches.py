@@ -28,7 +28,7 @@ def measure_switches(cell: Cell, loaded: Loaded | None = None) -> Switches:
     checkpoint, lens = loaded or load_cell(cell)
     ids = huggingface.tokens(checkpoint, "natural")
     plain = forward(lens, ids)
-    attempts = Attempts()
+    attempts = Attempts(lens.inputs.task)
 
     def switched(switch: Switch) -> float:
         with lens.switched(switch):

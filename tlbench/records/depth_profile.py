@@ -67,6 +67,7 @@ class DepthProfile:
         routing: by block, in a mixture of experts.
         silent: hook points that exist but did not fire.
         missing: quantities that the architecture computes but this TransformerLens has no hook point for.
+        n_encoder_blocks: how many of the blocks are an encoder's. They come first, and count on into the decoder's.
     """
 
     cell: Cell
@@ -75,10 +76,18 @@ class DepthProfile:
     routing: tuple[RoutingAgreement, ...]
     silent: tuple[str, ...]
     missing: tuple[str, ...]
+    n_encoder_blocks: int = 0
 
     def at(self, block: int, component: Component) -> SiteError | None:
         """The errors of one quantity; None if it was not seen."""
         return self.sites.get(site(block, component))
+
+    def name_of(self, block: int) -> str:
+        """A block's name: its number, in its own stack if there are two."""
+        if not self.n_encoder_blocks:
+            return str(block)
+        is_encoder = block < self.n_encoder_blocks
+        return f"encoder {block}" if is_encoder else f"decoder {block - self.n_encoder_blocks}"
 
     @property
     def outputs(self) -> list[SiteError | None]:

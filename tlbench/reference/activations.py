@@ -50,11 +50,13 @@ class Exact:
             properties below read. A block's output is stored as the next block's input.
         n_blocks: number of blocks.
         centres: whether the norms subtract the mean, so that the residual stream is defined only up to its mean.
+        n_encoder_blocks: how many of the blocks are an encoder's. They come first.
     """
 
     tensors: Mapping[str, Tensor]
     n_blocks: int
     centres: bool
+    n_encoder_blocks: int = 0
 
     def get(self, block: int, component: Component) -> Tensor | None:
         """One activation, or None if this architecture has no such activation."""
@@ -62,8 +64,20 @@ class Exact:
 
     def by_name(self, name: str) -> Tensor | None:
         """One activation by name, or None."""
-        outputs = {site(i, Component.RESID_POST): site(i + 1, Component.RESID_PRE) for i in range(self.n_blocks - 1)}
+        inner = (i for i in range(self.n_blocks) if i not in self.ends)
+        outputs = {site(i, Component.RESID_POST): site(i + 1, Component.RESID_PRE) for i in inner}
         return self.tensors.get(outputs.get(name, name))
+
+    @property
+    def ends(self) -> list[int]:
+        """The last block of each stack."""
+        return ends_of(self.n_blocks, self.n_encoder_blocks)
+
+    @property
+    def input_names(self) -> list[str]:
+        """What :meth:`inputs` returns, by name."""
+        into = [site(i, Component.RESID_PRE) for i in range(self.n_blocks)]
+        return into + [site(i, Component.RESID_POST) for i in self.ends]
 
     def has(self, name: str) -> bool:
         """Whether this architecture has an activation of this name."""
@@ -75,9 +89,8 @@ class Exact:
         return torch.zeros_like(exact).scatter(-1, indices.cpu().reshape(*exact.shape[:-1], -1), 1)
 
     def inputs(self) -> list[Tensor]:
-        """The input of each block, then of the final norm, each ``[batch, pos, d_model]``."""
-        names = [site(i, Component.RESID_PRE) for i in range(self.n_blocks)]
-        return [self.tensors[name] for name in (*names, site(self.n_blocks - 1, Component.RESID_POST))]
+        """The input of each block, then the output of each stack of blocks, each ``[batch, pos, d_model]``."""
+        return [self.tensors[name] for name in self.input_names]
 
     @property
     def tokens(self) -> Tensor:
@@ -121,6 +134,11 @@ class Exact:
         if tokens is not None:
             value, exact = value.cpu()[tokens], exact[tokens]
         return relative_error(value, exact, centred=up_to_mean)
+
+
+def ends_of(n_blocks: int, n_encoder_blocks: int) -> list[int]:
+    """The last block of each stack."""
+    return ([n_encoder_blocks - 1] if n_encoder_blocks else []) + [n_blocks - 1]
 
 
 class Errors:
@@ -171,7 +189,8 @@ def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
     stored = read_or_compute(path, "inside.lock", *request, what=what, check=check)
     if reason := stored.provenance.get("reason"):
         raise (NotApplicable if stored.provenance.get("unknown") else NoGolden)(reason)
-    return Exact(stored.tensors, int(stored.provenance["n_blocks"]), stored.provenance["centres"] == "True")
+    n_blocks, n_encoder_blocks = (int(stored.provenance[name]) for name in ("n_blocks", "n_encoder_blocks"))
+    return Exact(stored.tensors, n_blocks, stored.provenance["centres"] == "True", n_encoder_blocks)
 
 
 @dataclass(frozen=True)
@@ -230,7 +249,7 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
     libraries = {"torch": torch.__version__, "transformers": version("transformers")}
     provenance = {"checkpoint": checkpoint.sha256, "dtype": dtype.value, **libraries}
     try:
-        model = golden.load_exact(checkpoint.folder, Weights(dtype))
+        model = checkpoint.inputs.attached(golden.load_exact(checkpoint.folder, Weights(dtype)))
         model_sites = sites(model)
         assert_true_float64(model, ids)
         with true_float64():
@@ -239,10 +258,11 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
         unknown = "yes" if isinstance(error, NotApplicable) else ""
         store.write(path, {"nothing": torch.zeros(0)}, {**provenance, "reason": str(error), "unknown": unknown})
         return
-    n_blocks = len(model_sites.blocks)
-    for i in range(n_blocks - 1):
+    n_blocks, n_encoder_blocks = len(model_sites.blocks), model_sites.n_encoder_blocks
+    for i in set(range(n_blocks)) - {*ends_of(n_blocks, n_encoder_blocks)}:
         del tensors[site(i, Component.RESID_POST)]
-    store.write(path, tensors, {**provenance, "n_blocks": str(n_blocks), "centres": str(model_sites.centres)})
+    counts = {"n_blocks": str(n_blocks), "n_encoder_blocks": str(n_encoder_blocks)}
+    store.write(path, tensors, {**provenance, **counts, "centres": str(model_sites.centres)})
 
 
 def _exactly(model: Any, ids: Tensor) -> dict[str, Tensor]:
@@ -266,7 +286,7 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
     torch.set_num_threads(checkpoint.model.threads)
     g = exact(checkpoint, dtype)
     ids = huggingface.tokens(checkpoint, golden.NATURAL)
-    model = huggingface.load_model(checkpoint.folder, dtype, Attention.EAGER)
+    model = checkpoint.inputs.attached(huggingface.load_model(checkpoint.folder, dtype, Attention.EAGER))
     tensors: dict[str, Tensor] = {}
     for kind, inputs in ((PROPAGATED, None), (LOCAL, g.inputs())):
         errors = Errors(g, fed=inputs is not None)

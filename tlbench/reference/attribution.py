@@ -36,11 +36,14 @@ def head_attribution(model: Any, ids: Tensor, tokens: Tensor) -> Mapping[str, Te
     model_sites = sites(model)
     blocks = model_sites.blocks
     projections = [module for block in blocks if (module := find(block.attention, OUTPUT_PROJECTION)) is not None]
+    ln_final = model_sites.ln_final
+    if ln_final is None or model_sites.n_encoder_blocks:
+        return {}
     if any(block.has_post_norm for block in blocks) or len(projections) < len(blocks):
         return {}
     last_inputs: list[Tensor] = []
     with ExitStack() as stack, torch.no_grad():
-        for module in (*projections, model_sites.ln_final):
+        for module in (*projections, ln_final):
             hook = module.register_forward_pre_hook(lambda _, args: last_inputs.append(args[0][:, -1].double()))
             stack.enter_context(hook)
         model(ids, use_cache=False)

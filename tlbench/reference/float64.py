@@ -78,6 +78,14 @@ class SelfCheck:
         return self.growth >= LEAST_GROWTH
 
 
+def input_embeddings(model: Any) -> list[torch.nn.Module]:
+    """The modules that embed token ids: one, or an encoder-decoder's two, which may be the same."""
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return [model.get_input_embeddings()]
+    stacks = (model.get_encoder(), model.get_decoder())
+    return list(dict.fromkeys(stack.get_input_embeddings() for stack in stacks))
+
+
 def _is_short(dtype: Any) -> bool:
     """Whether a dtype is floating-point or complex and shorter than float64."""
     return isinstance(dtype, torch.dtype) and (dtype in COMPLEX or (dtype.is_floating_point and dtype is not torch.float64))
@@ -260,19 +268,24 @@ class _Moved:
     def __init__(self, model: Any, ids: Tensor) -> None:
         self._model, self._ids = model, ids
         self._generator = torch.Generator().manual_seed(0)
-        self._direction: Tensor | None = None
+        self._directions: dict[torch.Size, Tensor] = {}
         self._choices = _HeldChoices()
 
     def __call__(self, step: float) -> Tensor:
-        embeddings = self._model.get_input_embeddings()
-        with embeddings.register_forward_hook(lambda *call: self._move(call[-1], step)), self._choices.held():
+        with ExitStack() as stack:
+            for embedding in input_embeddings(self._model):
+                stack.enter_context(embedding.register_forward_hook(lambda *call: self._move(call[-1], step)))
+            stack.enter_context(self._choices.held())
             logits: Tensor = self._model(self._ids, use_cache=False).logits
+        if not self._directions:
+            raise _refusal(self._model, "its input embeddings are never called, so no step of them shows a rounding")
         return logits
 
     def _move(self, embeddings: Tensor, step: float) -> Tensor:
-        if self._direction is None:
-            self._direction = torch.randn(embeddings.shape, generator=self._generator) * embeddings.abs()
-        return embeddings + step * self._direction
+        if embeddings.shape not in self._directions:  # an encoder-decoder embeds two texts
+            drawn = torch.randn(embeddings.shape, generator=self._generator)
+            self._directions[embeddings.shape] = drawn * embeddings.abs()
+        return embeddings + step * self._directions[embeddings.shape]
 
 
 class _HeldChoices(TorchFunctionMode):

@@ -168,7 +168,7 @@ def evaluate(
     Raises:
         NotGolden: if ``check`` is set and a float64 evaluation is not float64 all the way.
     """
-    model = load_exact(checkpoint.folder, weights, precision)
+    model = checkpoint.inputs.attached(load_exact(checkpoint.folder, weights, precision))
     ids = huggingface.tokens(checkpoint, NATURAL)
     if check and precision is Precision.FLOAT64:
         assert_true_float64(model, ids[:, :CHECKED_TOKENS])
@@ -201,7 +201,7 @@ def load_exact(folder: Path, weights: Weights, precision: Precision = Precision.
 
 def _load(folder: Path, dtype: torch.dtype) -> Any:
     # By default experts use a grouped matrix product, which torch implements for 32 and 16 bits only.
-    return huggingface.causal_lm(folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager")
+    return huggingface.language_model(folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager")
 
 
 def run(model: Any, ids: Tensor, precision: Precision) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tlbench import arithmetic, checkpoints, device
 from tlbench.checkpoints import Checkpoint
+from tlbench.checkpoints.inputs import automatic_class, task_of
 from tlbench.environments.sources import code_digest, libraries
 from tlbench.exceptions import CellFailed
 from tlbench.grid import Attention, Dtype
@@ -31,26 +32,25 @@ SQUARES, LARGEST = "squares", "largest"
 
 
 def load_model(folder: Path, dtype: Dtype, attention: Attention = Attention.EAGER) -> Any:
-    """HuggingFace's model from a local folder, on the CPU, in evaluation mode. Raises what :func:`causal_lm` raises."""
+    """HuggingFace's model from a local folder, on the CPU, in evaluation mode. Raises what :func:`language_model` raises."""
     implementation = {} if attention is Attention.DEFAULT else {"attn_implementation": attention.value}
-    return causal_lm(folder, dtype=getattr(torch, dtype), **implementation)
+    return language_model(folder, dtype=getattr(torch, dtype), **implementation)
 
 
-def causal_lm(folder: Path, **choices: Any) -> Any:
-    """Load a causal language model from a local folder, in evaluation mode. ``choices`` go to ``from_pretrained``.
+def language_model(folder: Path, **choices: Any) -> Any:
+    """Load a language model from a local folder, in evaluation mode. ``choices`` go to ``from_pretrained``.
 
     Raises:
-        CellFailed: if this transformers has no causal language model for the architecture.
+        CellFailed: if this transformers has no model that does the task for the architecture.
     """
-    from transformers import AutoModelForCausalLM
-
+    task = task_of(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **choices)
+        model = automatic_class(task).from_pretrained(folder, local_files_only=True, use_safetensors=True, **choices)
     except ValueError as error:
         if not str(error).startswith("Unrecognized configuration class"):
             raise
         model_type = json.loads((folder / "config.json").read_text()).get("model_type")
-        cause = f"transformers {version('transformers')} has no causal language model for model type {model_type!r}"
+        cause = f"transformers {version('transformers')} has no {task} language model for model type {model_type!r}"
         raise CellFailed(f"cannot measure {folder}: {cause}") from None
     return model.eval()
 
@@ -117,7 +117,7 @@ def compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: st
     if not missing:
         return
     torch.set_num_threads(checkpoint.model.threads)
-    model = load_model(checkpoint.folder, dtype, attention).to(device.current())
+    model = checkpoint.inputs.attached(load_model(checkpoint.folder, dtype, attention)).to(device.current())
     with torch.inference_mode():
         if LOGITS in missing:
             logits = {name: _run(model, tokens(checkpoint, name)) for name in PROMPT_SETS}

@@ -221,7 +221,7 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
         return
     arithmetic.establish()
     torch.set_num_threads(checkpoint.model.threads)
-    model = golden.load_exact(checkpoint.folder, Weights(dtype))
+    model = checkpoint.inputs.attached(golden.load_exact(checkpoint.folder, Weights(dtype)))
     length = longest(checkpoint.folder)
     require_memory(checkpoint.folder, length, blocked=can_be_blocked(model))
     positions = positions_of(length)
@@ -247,7 +247,7 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
     arithmetic.establish()
     torch.set_num_threads(checkpoint.model.threads)
     golden_context = context(checkpoint, dtype)
-    model = huggingface.load_model(checkpoint.folder, dtype, Attention.EAGER)
+    model = checkpoint.inputs.attached(huggingface.load_model(checkpoint.folder, dtype, Attention.EAGER))
     ids = long_ids(checkpoint, golden_context.lengths[-1])
     with torch.inference_mode():
         lengths = measure_lengths(golden_context, ids, lambda prefix: model(prefix, use_cache=False).logits)

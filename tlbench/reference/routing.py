@@ -9,6 +9,7 @@ architecture calls its router.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tlbench.grid import Dtype
 from tlbench.metrics.figures import UNIT_ROUNDOFF
+from tlbench.reference.float64 import input_embeddings
 
 STEP = 1e-7
 """Relative step of the embeddings: far below what swaps experts, far above float64's own noise."""
@@ -26,7 +28,7 @@ In 20 draws of the zoo's Mixtral in three dtypes, the tokens that HuggingFace re
 
 
 class _Scores(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records the scores and k of every call of ``topk``."""
+    """Records the scores and k of every call of ``topk``, and of ``argmax``, by which a router chooses one expert."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -35,6 +37,8 @@ class _Scores(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.topk.default:
             self.seen.append((args[0].detach().double().clone(), int(args[1])))
+        if func is torch.ops.aten.argmax.default and args[0].is_floating_point():
+            self.seen.append((args[0].detach().double().clone(), 1))
         return func(*args, **(kwargs or {}))
 
 
@@ -42,7 +46,8 @@ def margins(model: Any, ids: Tensor, run: Callable[[], Tensor]) -> Tensor:
     """The relative change of a position's embedding that would send it to other experts, to first order, ``[batch, pos]``.
 
     This is the minimum over all routers of gap / slope. The gap is between the last chosen score and the first one left out;
-    the slope is how much the scores move per relative change of the embeddings. Infinite if nothing is routed.
+    the slope is how much the scores move per relative change of the embeddings. Infinite if nothing is routed. What an
+    encoder routes counts at every position of its decoder.
 
     ``model`` is HuggingFace's in float64. ``run`` evaluates it on the token ids ``[batch, pos]``.
     """
@@ -54,17 +59,23 @@ def margins(model: Any, ids: Tensor, run: Callable[[], Tensor]) -> Tensor:
         noise = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
         return output * (1 + STEP * noise)
 
-    with model.get_input_embeddings().register_forward_hook(moved), _Scores() as moved_pass:
+    with ExitStack() as stack:
+        for embedding in input_embeddings(model):
+            stack.enter_context(embedding.register_forward_hook(moved))
+        moved_pass = stack.enter_context(_Scores())
         run()
-    least = torch.full((ids.numel(),), torch.inf, dtype=torch.float64)
+    has_encoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    least = torch.full(ids.shape, torch.inf, dtype=torch.float64)
     for (scores, k), (moved_scores, _) in zip(unmoved_pass.seen, moved_pass.seen, strict=True):
         rows = scores.reshape(-1, scores.shape[-1])
-        if len(rows) != ids.numel() or k >= rows.shape[-1]:
+        is_of_encoder = has_encoder and len(rows) != ids.numel()
+        if (len(rows) != ids.numel() and not is_of_encoder) or k >= rows.shape[-1]:
             continue
         last_chosen, first_left_out = rows.topk(k + 1, dim=-1).values[:, -2:].unbind(-1)
         slope = (moved_scores.reshape(rows.shape) - rows).square().mean(-1).sqrt() / STEP
-        least = torch.minimum(least, (last_chosen - first_left_out) / slope.clamp_min(torch.finfo(torch.float64).tiny))
-    return least.view(ids.shape)
+        margin = ((last_chosen - first_left_out) / slope.clamp_min(torch.finfo(torch.float64).tiny)).view(len(ids), -1)
+        least = torch.minimum(least, margin.amin(1, keepdim=True) if is_of_encoder else margin)
+    return least
 
 
 def settled(margin: Tensor, dtype: Dtype) -> Tensor:

@@ -29,6 +29,16 @@ MLP_OUT = ("mlp.dense_4h_to_h", "fc2", "mlp", "block_sparse_moe", "feed_forward"
 ROUTER = ("mlp.gate", "block_sparse_moe.gate", "mlp.router")
 LN1 = ("input_layernorm", "ln_1", "self_attn_layer_norm")
 LN2 = ("post_attention_layernorm", "ln_2", "final_layer_norm")
+# Encoder-decoders. T5Gemma adds what a norm returns, as Gemma does.
+ENCODER_BLOCKS = ("encoder.block", "model.encoder.layers", "led.encoder.layers", "model.encoder.text_model.layers")
+DECODER_BLOCKS = ("decoder.block", "model.decoder.layers", "led.decoder.layers")
+DECODER_NORM = ("decoder.final_layer_norm", "model.decoder.layer_norm", "model.decoder.norm")
+ENCODER_NORM = (*(path.replace("decoder", "encoder") for path in DECODER_NORM), "model.encoder.text_model.norm")
+SELF_ATTN_OUT = ("post_self_attn_layernorm", *(f"layer.0.{kind}SelfAttention" for kind in ("", "Local", "TransientGlobal")),
+                 "self_attn")  # fmt: skip
+CROSS_ATTN_OUT = ("post_cross_attn_layernorm", "layer.1.EncDecAttention", "encoder_attn")
+FEED_FORWARD_OUT = ("post_feedforward_layernorm", "fc2", *(f"layer.{i}.{name}" for i in (2, 1) for name in ("DenseReluDense",
+                    "mlp")))  # fmt: skip
 # Gemma 2, Gemma 3 and OLMo 2 have a norm after attention and MLP, and add its output.
 POST_ATTENTION, POST_MLP, PRE_MLP = "post_attention_layernorm", "post_feedforward_layernorm", "pre_feedforward_layernorm"
 Seen = Callable[[str, Tensor], None]
@@ -38,24 +48,42 @@ Read = Callable[[Any, Any, Any], Tensor | None]
 
 @dataclass(frozen=True)
 class Block:
-    """One block's modules. A norm or router that the block lacks is None."""
+    """One block's modules. What the block lacks, or tlbench does not read in it, is None."""
 
     block: nn.Module
     attention: nn.Module
     attn_out: nn.Module
     mlp_out: nn.Module
-    ln1: nn.Module | None
-    ln2: nn.Module | None
-    router: nn.Module | None
-    has_post_norm: bool
+    ln1: nn.Module | None = None
+    ln2: nn.Module | None = None
+    router: nn.Module | None = None
+    cross_attn_out: nn.Module | None = None
+    has_post_norm: bool = False
 
 
 @dataclass(frozen=True)
 class Sites:
-    """A model's blocks and its final norm."""
+    """A model's blocks and its final norm.
+
+    Attributes:
+        blocks: all, an encoder's before its decoder's.
+        ln_final: the final norm of the last stack of blocks, if it has one.
+        n_encoder_blocks: how many of the blocks are an encoder's.
+        encoder_norm: the encoder's final norm, if it has one.
+    """
 
     blocks: Sequence[Block]
-    ln_final: nn.Module
+    ln_final: nn.Module | None
+    n_encoder_blocks: int = 0
+    encoder_norm: nn.Module | None = None
+
+    @property
+    def ends(self) -> list[tuple[nn.Module, nn.Module | None]]:
+        """The last block of each stack, with the norm that reads it."""
+        decoder = (self.blocks[-1].block, self.ln_final)
+        if not self.n_encoder_blocks:
+            return [decoder]
+        return [(self.blocks[self.n_encoder_blocks - 1].block, self.encoder_norm), decoder]
 
     @property
     def centres(self) -> bool:
@@ -64,18 +92,39 @@ class Sites:
 
 
 def sites(model: Any) -> Sites:
-    """The modules of a HuggingFace causal language model.
+    """The modules of a HuggingFace language model.
 
     Raises:
         NotApplicable: if it has no blocks, attention or MLP under any of the names above.
     """
-    module_list = find(model, BLOCKS)
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        encoder, decoder = _block_list(model, ENCODER_BLOCKS), _block_list(model, DECODER_BLOCKS)
+        blocks = [_block_of_two(module) for module in (*encoder, *decoder)]
+        return Sites(blocks, find(model, DECODER_NORM), len(encoder), find(model, ENCODER_NORM))
+    return Sites([_block(module) for module in _block_list(model, BLOCKS)], _required(model, FINAL_NORM))
+
+
+def _block_list(model: Any, paths: Sequence[str]) -> nn.ModuleList:
+    """The list of a stack's blocks. Raises what :func:`sites` raises."""
+    module_list = find(model, paths)
     if not isinstance(module_list, nn.ModuleList):
         raise NotApplicable(
-            f"no blocks found in {type(model).__name__} (looked for {', '.join(BLOCKS)}), so tlbench cannot read its "
+            f"no blocks found in {type(model).__name__} (looked for {', '.join(paths)}), so tlbench cannot read its "
             "activations: add the name of their list to tlbench/reference/sites.py"
         )
-    return Sites([_block(module) for module in module_list], _required(model, FINAL_NORM))
+    return module_list
+
+
+def _block_of_two(block: nn.Module) -> Block:
+    """Find the modules of one block of an encoder or its decoder. Raises what :func:`sites` raises."""
+    attn_out = _required(block, SELF_ATTN_OUT)
+    return Block(
+        block=block,
+        attention=attn_out,
+        attn_out=attn_out,
+        mlp_out=_required(block, FEED_FORWARD_OUT),
+        cross_attn_out=find(block, CROSS_ATTN_OUT),
+    )
 
 
 def _block(block: nn.Module) -> Block:
@@ -133,8 +182,10 @@ def watching(model: Any, seen: Seen) -> Iterator[None]:
                 (block.router, site(i, ROUTING), experts),
                 (block.ln1, site(i, Component.LN1), _before_gain),
                 (block.ln2, site(i, Component.LN2), _before_gain),
-                (block.attention, site(i, Component.PATTERN), _pattern),
+                # T5's attention returns its relative positions too, which look like a pattern.
+                (None if model_sites.n_encoder_blocks else block.attention, site(i, Component.PATTERN), _pattern),
                 (block.attn_out, site(i, Component.ATTN_OUT), _first),
+                (block.cross_attn_out, site(i, Component.CROSS_ATTN_OUT), _first),
                 (block.mlp_out, site(i, Component.MLP_OUT), _first),
                 (block.block, site(i, Component.RESID_POST), _first),
             ]
@@ -146,12 +197,14 @@ def watching(model: Any, seen: Seen) -> Iterator[None]:
 
 @contextmanager
 def feeding(model: Any, inputs: Sequence[Tensor]) -> Iterator[None]:
-    """Within the block, feed ``inputs``, each ``[batch, pos, d_model]``, to the model's blocks and then its final norm."""
+    """Within the block, feed ``inputs``, each ``[batch, pos, d_model]``, to all blocks and behind each stack of them."""
     model_sites = sites(model)
-    readers = [*(block.block for block in model_sites.blocks), model_sites.ln_final]
+    into, behind = inputs[: len(model_sites.blocks)], inputs[len(model_sites.blocks) :]
     with ExitStack() as stack:
-        for module, value in zip(readers, inputs, strict=True):
-            stack.enter_context(_edit_input(module, value.to))  # value.to(hidden) takes its dtype
+        for block, value in zip(model_sites.blocks, into, strict=True):
+            stack.enter_context(_edit_input(block.block, value.to))  # value.to(hidden) takes its dtype
+        for (last, norm), value in zip(model_sites.ends, behind, strict=True):
+            stack.enter_context(_edit_output(last, value.to) if norm is None else _edit_input(norm, value.to))
         yield
 
 
@@ -163,11 +216,16 @@ def editing(model: Any, block: int, component: Component, edit: Callable[[Tensor
         handle = _edit_input(target.block, edit)
     else:
         module = {Component.ATTN_OUT: target.attn_out, Component.MLP_OUT: target.mlp_out}[component]
-        handle = module.register_forward_hook(
-            lambda _, inputs, output: edit(output) if isinstance(output, Tensor) else (edit(output[0]), *output[1:])
-        )
+        handle = _edit_output(module, edit)
     with handle:
         yield
+
+
+def _edit_output(module: nn.Module, edit: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    """Register a hook that applies ``edit`` to a module's output, or to the first of its outputs."""
+    return module.register_forward_hook(
+        lambda _, inputs, output: edit(output) if isinstance(output, Tensor) else (edit(output[0]), *output[1:])
+    )
 
 
 def _edit_input(module: nn.Module, edit: Callable[[Tensor], Tensor]) -> RemovableHandle:

@@ -22,8 +22,8 @@ COLUMNS = (
     Column("verdict", is_wrapped=True),
     Column("why not", is_wrapped=True, drop=2),
 )
-TO_COME = {Kind.ENCODER_DECODER, Kind.MASKED}
-"""Kinds whose models are text alone, and of which the catalogue has none yet."""
+OF_TEXT = {Kind.DECODER, Kind.ENCODER_DECODER, Kind.MASKED}
+"""Kinds whose models read text alone."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Line:
             return ""
         if self.architecture in NOT_MADE:
             return NOT_MADE[self.architecture]
-        return f"{self.kind}: no model yet" if self.kind in TO_COME or self.kind is Kind.DECODER else str(self.kind)
+        return f"{self.kind}: no model yet" if self.kind in OF_TEXT else str(self.kind)
 
     @property
     def words(self) -> str:
@@ -84,11 +84,15 @@ def conclusion(tl: str, found: Sequence[Line], is_measured: bool) -> list[str]:
     have = [line for line in found if (line.is_measured if is_measured else line.models)]
     entries = sum(line.entries for line in have)
     decoders = [line for line in found if line.kind is Kind.DECODER]
+    of_text = [line for line in found if line.kind in OF_TEXT]
+    read, read_total = (sum(line.entries for line in some) for some in ([line for line in of_text if line in have], of_text))
     word = "measured" if is_measured else "have a model"
     said = [
         f"TransformerLens {tl} supports {len(found)} architectures, of which {len(have)} {word}: {entries:,} of the "
         f"{total:,} models in its registry ({_share(entries, total)}).",
         f"Of {len(decoders)} decoders that transformers has, {sum(line in have for line in decoders)} {word}.",
+        f"Of {len(of_text)} architectures whose models read text alone, {sum(line in have for line in of_text)} {word}: "
+        f"{read:,} of {read_total:,} models ({_share(read, read_total)}).",
     ]
     for kind in Kind:
         missing = [line for line in found if line.kind is kind and line not in have]

@@ -29,7 +29,7 @@ def print_profile(console: Console, title: str, profile: DepthProfile) -> None:
     lines = []
     for i in range(profile.n_blocks):
         errors = [profile.at(i, c) if c is not Component.RESID_PRE or i == 0 else None for c in components]
-        lines.append(_line(str(i), profile, errors, profile.at(i, Component.RESID_POST)))
+        lines.append(_line(profile.name_of(i), profile, errors, profile.at(i, Component.RESID_POST)))
     for name in (LN_FINAL, LOGITS):
         error = profile.sites.get(name)
         lines.append(_line(name, profile, [*[None] * (len(components) - 1), error], error))
@@ -63,8 +63,13 @@ def sentence(cell: Cell, outcome: Outcome[DepthProfile]) -> str:
     if wrong is None:
         unseen = f" {len(profile.missing)} quantities have no hook point and were not compared." if profile.missing else ""
         return f"{cell}: no component is wrong; the largest error is {profile.local_ratio:.2g} times {OWN}.{unseen}"
-    place = wrong.component if wrong.block is None else f"{wrong.component} of block {wrong.block}"
+    place = wrong.component if wrong.block is None else f"{wrong.component} of {_block(profile, wrong.block)}"
     return f"{cell}: the first wrong component is {place}: its error is {wrong.error:.2g}, {wrong.ratio:.3g} times {OWN}."
+
+
+def _block(profile: DepthProfile, block: int) -> str:
+    stack, _, number = profile.name_of(block).rpartition(" ")
+    return f"{stack} block {number}".strip()
 
 
 def to_json(cell: Cell, outcome: Outcome[DepthProfile]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tlbench.exceptions import TlbenchError
 PANELS = {
     "Read what was measured": ("status", "advise", "table", "verdicts", "costs", "slower", "outcomes", "env"),
     "Measure a model": ("verify", "where", "budget", "coverage"),
-    "Search the history": ("steps", "find", "check", "watch"),
+    "Search the history": ("steps", "find", "check", "watch", "review", "comment"),
 }
 """The commands of each part of the help, in order. The others prepare what these need."""
 

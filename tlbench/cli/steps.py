@@ -112,11 +112,11 @@ def grid(
 
 
 @contextmanager
-def finder(repository: Path | None, range: str) -> Iterator[tuple[Finder, str, str]]:
+def finder(repository: Path | None, range: str, from_common: bool = False) -> Iterator[tuple[Finder, str, str]]:
     """A finder in the clone that has both ends of a range, and the ends."""
     with progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task("reading the history", total=None)
-        clone, good, bad = located(repository, range)
+        clone, good, bad = located(repository, range, from_common)
         one = Finder(clone, lambda words: progress.update(task, description=words))
         with alone(f"tlbench {' '.join(sys.argv[1:])}"):
             try:
@@ -125,8 +125,11 @@ def finder(repository: Path | None, range: str) -> Iterator[tuple[Finder, str, s
                 one.close()
 
 
-def located(repository: Path | None, range: str) -> tuple[Clone, str, str]:
-    """The clone that has both ends of a range, and their hashes. Raises BadInput if none has, or they are no range."""
+def located(repository: Path | None, range: str, from_common: bool = False) -> tuple[Clone, str, str]:
+    """The clone that has both ends of a range, and their hashes. Raises BadInput if none has, or they are no range.
+
+    With ``from_common`` the range begins at the last commit in both histories.
+    """
     earlier, dots, later = range.partition("..")
     if not (earlier and dots and later) or later.startswith("."):
         raise BadInput(f"invalid range {range!r}: expected GOOD..BAD, e.g. v2.1.0..v2.2.1")
@@ -141,6 +144,7 @@ def located(repository: Path | None, range: str) -> tuple[Clone, str, str]:
         try:
             bad = clone.resolve(later)
             good = clone.last_release(bad) if earlier == LAST_RELEASE else clone.resolve(earlier)
+            good = clone.common(good, bad) if from_common else good
             clone.require_range(good, bad)
         except BadInput as error:
             errors.append(error)

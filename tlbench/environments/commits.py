@@ -75,6 +75,13 @@ class Clone:
             raise BadInput(f"no tag is behind {commit[:8]} in {self.path}: name a commit to compare with")
         return self.resolve(done.stdout.decode().strip())
 
+    def common(self, one: str, other: str) -> str:
+        """The last commit in the histories of both. Raises BadInput if there is none."""
+        done = self._run("merge-base", one, other)
+        if done.returncode:
+            raise BadInput(f"{one[:8]} and {other[:8]} have no commit in common in {self.path}: fetch it whole")
+        return done.stdout.decode().strip()
+
     def require_range(self, good: str, bad: str) -> None:
         """Raise BadInput unless ``good`` is another commit than ``bad`` and behind it."""
         if good == bad:

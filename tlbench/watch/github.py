@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import requests
 
@@ -68,12 +69,29 @@ class GitHub:
             self._write("PATCH", path, {"body": body[:BODY_LIMIT]})
         return str(issue["html_url"])
 
-    def comment(self, number: int, mark: str, body: str) -> None:
-        """Write a comment, or bring the one with this mark up to date. Raises NotDelivered."""
+    def pull(self, number: int) -> dict[str, Any]:
+        """A pull request. Raises NotDelivered."""
+        found: dict[str, Any] = self._asked("GET", f"pulls/{number}")
+        return found
+
+    def label(self, number: int, name: str, is_wanted: bool) -> None:
+        """Set a label of an issue or pull request, or take it off. Raises NotDelivered."""
+        labels = [one["name"] for one in self._asked("GET", f"issues/{number}").get("labels", [])]
+        if is_wanted and name not in labels:
+            self._asked("POST", f"issues/{number}/labels", json={"labels": [name]})
+        if not is_wanted and name in labels:
+            self._asked("DELETE", f"issues/{number}/labels/{quote(name, safe='')}")
+
+    def comment(self, number: int, mark: str, body: str, by_bot: bool = False) -> None:
+        """Write a comment, or bring the one with this mark up to date. Raises NotDelivered.
+
+        With ``by_bot`` a person's comment is never taken for it: anybody may write the mark into one.
+        """
 
         def find() -> dict[str, Any] | None:
             comments = self._all(f"issues/{number}/comments", {})
-            return next((one for one in comments if MARK.format(mark) in (one.get("body") or "")), None)
+            own = (one for one in comments if not by_bot or (one.get("user") or {}).get("type") == "Bot")
+            return next((one for one in own if MARK.format(mark) in (one.get("body") or "")), None)
 
         known = find()
         if known is None:

@@ -90,9 +90,7 @@ class Watch:
                     for branch in self.configuration.branches:
                         with self._problem(f"{branch}: "):
                             if branch not in heads:
-                                raise BadInput(
-                                    f"upstream has no branch {branch!r}: correct `branches`, or wait if it was removed"
-                                )
+                                raise BadInput("upstream has no such branch: correct `branches`, or wait if it was removed")
                             _Branch(self, mirror, finder, branch).follow(heads[branch])
                     if self.configuration.releases:
                         self._releases(mirror, finder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from tlbench.environments.commits import Clone, Commit
 from tlbench.grid import Cell
@@ -14,6 +15,9 @@ from tlbench.report.check import Checked
 from tlbench.steps.findings import Finding, Moved
 from tlbench.watch.escaping import one_line
 from tlbench.watch.messages import Open, Text
+
+EPOCH = datetime.fromtimestamp(0, UTC)
+"""The time of a message that shows none."""
 
 
 def step(clone: Clone, finding: Finding, branch: str, head: str) -> Text:
@@ -89,10 +93,10 @@ def unmeasurable(branch: str, commits: Sequence[Commit], reason: str) -> Text:
     """A branch whose newest commits cannot be measured, the oldest first."""
     return Text(
         title=one_line(f"{branch} cannot be measured since {commits[0].short} ({commits[0].subject})"),
-        what=f"not measured: {_counted(len(commits), 'commit')} at the end of {branch}. Whether a model got worse is not known.",
+        what=f"not measured: {_counted(len(commits), 'commit')} at the end of {branch}. Whether they made a model worse is open.",
         since=one_line(named([commits[0]]), 1000),
         how_bad=one_line(f"the reason: {reason}", 1000),
-        what_to_do="see whether it builds, installs and imports for you: run the command below. Each pass tries again.",
+        what_to_do="run the command below to see whether it builds, installs and imports for you. It is tried again.",
         commands=(shlex.join(["tlbench", "verify", "zoo-gpt2", "--tl", commits[-1].hash]),),
     )
 

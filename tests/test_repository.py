@@ -28,6 +28,7 @@ from tlbench.grid import Dtype, Option, Wrapper
 BIN = Path(sys.executable).parent
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
+ACTIONS = sorted((GITHUB / "actions").glob("*/action.yml"))
 FORM = GITHUB / "ISSUE_TEMPLATE" / "this-cell-is-wrong.yml"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
@@ -42,7 +43,9 @@ def run(*words, cwd=ROOT):
 
 
 def steps(path):
-    return [step for job in yaml.safe_load(path.read_text())["jobs"].values() for step in job["steps"]]
+    read = yaml.safe_load(path.read_text())
+    jobs = [read["runs"]] if "runs" in read else read["jobs"].values()
+    return [step for job in jobs for step in job["steps"]]
 
 
 # GitHub --------------------------------------------------------------------------------------------------------------
@@ -53,6 +56,7 @@ def steps(path):
     [
         ("vendor.github-workflows", WORKFLOWS),
         ("custom.github-workflows-require-timeout", WORKFLOWS),
+        ("vendor.github-actions", ACTIONS),
         ("vendor.github-issue-forms", [FORM]),
         ("vendor.github-issue-config", [GITHUB / "ISSUE_TEMPLATE" / "config.yml"]),
         ("vendor.citation-file-format", [ROOT / "CITATION.cff"]),
@@ -71,19 +75,26 @@ def test_actionlint_finds_nothing():
     run("actionlint", *WORKFLOWS)
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*WORKFLOWS, *ACTIONS], ids=lambda path: path.name)
 def test_an_action_is_pinned_by_its_commit_with_the_version_beside_it(path):
     used = re.findall(r"uses: (.*)", path.read_text())
     assert used
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line) for line in used)
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_a_workflow_only_calls_make(path):
+@pytest.mark.parametrize("path", [*WORKFLOWS, *ACTIONS], ids=lambda path: path.name)
+def test_a_workflow_only_calls_make_or_a_script_that_the_tests_run(path):
     commands = [step["run"] for step in steps(path) if "run" in step]
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    tested = (ROOT / "tests" / "test_scripts.py").read_text()
     assert commands
-    assert all(command.removeprefix("make ") in targets for command in commands)
+    for command in commands:
+        if command.startswith("make "):
+            assert command.split()[1] in targets
+        else:
+            script = re.fullmatch(r"(?:(?:tlbench/)?\.github|\$GITHUB_ACTION_PATH/\.\./\.\.)/scripts/([\w-]+)", command)[1]
+            assert (GITHUB / "scripts" / script).stat().st_mode & 0o111
+            assert f'"{script}"' in tested
 
 
 def test_the_form_offers_the_words_of_the_grid():

@@ -31,8 +31,8 @@ from tlbench.watch.rendering import as_markdown
 MARK = "pull request"
 WORSE_LABEL, ACCEPTED_LABEL = "numerics-regression", "numerics-accepted"
 WANTED = (
-    "run the second command below: it reproduces the worst cell. If the change is wanted, say why in a comment, and a maintainer "
-    f"adds the label {ACCEPTED_LABEL}."
+    "run the second command below: it reproduces the worst cell. If the change is wanted, say why in a comment, and a "
+    f"maintainer adds the label {ACCEPTED_LABEL}."
 )
 ROWS = 40
 SIZE_LIMIT = 1_000_000

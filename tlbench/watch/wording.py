@@ -93,7 +93,7 @@ def unmeasurable(branch: str, commits: Sequence[Commit], reason: str) -> Text:
     """A branch whose newest commits cannot be measured, the oldest first."""
     return Text(
         title=one_line(f"{branch} cannot be measured since {commits[0].short} ({commits[0].subject})"),
-        what=f"not measured: {_counted(len(commits), 'commit')} at the end of {branch}. Nobody knows whether they are right.",
+        what=f"not measured: {_counted(len(commits), 'commit')} at the end of {branch}. Whether they are right is open.",
         since=one_line(named([commits[0]]), 1000),
         how_bad=one_line(f"the reason: {reason}", 1000),
         what_to_do="run the command below to see whether it builds, installs and imports for you. It is tried again.",

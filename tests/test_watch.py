@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 import random
+import re
 import signal
 import time
 from datetime import UTC, datetime, timedelta
@@ -13,12 +14,15 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from markdown_it import MarkdownIt
 
+from tests.command import run
+from tests.conftest import ROOT
 from tests.watched import CELLS, GPT2, LLAMA, OPT, RIGHT, ROUNDED, WRONG, Receivers, Upstream, mailbox, measure_by_reading
 from tlbench.exceptions import BadInput
 from tlbench.records import news
-from tlbench.watch import github, watching
-from tlbench.watch.configuration import Configuration, GitHub, Mail, Webhook
+from tlbench.watch import escaping, github, watching
+from tlbench.watch.configuration import Configuration, GitHub, Mail, Webhook, read
 from tlbench.watch.messages import Event, Ledger, Level
 from tlbench.watch.rendering import ATOM
 from tlbench.watch.watching import Watch, only_one, tell_age
@@ -392,3 +396,181 @@ def test_where_no_watch_ever_finished_nothing_is_fresh(tmp_path):
 
 def feed(world):
     return ElementTree.parse(world.home / "watch" / watching.FEED).getroot()
+
+
+# What is shown -------------------------------------------------------------------------------------------------------
+
+HOSTILE = (
+    "](javascript:x) <img src=x onerror=alert(1)> @everyone `$(touch /tmp/x)` #1 ``` --> \u202eevil &lt; | *b* \u2028 : - !"
+)
+
+
+def test_a_hostile_subject_is_harmless_on_github_in_mail_and_in_the_feed(world):
+    world.watch()
+    world.upstream.commit(HOSTILE, {GPT2: WRONG})
+    world.watch()
+    (issue,) = world.receivers.issues
+    shown = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(issue["body"])
+    assert "<img" not in shown
+    assert "<a " not in shown
+    assert "@everyone" not in issue["body"]
+    assert shown.count("<!--") == shown.count("-->") == 1
+    assert "onerror=alert(1)" in shown  # it is there to read
+    (raw,) = world.mails()
+    mail = email.message_from_bytes(raw, policy=email.policy.default)
+    assert mail["To"] == "maintainer@example.org"
+    assert "\u202e" not in mail["Subject"] + issue["title"] + mail.get_content()
+    entry = feed(world).find(f"{{{ATOM}}}entry")
+    assert "<img src=x" in entry.findtext(f"{{{ATOM}}}title")  # text, not markup
+    assert [command for command in world.messages()[0].text.commands if "touch" in command] == []
+
+
+@pytest.mark.parametrize("text", [HOSTILE, "``", "`a", "", " ", "a\nb\r\nc\0d", "x" * 5000])
+def test_code_spans_and_prose_show_one_line_and_nothing_else(text):
+    markdown = MarkdownIt("gfm-like", {"html": True, "linkify": False})
+    (paragraph,) = markdown.parse(f"a {escaping.code(text)} b")[1:2]
+    assert [token.type for token in paragraph.children] == ["text", "code_inline", "text"] or not text.strip()
+    (paragraph,) = markdown.parse(f"a {escaping.prose(text)} b")[1:2]
+    assert {token.type for token in paragraph.children} <= {"text", "text_special"}
+    assert "".join(token.content for token in paragraph.children).startswith("a ")
+
+
+def test_a_branch_with_a_hostile_name_is_an_argument_and_not_an_option(world):
+    world.upstream.git("branch", "a;$(id)&&")
+    world.configuration = Configuration(**{**_fields(world.configuration), "branches": ("a;$(id)&&", "--upload-pack=x")})
+    found = world.watch()
+    assert list(found.heads) == ["a;$(id)&&"]
+    assert found.problems[0].startswith("--upload-pack=x: upstream has no such branch")
+
+
+def test_the_feed_has_what_rfc_4287_asks_for_and_one_entry_a_message(world):
+    world.watch()
+    world.upstream.commit("A fault", {GPT2: WRONG})
+    world.watch()
+    world.upstream.commit("Mended", {GPT2: RIGHT})
+    world.watch()
+    root = feed(world)
+    assert root.tag == f"{{{ATOM}}}feed"
+    for element, names in (
+        (root, ("id", "title", "updated", "author")),
+        *((e, ("id", "title", "updated")) for e in entries(root)),
+    ):
+        assert all(len(element.findall(f"{{{ATOM}}}{name}")) == 1 for name in names)
+        stamp = datetime.fromisoformat(element.findtext(f"{{{ATOM}}}updated"))
+        assert stamp.tzinfo is not None
+    assert {link.get("rel") for link in root.findall(f"{{{ATOM}}}link")} == {"self", "alternate"}
+    ids = [entry.findtext(f"{{{ATOM}}}id") for entry in entries(root)]
+    assert len(ids) == len(set(ids)) == 2
+    assert all(re.match(r"https://", one) for one in ids)
+    assert "mended" in entries(root)[0].findtext(f"{{{ATOM}}}title")
+
+
+def entries(root):
+    return root.findall(f"{{{ATOM}}}entry")
+
+
+def test_a_configuration_that_says_nothing_sensible_is_refused_in_words(tmp_path):
+    path = tmp_path / "watch.toml"
+    with pytest.raises(BadInput, match=r"docs/watch\.md"):
+        read(path)
+    for text in ("branch = 1", "branches = []", "branches =", '[mail]\nto = "x"', '[github]\nlevel = "loud"'):
+        path.write_text(text)
+        with pytest.raises(BadInput, match=str(path)):
+            read(path)
+
+
+def test_the_committed_configuration_is_read_and_names_nobody_by_default(monkeypatch):
+    monkeypatch.setenv("GITHUB_REPOSITORY", "owner/name")
+    found = read(ROOT / "watch.toml")
+    assert found.branches == ("dev", "main")
+    assert (found.webhook, found.mail) == (None, None)
+    assert found.github.repository_name == "owner/name"
+
+
+# Pull requests -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pull(world, tmp_path, monkeypatch):
+    """A pull request's branch, and how to review and comment on it."""
+    base = world.upstream.git("rev-parse", "HEAD")
+    world.upstream.git("switch", "--quiet", "--create", "pull")
+    monkeypatch.setattr("tlbench.cli.watch.grid", lambda *_: list(CELLS))
+
+    class Pull:
+        file = tmp_path / "review.json"
+        commit = staticmethod(world.upstream.commit)
+
+        def head(self):
+            return world.upstream.git("rev-parse", "pull")
+
+        def review(self, *words):
+            repository = ("--repository", world.upstream.folder)
+            return run("review", base, self.head(), *repository, "--output", self.file, "--number", 7, *words)
+
+        def comment(self, head=None):
+            world.receivers.pull = {"head": {"sha": self.head()}}
+            where = ("--repository", "owner/name", "--api", world.receivers.url)
+            return run("comment", self.file, *where, "--head", head or self.head())
+
+    return Pull()
+
+
+def test_a_worse_pull_request_gets_one_comment_with_the_verdict_first_and_a_label(world, pull):
+    pull.commit("A fault", {GPT2: WRONG, LLAMA: ROUNDED})
+    done = pull.review()
+    assert done.returncode == 0
+    assert done.stdout.startswith("**WORSE: 1 alarm, 1 other rounding, 1 same bits**")
+    assert pull.comment().returncode == 0
+    (comment,) = world.receivers.comments
+    assert comment["body"] == done.stdout
+    assert "| alarm | `zoo-gpt2 float32 unprocessed TransformerBridge` |" in comment["body"]
+    assert world.receivers.labels == ["numerics-regression"]
+    pull.commit("Mended", {GPT2: RIGHT})
+    assert pull.review().stdout.startswith("**NOT WORSE")
+    assert pull.comment().returncode == 0
+    (comment,) = world.receivers.comments
+    assert comment["body"].startswith("**NOT WORSE")
+    assert world.receivers.labels == []
+
+
+def test_a_gate_fails_what_is_worse_or_not_known(pull):
+    assert pull.review("--gate").returncode == 2  # the branch has no commit of its own
+    pull.commit("Words")
+    assert pull.review("--gate").returncode == 0
+    pull.commit("A fault", {GPT2: WRONG})
+    assert pull.review("--gate").returncode == 1
+    pull.commit("Does not build", builds=False)
+    done = pull.review("--gate")
+    assert done.returncode == 3
+    assert done.stdout.startswith("**NOT MEASURED")
+    assert "it does not build" in done.stdout
+
+
+def test_a_review_of_another_head_is_not_said(world, pull):
+    pull.commit("A fault", {GPT2: WRONG})
+    pull.review()
+    pull.commit("Pushed meanwhile")
+    done = pull.comment()
+    assert done.returncode == 2
+    assert "nothing is said until they agree" in done.stderr
+    assert world.receivers.comments == []
+
+
+def test_a_person_s_comment_with_our_mark_is_left_alone(world, pull):
+    pull.commit("Words")
+    pull.review()
+    world.receivers.comments.append(
+        {"id": 1, "issue": 7, "body": "<!-- tlbench: pull request -->", "user": {"type": "User"}}
+    )
+    assert pull.comment().returncode == 0
+    assert world.receivers.comments[0]["body"] == "<!-- tlbench: pull request -->"
+    assert len(world.receivers.comments) == 2
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"number": "7"}', "x" * 1_100_000])
+def test_what_a_pull_request_s_own_code_may_have_left_is_refused_if_it_is_no_review(pull, content):
+    pull.file.write_text(content)
+    done = pull.comment("a" * 40)
+    assert done.returncode == 2
+    assert "is no review" in done.stderr

@@ -86,6 +86,7 @@ class Receivers:
 
     def __init__(self):
         self.issues, self.comments, self.deliveries, self.requests = [], [], [], []
+        self.labels, self.pull = [], {}
         self.faults = []
         self.lock = threading.Lock()
         receivers = self
@@ -113,7 +114,7 @@ class Receivers:
                 except OSError:
                     pass  # who asked is gone
 
-            do_GET = do_POST = do_PATCH = handle_any
+            do_GET = do_POST = do_PATCH = do_DELETE = handle_any
 
             def log_message(self, *_):
                 pass
@@ -151,8 +152,19 @@ class Receivers:
             case "GET", ["issues", number, "comments"]:
                 return 200, page([one for one in self.comments if one["issue"] == int(number)], query)
             case "POST", ["issues", number, "comments"]:
-                self.comments.append({"id": len(self.comments) + 1, "issue": int(number)} | content)
+                own = {"id": len(self.comments) + 1, "issue": int(number), "user": {"type": "Bot"}}
+                self.comments.append(own | content)
                 return 201, self.comments[-1]
+            case "GET", ["pulls", _]:
+                return 200, self.pull
+            case "GET", ["issues", _]:
+                return 200, {"labels": [{"name": name} for name in self.labels]}
+            case "POST", ["issues", _, "labels"]:
+                self.labels += content["labels"]
+                return 200, []
+            case "DELETE", ["issues", _, "labels", name]:
+                self.labels.remove(name)
+                return 200, []
         return 404, {"message": "Not Found"}
 
     def delivered(self):

@@ -77,7 +77,7 @@ def review(
     with finder(repository, f"{base}..{head}", from_common=True) as (one, good, bad):
         found = reviewing.review(one, good, bad, cells, number)
     reviewing.write(output, found)
-    print(found.markdown())
+    print(found.markdown(), end="")
     raise typer.Exit(found.exit_status if gate else 0)
 
 

@@ -40,7 +40,7 @@ def channels(configuration: Configuration) -> dict[str, Channel]:
         found["webhook"] = lambda message: post(webhook, message)
     if github := configuration.github:
         found["github"] = lambda message: GitHub(
-            github.repository, secret(github.token, "a token that may write issues"), github.api
+            github.repository_name, secret(github.token, "a token that may write issues"), github.api
         ).tell(message, github.label)
     if mail := configuration.mail:
         found["mail"] = lambda message: send(mail, message)

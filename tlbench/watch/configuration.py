@@ -26,13 +26,21 @@ class Webhook(_Section, frozen=True):
 
 
 class GitHub(_Section, frozen=True):
-    """The repository for issues. The environment variable ``token`` names holds a token that may write issues."""
+    """The repository for issues, ``OWNER/NAME``; by default the one of the workflow that runs.
 
-    repository: str
+    The environment variable that ``token`` names holds a token that may write issues.
+    """
+
+    repository: str = ""
     token: str = "GITHUB_TOKEN"
     api: str = "https://api.github.com"
     label: str = "numerics"
     level: Level = Level.ALARM
+
+    @property
+    def repository_name(self) -> str:
+        """The repository. Raises BadInput if neither the file nor the workflow names one."""
+        return self.repository or secret("GITHUB_REPOSITORY", "OWNER/NAME, or write `repository` in the file")
 
 
 class Mail(_Section, frozen=True):

@@ -105,7 +105,7 @@ def review(finder: Finder, base: str, head: str, cells: Sequence[Cell], number: 
             how_bad=f"the reason: {reason}",
             what_to_do="if it builds, installs and imports for you, tell the maintainers of tlbench.",
         )
-        return Review(number, head, f"NOT MEASURED  {head[:8]}", False, False, text)
+        return Review(number, head, f"NOT MEASURED: {head[:8]}", False, False, text)
     unknown = [one for one in ends if one.change is Change.NOT_MEASURED]
     differ = frozenset(one.cell for one in ends if one not in unknown and one.before.identity != one.after.identity)
     finding = finder.finding(Step((head,), base, head, differ)) if differ else None
@@ -147,7 +147,7 @@ def _worded(
         reasons = dict.fromkeys(one.before.reason or one.after.reason for one in unknown)
         text = replace(text, how_bad=f"{text.how_bad} {len(unknown)} cells were not measured: {'; '.join(reasons)}")
     rows = (Row(str(one.cell), one.change, state_in_words(one.before), state_in_words(one.after)) for one in news[:ROWS])
-    return Review(number, head, f"{word}  {summary}", is_worse, not (unknown or is_doubtful), text, tuple(rows))
+    return Review(number, head, f"{word}: {summary}", is_worse, not (unknown or is_doubtful), text, tuple(rows))
 
 
 def take_published(folder: Path) -> int:

@@ -4,8 +4,8 @@
 >>> assert_no_worse_than_hf(bridge, hf_model, tokens)
 
 A tolerance fits one model, dtype and machine. Here the measure is HuggingFace's own error at the same dtype, against the
-same function in true float64. Right code loses about as many bits as HuggingFace does, on any machine. It needs torch and the
-transformers that made the model, and no other package of tlbench's.
+same function in true float64. Right code loses about as many bits as HuggingFace does, on any machine. It needs torch and
+the transformers that made the model, and no other package of tlbench's.
 """
 
 from __future__ import annotations

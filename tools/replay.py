@@ -31,9 +31,8 @@ def main():
     with tempfile.TemporaryDirectory(prefix="replay-") as folder:
         upstream, home = Path(folder) / "upstream.git", Path(folder) / "home"
         git(folder, "init", "--quiet", "--bare", str(upstream))
-        (upstream / "objects" / "info" / "alternates").write_text(
-            git(wanted.clone, "rev-parse", "--git-path", "objects") + "\n"
-        )
+        objects = git(wanted.clone, "rev-parse", "--path-format=absolute", "--git-path", "objects")
+        (upstream / "objects" / "info" / "alternates").write_text(f"{objects}\n")
         configuration = Configuration(upstream=str(upstream), branches=("dev",), releases=False)
         told = 0
         for number, commit in enumerate(days):

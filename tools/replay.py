@@ -51,9 +51,8 @@ def main():
                 print(f"  {message.level} {message.event}: {message.text.title}")
                 print("".join(f"    {line}\n" for line in as_text(message).splitlines()), end="", flush=True)
         alarms = sum(message.level == "alarm" for message in Ledger(home / "watch").messages())
-        print(
-            f"{len(days)} days, {len(cells)} cells: {told} messages, {alarms} of them alarms; {len(found.open)} open at the end"
-        )
+        summary = f"{told} messages, {alarms} alarms, {len(found.open)} open at the end"
+        print(f"{len(days)} days, {len(cells)} cells: {summary}")
 
 
 def git(folder, *words):

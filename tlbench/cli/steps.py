@@ -34,7 +34,9 @@ Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="Default: floa
 Options = Annotated[list[str] | None, typer.Option("--option", help="Default: unprocessed and all_options.")]
 Wrappers = Annotated[list[str] | None, typer.Option("--wrapper", help="A TransformerLens class; default: both.")]
 Repository = Annotated[Path | None, typer.Option(help="A clone of TransformerLens; default: the one that asv or we made.")]
-Style = Annotated[str, typer.Option("--format", help="rich, markdown or json.")]
+Style = Annotated[
+    str, typer.Option("--format", help="rich, markdown, json or compatibility, as TransformerLens's issue template.")
+]
 LAST_RELEASE = "release"
 SEARCH_GRID = ((Dtype.FLOAT32, Dtype.BFLOAT16), (Option.UNPROCESSED, Option.ALL_OPTIONS))
 

@@ -10,7 +10,6 @@ largest differences of the centred logits, in nats, on the natural-text prompts:
 import sys
 
 import torch
-from tabulate import tabulate
 
 import tlbench  # noqa: F401  before torch, for the arithmetic that all machines share
 from tlbench import catalogue
@@ -53,8 +52,9 @@ def main():
             exact, _ = golden(hf, ids)
             tl = [largest(bridged(checkpoint.folder, dtype, ids, options), h) for options in (False, True)]
             rows.append((model, str(dtype).removeprefix("torch."), *tl, largest(h, exact)))
-    headers = ("model", "dtype", "bridge - HF", "all options - HF", "HF - golden")
-    print(tabulate(rows, headers, tablefmt="pipe", floatfmt=".1e"))
+    print("| model | dtype | bridge - HF | all options - HF | HF - golden |\n|:--|:--|--:|--:|--:|")
+    for model, dtype, *figures in rows:
+        print(f"| {model} | {dtype} | {' | '.join(f'{figure:.1e}' for figure in figures)} |")
 
 
 if __name__ == "__main__":

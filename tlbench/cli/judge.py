@@ -74,8 +74,8 @@ def verify(
 
     It judges TransformerLens against HuggingFace and float64. It does not judge the model's weights.
 
-    In TransformerLens's own checkout, `tlbench verify .` asks about the logits of every small model, in float32, with no option
-    and with all.
+    In TransformerLens's own checkout, `tlbench verify .` asks about the logits of every small model, in float32, without
+    options and with all.
 
     Exit status 0: everything is right; 1: something is wrong; 2: bad usage; 3: nothing is known to be wrong, but something
     is unjudged.

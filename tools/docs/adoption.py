@@ -11,7 +11,6 @@ import sys
 
 import torch
 
-import tlbench  # noqa: F401  before torch, for the arithmetic that all machines share
 from tlbench import catalogue
 from tlbench.checkpoints import locate
 from tlbench.metrics.hf_error import centred, over_common_vocabulary

@@ -16,7 +16,15 @@ from tlbench.cli.steps import grid
 from tlbench.watch.configuration import Configuration
 from tlbench.watch.messages import Ledger
 from tlbench.watch.rendering import as_text
+from tlbench.watch.upstream import Mirror
 from tlbench.watch.watching import Watch
+
+
+class Moved(Mirror):
+    """The upstream itself in place of a copy. A stored history may lack large files, which no fetch forgives."""
+
+    def fetch(self):
+        """Fetch nothing: its branches are moved here."""
 
 
 def main():
@@ -39,7 +47,9 @@ def main():
             git(upstream, "update-ref", "refs/heads/dev", commit)
             clock = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number)
             started = time.monotonic()
-            found = Watch(configuration, home, cells, now=lambda clock=clock: clock).run()
+            watch = Watch(configuration, home, cells, now=lambda clock=clock: clock)
+            watch.mirror = Moved(str(upstream), upstream)
+            found = watch.run()
             subject = git(wanted.clone, "log", "-1", "--format=%cs %s", commit)
             messages = Ledger(home / "watch").messages()
             new, told = messages[told:], len(messages)

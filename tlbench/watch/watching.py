@@ -47,6 +47,10 @@ class Watch:
         home: the folder of asv's configuration; the watch's own files are in its folder ``watch``.
         cells: what to measure.
         say: receives a short progress message at each step.
+        mirror: the copy of upstream; by default one in the cache.
+        problems: what could not be done, in sentences.
+        measured: the new commits and releases that were measured.
+        is_complete: whether all that is new was looked at.
     """
 
     configuration: Configuration
@@ -54,6 +58,7 @@ class Watch:
     cells: Sequence[Cell]
     say: Callable[[str], None] = lambda _: None
     now: Callable[[], datetime] = utc_now
+    mirror: Mirror | None = None
     problems: list[str] = field(default_factory=list)
     measured: list[str] = field(default_factory=list)
     is_complete: bool = True
@@ -73,6 +78,10 @@ class Watch:
             self._publish()
             self.problems += deliver(self.ledger, channels(self.configuration), self.say)
             return self._report(started, looked)
+
+    @property
+    def _clone(self) -> Path:
+        return cache_dir() / "clones" / f"{key_of(self.configuration.upstream)}.git"
 
     def _look(self) -> None:
         """Measure what is new upstream. Each part is kept as soon as it is known."""

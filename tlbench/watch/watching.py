@@ -86,9 +86,7 @@ class Watch:
     def _look(self) -> None:
         """Measure what is new upstream. Each part is kept as soon as it is known."""
         with self._problem():
-            mirror = Mirror.of(
-                self.configuration.upstream, cache_dir() / "clones" / f"{key_of(self.configuration.upstream)}.git"
-            )
+            mirror = self.mirror or Mirror.of(self.configuration.upstream, self._clone)
             self.say(f"fetching {self.configuration.upstream}")
             mirror.fetch()
             with alone("tlbench watch"):

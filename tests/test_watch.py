@@ -4,11 +4,14 @@ import email
 import email.policy
 import hashlib
 import hmac
+import json
 import os
 import random
 import re
+import shutil
 import signal
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,9 +23,11 @@ from tests.command import run
 from tests.conftest import ROOT
 from tests.watched import CELLS, GPT2, LLAMA, OPT, RIGHT, ROUNDED, WRONG, Receivers, Upstream, mailbox, measure_by_reading
 from tlbench.exceptions import BadInput
+from tlbench.history.listing import Listing, Release
 from tlbench.records import news
+from tlbench.steps.measuring import Laboratory
 from tlbench.watch import escaping, github, watching
-from tlbench.watch.configuration import Configuration, GitHub, Mail, Webhook, read
+from tlbench.watch.configuration import Configuration, GitHub, Mail, Publish, Webhook, read
 from tlbench.watch.messages import Event, Ledger, Level
 from tlbench.watch.rendering import ATOM
 from tlbench.watch.watching import Watch, only_one, tell_age
@@ -228,6 +233,109 @@ def test_a_branch_that_is_gone_is_a_problem_and_the_others_are_measured(world):
     found = world.watch()
     assert found.problems == ("main: upstream has no such branch: correct `branches`, or wait if it was removed",)
     assert list(found.heads) == ["dev"]
+
+
+# Steps of every kind, and releases -----------------------------------------------------------------------------------
+
+
+def test_a_step_that_is_not_there_when_it_is_measured_again_is_no_alarm_and_opens_no_issue(world, monkeypatch):
+    world.watch()
+    world.upstream.commit("Flickers", {GPT2: WRONG})
+    measure = Laboratory._measure
+
+    def flickering(self, commit, where, cells):
+        found = measure(self, commit, where, cells)
+        return {cell: replace(state, fingerprint="right") for cell, state in found.items()} if self.is_fresh else found
+
+    monkeypatch.setattr(Laboratory, "_measure", flickering)
+    world.watch()
+    (told,) = world.receivers.delivered()
+    assert (told["level"], told["event"]) == (Level.NEWS, Event.SAID)
+    assert told["title"].startswith("not confirmed: ")
+    assert (world.receivers.issues, world.mails()) == ([], [])
+
+
+def test_an_accepted_step_is_news_and_no_alarm(world):
+    world.watch()
+    commit = world.upstream.commit("Wanted", {GPT2: WRONG})
+    entry = f'[[allow]]\ncommit = "{commit[:10]}"\nwho = "maintainer"\nwhy = "wanted"\nuntil = 2999-01-01\n'
+    (world.home / "allow.toml").write_text(entry)
+    world.configuration = Configuration(**{**_fields(world.configuration), "allow": "allow.toml"})
+    world.watch()
+    assert [one["level"] for one in world.receivers.delivered()] == [Level.NEWS]
+    assert world.receivers.issues == []
+
+
+def test_an_improvement_is_news(world):
+    world.upstream.commit("Old fault", {OPT: WRONG})
+    world.watch()
+    world.upstream.commit("Mend it", {OPT: RIGHT})
+    world.watch()
+    (told,) = world.receivers.delivered()
+    assert (told["level"], told["what_to_do"][:8]) == (Level.NEWS, "nothing.")
+    assert "TransformerLens is right again in 1 cell of zoo-opt" in told["what"]
+
+
+@pytest.fixture
+def index(world, monkeypatch):
+    """A package index that lists the releases which are added to it."""
+    releases = []
+    world.configuration = Configuration(**{**_fields(world.configuration), "releases": True})
+
+    def listed(*_):
+        return Listing(
+            tuple(Release(version, "", "", datetime(2026, 1, 1, tzinfo=UTC)) for version in releases), {}, not releases
+        )
+
+    monkeypatch.setattr(watching, "list_releases", listed)
+    return releases
+
+
+def test_a_new_release_is_compared_with_the_one_before_it_once(world, index):
+    world.upstream.git("tag", "v1.0.0")
+    index.append("1.0.0")
+    world.watch()
+    world.upstream.commit("A fault", {GPT2: WRONG})
+    world.upstream.git("tag", "v1.1.0")
+    index.append("1.1.0")
+    for _ in range(2):
+        assert world.watch().problems == ()
+    step, release = world.receivers.delivered()
+    assert "zoo-gpt2: alarm since" in step["title"]
+    assert (release["title"], release["level"]) == ("TransformerLens 1.1.0: Worse", Level.ALARM)
+    assert "do not recommend it" in release["what_to_do"]
+    assert len(world.receivers.issues) == 1
+
+
+def test_a_release_that_cannot_be_measured_is_told_as_that(world, index):
+    index.append("1.0.0")
+    world.watch()
+    world.upstream.git("tag", "v1.0.0")
+    world.upstream.commit("Does not build", builds=False)
+    world.upstream.git("tag", "v1.1.0")
+    index.append("1.1.0")
+    world.watch()
+    titles = [one["title"] for one in world.receivers.delivered()]
+    assert "TransformerLens 1.1.0 could not be measured" in titles
+
+
+def test_an_index_that_cannot_be_reached_is_a_problem(world, index):
+    assert world.watch().problems == ("releases: the package index cannot be reached: the next pass tries again",)
+
+
+def test_asv_publishes_the_site_and_the_feed_lies_in_it(world):
+    world.home.mkdir()
+    text = (ROOT / "releases" / "asv.conf.json").read_text()
+    configuration = json.loads(re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE))
+    configuration |= {"plugins": [".asv_plugins.site"], "repo": "absent.git"}
+    world.configuration = Configuration(**{**_fields(world.configuration), "publish": Publish()})
+    assert "asv publish ended with status" in world.watch().problems[0]
+    (world.home / "asv.conf.json").write_text(json.dumps(configuration))
+    (world.home / "results").mkdir()
+    shutil.copy(ROOT / "releases" / "results" / "benchmarks.json", world.home / "results")
+    assert world.watch().problems == ()
+    assert (world.home / "html" / "index.html").is_file()
+    assert ElementTree.parse(world.home / "html" / watching.FEED).getroot().tag == f"{{{ATOM}}}feed"
 
 
 # Receivers -----------------------------------------------------------------------------------------------------------

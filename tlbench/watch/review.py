@@ -123,7 +123,7 @@ def _worded(
 ) -> Review:
     moved = finding.moved if finding else ()
     news = [one for one in moved if one.change.is_news]
-    is_doubtful = bool(finding and finding.doubt and news)
+    is_doubtful = bool(finding and finding.doubt)
     is_worse = not is_doubtful and any(one.change.is_alarm for one in news)
     counts = {"same bits": len(ends) - len(moved) - len(unknown), "not measured": len(unknown)}
     summary = ", ".join([in_words(one.change for one in moved), *(f"{n} {word}" for word, n in counts.items() if n)]).strip(
@@ -137,7 +137,7 @@ def _worded(
         how_bad="no cell changed by more than rounding.",
         what_to_do="nothing.",
     )
-    if finding and news:
+    if finding and (news or is_doubtful):
         step = wording.step(clone, finding, "this pull request", head)
         text = replace(
             text, how_bad=step.how_bad, details=step.details[len(wording.by_change(finding)) :], commands=step.commands

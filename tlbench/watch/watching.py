@@ -291,10 +291,15 @@ class _Branch:
             known = merged.get(one.commits)
             moved = sorted((*known.moved, *one.moved) if known else one.moved, key=lambda each: DISTANCE[each.change])
             merged[one.commits] = replace(one if known is None else known, moved=tuple(moved))
-        return [one for one in merged.values() if one.change.is_news]
+        return [one for one in merged.values() if one.change.is_news or one.doubt]
 
     def _tell(self, findings: Sequence[Finding], head: str, is_rewritten: bool) -> None:
         """Keep a message for each new step, and for each open one that is not as it was."""
+        for finding in findings:
+            if finding.doubt:
+                key, text = key_of("step", *finding.commits), wording.step(self.mirror.clone, finding, self.name, head)
+                self.watch.add(key, Event.SAID, Level.NEWS, text, "unconfirmed")
+        findings = [one for one in findings if not one.doubt]
         for finding in findings:
             if finding.change.is_for_the_worse:
                 self._open(finding, head, is_rewritten)
@@ -307,9 +312,6 @@ class _Branch:
     def _open(self, finding: Finding, head: str, is_rewritten: bool) -> None:
         key, text = key_of("step", *finding.commits), wording.step(self.mirror.clone, finding, self.name, head)
         if self._is_known(key, finding, is_rewritten):
-            return
-        if finding.doubt:
-            self.watch.add(key, Event.SAID, Level.NEWS, text, "unconfirmed")
             return
         is_accepted = any(one.covers(finding, self.watch.now().date()) for one in self.watch.allowed)
         level = Level.ALARM if finding.change.is_alarm and not is_accepted else Level.NEWS

@@ -212,7 +212,7 @@ def _verb(word: Change) -> str:
         Change.MENDED: "TransformerLens is right again",
         Change.BETTER: "the error shrank",
         Change.NEWLY_APPLICABLE: "TransformerLens has a new model",
-    }[word]
+    }.get(word, "the logits had other bits")
 
 
 def _models(cells: Sequence[Cell]) -> str:

@@ -97,6 +97,22 @@ def test_a_workflow_only_calls_make_or_a_script_that_the_tests_run(path):
             assert f'"{script}"' in tested
 
 
+ADOPTED = re.findall(r"```yaml\n(# (\.github/\S+)\n.*?)```", (ROOT / "docs" / "adoption.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("text", [text for text, _ in ADOPTED], ids=[name for _, name in ADOPTED])
+def test_what_transformer_lens_would_paste_is_a_workflow_with_the_rights_and_inputs_of_the_called_one(text, tmp_path):
+    (tmp_path / "workflow.yml").write_text(text)
+    run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", tmp_path / "workflow.yml")
+    ((_, caller),) = yaml.safe_load(text)["jobs"].items()
+    path = re.fullmatch(r"OWNER/tlbench/(\.github/workflows/[\w-]+\.yml)@COMMIT", caller["uses"])[1]
+    called = yaml.safe_load((ROOT / path).read_text())
+    ((_, job),) = called["jobs"].items()
+    assert caller["permissions"] == job["permissions"]
+    inputs = called[True]["workflow_call"]["inputs"]  # YAML 1.1 reads `on` as a boolean
+    assert {name for name, one in inputs.items() if one.get("required")} <= caller["with"].keys() <= inputs.keys()
+
+
 def test_the_form_offers_the_words_of_the_grid():
     offered = {field["id"]: field["attributes"]["options"] for field in fields() if field["type"] == "dropdown"}
     assert offered == {"dtype": [*Dtype], "option": [*Option], "wrapper": [*Wrapper]}

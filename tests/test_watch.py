@@ -83,7 +83,7 @@ def test_the_first_pass_says_nothing_and_the_second_only_what_is_new(world):
     world.upstream.commit("Words")
     found = world.watch()
     (issue,) = world.receivers.issues
-    assert "zoo-gpt2: alarm since" in issue["title"]
+    assert "zoo-gpt2: broken since" in issue["title"]
     assert "A fault (#7)" in issue["title"]
     assert [one.commit for one in found.open] == [world.upstream.git("rev-parse", "HEAD~1")]
     assert found.open[0].url == issue["html_url"]
@@ -301,7 +301,7 @@ def test_a_new_release_is_compared_with_the_one_before_it_once(world, index):
     for _ in range(2):
         assert world.watch().problems == ()
     step, release = world.receivers.delivered()
-    assert "zoo-gpt2: alarm since" in step["title"]
+    assert "zoo-gpt2: broken since" in step["title"]
     assert (release["title"], release["level"]) == ("TransformerLens 1.1.0: Worse", Level.ALARM)
     assert "do not recommend it" in release["what_to_do"]
     assert len(world.receivers.issues) == 1
@@ -585,6 +585,15 @@ def test_a_configuration_that_says_nothing_sensible_is_refused_in_words(tmp_path
         path.write_text(text)
         with pytest.raises(BadInput, match=str(path)):
             read(path)
+
+
+def test_the_documented_configuration_is_read_and_documents_every_field(tmp_path):
+    text = re.search(r"```toml\n(.*?)```", (ROOT / "docs" / "watch.md").read_text(), re.DOTALL)[1]
+    (tmp_path / "watch.toml").write_text(text)
+    found = read(tmp_path / "watch.toml")
+    documented = set(re.findall(r"^(\w+) = ", text, re.MULTILINE)) | {"dtype", "option", "wrapper"}
+    for section in (found, found.publish, found.github, found.webhook, found.mail):
+        assert set(section.__struct_fields__) <= documented | {"publish", "github", "webhook", "mail"}
 
 
 def test_the_committed_configuration_is_read_and_names_nobody_by_default(monkeypatch):

@@ -138,11 +138,11 @@ def _worded(
         what_to_do="nothing.",
     )
     if finding and (news or is_doubtful):
-        step = wording.step(clone, finding, "this pull request", head)
+        step = wording.step(clone, finding, f"at {head[:8]}", head)
         text = replace(
             text, how_bad=step.how_bad, details=step.details[len(wording.by_change(finding)) :], commands=step.commands
         )
-        text = replace(text, what_to_do=WANTED if is_worse else step.what_to_do)
+        text = replace(text, what=f"{step.what} Against {base[:8]}.", what_to_do=WANTED if is_worse else step.what_to_do)
     if unknown:
         reasons = dict.fromkeys(one.before.reason or one.after.reason for one in unknown)
         text = replace(text, how_bad=f"{text.how_bad} {len(unknown)} cells were not measured: {'; '.join(reasons)}")

@@ -297,7 +297,10 @@ class _Branch:
         """Keep a message for each new step, and for each open one that is not as it was."""
         for finding in findings:
             if finding.doubt:
-                key, text = key_of("step", *finding.commits), wording.step(self.mirror.clone, finding, self.name, head)
+                key, text = (
+                    key_of("step", *finding.commits),
+                    wording.step(self.mirror.clone, finding, f"on {self.name}", head),
+                )
                 self.watch.add(key, Event.SAID, Level.NEWS, text, "unconfirmed")
         findings = [one for one in findings if not one.doubt]
         for finding in findings:
@@ -310,7 +313,7 @@ class _Branch:
                 self._said(finding, head, is_rewritten)
 
     def _open(self, finding: Finding, head: str, is_rewritten: bool) -> None:
-        key, text = key_of("step", *finding.commits), wording.step(self.mirror.clone, finding, self.name, head)
+        key, text = key_of("step", *finding.commits), wording.step(self.mirror.clone, finding, f"on {self.name}", head)
         if self._is_known(key, finding, is_rewritten):
             return
         is_accepted = any(one.covers(finding, self.watch.now().date()) for one in self.watch.allowed)
@@ -323,7 +326,7 @@ class _Branch:
     def _said(self, finding: Finding, head: str, is_rewritten: bool) -> None:
         key = key_of("step", *finding.commits)
         if not self._is_known(key, finding, is_rewritten):
-            text = wording.step(self.mirror.clone, finding, self.name, head)
+            text = wording.step(self.mirror.clone, finding, f"on {self.name}", head)
             self.watch.add(key, Event.SAID, Level.NEWS, text)
             self._remember(key, finding)
 

@@ -20,25 +20,25 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 """The time of a message that shows none."""
 
 
-def step(clone: Clone, finding: Finding, branch: str, head: str) -> Text:
-    """A step that is more than rounding."""
+def step(clone: Clone, finding: Finding, where: str, head: str) -> Text:
+    """A step that is more than rounding; ``where`` it is, such as ``on dev``."""
     details = [clone.details(commit, head) for commit in finding.commits]
     worst, word = finding.worst, finding.change
     cells = [one.cell for one in finding.moved if one.change is word]
-    where = named(details)
     lines = [f"{change}: {report.cells_in_words(of_change)}" for change, of_change in by_change(finding)]
     if finding.environments:
         lines.append(f"The environment changed: {', '.join(finding.environments)}")
     place = f" The first wrong component is {finding.place}." if finding.place else ""
-    what = f"{word}: {_verb(word)} in {_counted(len(cells), 'cell')} of {_models(cells)} on {branch}."
-    title = f"{_models(cells)}: {word} since {details[-1].short} ({details[-1].subject})"
+    what = f"{word}: {_verb(word)} in {_counted(len(cells), 'cell')} of {_models(cells)} {where}."
+    state = worst.after.verdict if word is Change.ALARM else word
+    title = f"{_models(cells)}: {state} since {details[-1].short} ({details[-1].subject})"
     if finding.doubt:
         title = f"not confirmed: {title}"
         what = f"not confirmed: {what} {finding.doubt}."
     return Text(
         title=one_line(title),
         what=one_line(what, 1000),
-        since=one_line(where, 1000),
+        since=one_line(named(details), 1000),
         how_bad=one_line(f"worst is {worst.cell}: {_numbers(worst)}.{place}", 1000),
         what_to_do=_what_to_do(finding, details),
         details=tuple(lines),
@@ -67,10 +67,10 @@ def mended(one: Open, by: str, head: str) -> Text:
     return Text(
         title=f"{one.text.title}: mended",
         what=f"mended: {_counted(len(one.before), 'cell')} as right as before, or better, at {head[:8]} on {one.branch}.",
-        since=one_line(f"wrong since {one.text.since} Mended by {mender}.", 1500),
+        since=one_line(f"wrong since {one.text.since} Mended by {mender.removesuffix('.')}.", 1500),
         how_bad=f"it was: {one.text.how_bad}",
         what_to_do="nothing. Releases between the two commits have the fault.",
-        details=one.text.details,
+        details=tuple(f"It was {line}" for line in one.text.details),
         commands=one.text.commands,
     )
 

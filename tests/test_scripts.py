@@ -11,6 +11,8 @@ from tests.conftest import ROOT
 from tests.test_environments import git
 from tlbench.cli import app
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = ROOT / ".github" / "scripts"
 SHA = "a" * 40
 

@@ -436,6 +436,27 @@ def test_an_issue_that_a_person_closed_stays_closed_and_is_not_opened_again(worl
     assert world.receivers.issues[0]["state"] == "closed"
 
 
+def test_an_issue_that_somebody_deleted_is_let_go(world):
+    only_github(world)
+    with_a_fault(world)
+    world.watch()
+    world.receivers.issues[0]["state"] = "deleted"
+    world.upstream.commit("Mended", {GPT2: RIGHT})
+    found = world.watch()
+    assert (found.problems, found.waiting, len(world.receivers.issues)) == ((), 0, 1)
+
+
+def test_a_channel_that_is_new_is_told_nothing_of_old_findings(world):
+    both = world.configuration
+    world.configuration = Configuration(**{**_fields(both), "github": None})
+    with_a_fault(world)
+    world.watch()
+    world.configuration = both
+    world.upstream.commit("Mended", {GPT2: RIGHT})
+    found = world.watch()
+    assert (found.problems, found.waiting, world.receivers.issues) == ((), 0, [])
+
+
 # One at a time, killed, old ------------------------------------------------------------------------------------------
 
 

@@ -157,6 +157,9 @@ class Receivers:
                 return 201, self.comments[-1]
             case "GET", ["pulls", _]:
                 return 200, self.pull
+            case "GET", ["issues", number] if int(number) <= len(self.issues):
+                issue = self.issues[int(number) - 1]
+                return (410, {"message": "deleted"}) if issue["state"] == "deleted" else (200, issue)
             case "GET", ["issues", _]:
                 return 200, {"labels": [{"name": name} for name in self.labels]}
             case "POST", ["issues", _, "labels"]:

@@ -22,8 +22,8 @@ from tlbench.watch.rendering import as_json, as_mail
 SENDMAIL_TIME_LIMIT_S = 60.0
 SIGNATURE, DELIVERY = "X-Tlbench-Signature-256", "X-Tlbench-Delivery"
 
-Channel = Callable[[Message], str]
-"""Takes a message and returns what the receiver answered."""
+Channel = Callable[[Message, str], str]
+"""Takes a message, and what the receiver answered to the first one about the same finding. Returns what it answers now."""
 
 
 def chosen(configuration: Configuration, level: Level, event: Event) -> tuple[str, ...]:
@@ -37,13 +37,13 @@ def channels(configuration: Configuration) -> dict[str, Channel]:
     """How to send by each channel of a configuration."""
     found: dict[str, Channel] = {}
     if webhook := configuration.webhook:
-        found["webhook"] = lambda message: post(webhook, message)
+        found["webhook"] = lambda message, _: post(webhook, message)
     if github := configuration.github:
-        found["github"] = lambda message: GitHub(
+        found["github"] = lambda message, address: GitHub(
             github.repository_name, secret(github.token, "a token that may write issues"), github.api
-        ).tell(message, github.label)
+        ).tell(message, github.label, address)
     if mail := configuration.mail:
-        found["mail"] = lambda message: send(mail, message)
+        found["mail"] = lambda message, _: send(mail, message)
     return found
 
 
@@ -54,6 +54,12 @@ def deliver(ledger: Ledger, by_name: dict[str, Channel], say: Callable[[str], No
     """
     problems: dict[str, None] = {}
     held = set()
+    first = {
+        (name, one.key): answer
+        for one in ledger.messages()
+        if one.event is Event.OPENED
+        for name, answer in one.told.items()
+    }
     for waiting in ledger.messages():
         message = waiting
         for name in message.waiting:
@@ -63,7 +69,9 @@ def deliver(ledger: Ledger, by_name: dict[str, Channel], say: Callable[[str], No
                 if name not in by_name:
                     raise NotDelivered(f"{name} is not configured any more: configure it, so that what waits for it is told")
                 say(f"{name}: {message.text.title}")
-                message = ledger.record(message, name, by_name[name](message))
+                answer = by_name[name](message, first.get((name, message.key), ""))
+                first.setdefault((name, message.key), answer)
+                message = ledger.record(message, name, answer)
             except (NotDelivered, BadInput) as error:
                 held.add((name, message.key))
                 problems[f"not told by {name}: {error}"] = None

@@ -30,12 +30,21 @@ ADVICE = {
     422: "GitHub refuses the content; see its reason",
     429: "wait until the rate limit is over",
 }
+DELETED = 410
 BODY_LIMIT = 60_000
 """GitHub takes 65,536 characters."""
 
 
 class NotDelivered(TlbenchError):
-    """A receiver did not take a message. The reason says why; the message waits for the next pass."""
+    """A receiver did not take a message. The reason says why; the message waits for the next pass.
+
+    Attributes:
+        status: the HTTP status of the refusal; 0 if there was none.
+    """
+
+    def __init__(self, reason: str, status: int = 0) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 @dataclass
@@ -53,21 +62,30 @@ class GitHub:
     sleep: Callable[[float], None] = time.sleep
     _session: requests.Session = field(default_factory=requests.Session, repr=False)
 
-    def tell(self, message: Message, label: str) -> str:
-        """Open, change or close the issue of a finding, and return its address. Raises NotDelivered."""
-        issue = self._issue(message.key, label)
+    def tell(self, message: Message, label: str, address: str) -> str:
+        """Open, change or close the issue of a finding, and return its address. Raises NotDelivered.
+
+        ``address`` is of the issue, once it is open. One that somebody has deleted is let go.
+        """
         if message.event in (Event.OPENED, Event.SAID):
-            return str((issue or self._opened(message, label))["html_url"])
-        if issue is None:
-            raise NotDelivered(f"{self.repository} has no issue of {message.key} to change: somebody removed it or its mark")
-        path, body = f"issues/{issue['number']}", as_markdown(message)
+            return str((self._issue(message) or self._opened(message, label))["html_url"])
+        if not address:
+            return "the finding is older than this channel"
+        number = int(address.rpartition("/")[2])
+        try:
+            issue = self._asked("GET", f"issues/{number}")
+        except NotDelivered as error:
+            if error.status == DELETED:
+                return address
+            raise
+        body = as_markdown(message)
         if message.event is Event.CLOSED:
-            self.comment(issue["number"], f"{message.id}", as_markdown(message, message.id))
+            self.comment(number, message.id, as_markdown(message, message.id))
             if issue["state"] == "open":
-                self._write("PATCH", path, {"state": "closed", "state_reason": "completed"})
+                self._write("PATCH", f"issues/{number}", {"state": "closed", "state_reason": "completed"})
         elif issue["body"] != body:
-            self._write("PATCH", path, {"body": body[:BODY_LIMIT]})
-        return str(issue["html_url"])
+            self._write("PATCH", f"issues/{number}", {"body": body[:BODY_LIMIT]})
+        return address
 
     def pull(self, number: int) -> dict[str, Any]:
         """A pull request. Raises NotDelivered."""
@@ -99,14 +117,19 @@ class GitHub:
         elif known["body"] != body:
             self._write("PATCH", f"issues/comments/{known['id']}", {"body": body[:BODY_LIMIT]})
 
-    def _issue(self, key: str, label: str) -> dict[str, Any] | None:
-        """The oldest issue with a finding's mark, open or closed."""
-        issues = self._all("issues", {"labels": label, "state": "all", "sort": "created", "direction": "asc"})
-        return next((one for one in issues if MARK.format(key) in (one.get("body") or "")), None)
+    def _issue(self, message: Message) -> dict[str, Any] | None:
+        """The issue that an earlier try has opened for a message, if any. It is no older than the message."""
+        since = {
+            "state": "all",
+            "since": message.at.isoformat().replace("+00:00", "Z"),
+            "sort": "created",
+            "direction": "asc",
+        }
+        return next((one for one in self._all("issues", since) if MARK.format(message.key) in (one.get("body") or "")), None)
 
     def _opened(self, message: Message, label: str) -> dict[str, Any]:
         content = {"title": one_line(message.text.title, 250), "body": as_markdown(message)[:BODY_LIMIT], "labels": [label]}
-        return self._write("POST", "issues", content, lambda: self._issue(message.key, label))
+        return self._write("POST", "issues", content, lambda: self._issue(message))
 
     def _all(self, path: str, parameters: dict[str, str]) -> Iterator[dict[str, Any]]:
         page = 1
@@ -153,7 +176,9 @@ class GitHub:
             said = f"{answer.status_code} {one_line(_message_of(answer), 200)}".strip()
             if answer.status_code < 500:
                 advice = ADVICE.get(answer.status_code, "see GitHub's documentation of this status")
-                raise NotDelivered(f"GitHub refused {method} {path} of {self.repository} ({said}): {advice}")
+                raise NotDelivered(
+                    f"GitHub refused {method} {path} of {self.repository} ({said}): {advice}", answer.status_code
+                )
             reason = said
         raise NotDelivered(
             f"GitHub failed {TRIES} times at {method} {path} of {self.repository} ({reason}): the next pass tries again"

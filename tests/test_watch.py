@@ -178,7 +178,7 @@ def test_an_upstream_that_cannot_be_reached_is_a_problem_and_the_news_grows_old(
     first = world.watch()
     world.upstream.folder.rename(world.upstream.folder.with_name("away"))
     found = world.watch()
-    assert "cannot fetch" in found.problems[0]
+    assert f"cannot fetch {world.upstream.folder} ('{world.upstream.folder}' does not appear to be" in found.problems[0]
     assert found.looked_at == first.looked_at
     assert not world.messages()
 

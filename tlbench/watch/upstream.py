@@ -44,7 +44,7 @@ class Mirror:
         words = (*GIT_SETTINGS, "-c", "gc.auto=0", "fetch", "--quiet", "--prune", "--no-auto-maintenance")
         done = self._run(*words, "--end-of-options", self.upstream, *refs)
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            reason = _reason(done.stderr)
             raise Unreachable(f"cannot fetch {self.upstream} ({reason}): the next pass tries again")
 
     def heads(self, branches: tuple[str, ...]) -> dict[str, str]:
@@ -78,7 +78,7 @@ class Mirror:
     def _git(self, *words: str) -> str:
         done = self._run(*words)
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            reason = _reason(done.stderr)
             raise BadInput(f"git {words[0]} failed in {self.path} ({reason}): delete the folder, and it is fetched anew")
         return done.stdout
 
@@ -97,3 +97,9 @@ class Mirror:
             )
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(command, 124, "", f"git took longer than {GIT_TIME_LIMIT_S:.0f} s")
+
+
+def _reason(said: str) -> str:
+    """The line of git's words that names the cause: what comes after it is advice."""
+    lines = said.strip().splitlines() or ["no message"]
+    return next((line for line in lines if line.startswith("fatal:")), lines[-1]).removeprefix("fatal: ")

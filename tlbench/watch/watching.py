@@ -34,6 +34,8 @@ from tlbench.watch.rendering import as_feed
 from tlbench.watch.upstream import Mirror, Unreachable
 
 LOCK, FEED = "lock", "news.atom"
+PATIENCE_S = 2.0
+"""A watch that was killed may leave a process that holds its lock for a moment, until it becomes another program."""
 LOOKED_BACK = 20
 """How many commits of a branch that is new to the watch are tried, until one can be measured."""
 
@@ -419,7 +421,7 @@ def only_one(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=PATIENCE_S)
     except filelock.Timeout:
         raise BadInput(
             f"another watch is at work in {folder}: wait until it ends, or give this one a folder of its own"

@@ -189,3 +189,23 @@ def test_a_commit_without_the_package_cannot_be_measured(clone, steps):
     empty = commit(clone)
     with pytest.raises(CellFailed, match="no folder transformer_lens"):
         Workshop(clone).environment(empty)
+
+
+def test_the_release_behind_a_commit_and_the_first_that_has_it_are_named(clone):
+    first = commit(clone, "first")
+    git(clone.path, "tag", "v1")
+    second = commit(clone, "second")
+    assert (clone.release_behind(second), clone.release_with(second)) == ("v1", "")
+    git(clone.path, "tag", "v2")
+    assert (clone.release_behind(first), clone.release_with(second)) == ("v1", "v2")
+
+
+def test_the_last_commit_in_two_histories_is_found_and_its_absence_is_a_sentence(clone):
+    base = commit(clone, "base")
+    main = commit(clone, "on main")
+    git(clone.path, "switch", "--quiet", "--create", "branch", base)
+    branch = commit(clone, "on a branch")
+    assert clone.common(main, branch) == base
+    git(clone.path, "switch", "--quiet", "--orphan", "other")
+    with pytest.raises(BadInput, match="no commit in common"):
+        clone.common(main, commit(clone, "alone"))

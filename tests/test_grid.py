@@ -4,6 +4,7 @@ import pytest
 
 from tlbench import BadInput, Cell, Option
 from tlbench.grid import RuntimeCell, words_of
+from tlbench.records.serial import plain, restored
 
 
 def test_flags_switch_on_exactly_the_step_that_an_option_names():
@@ -50,3 +51,9 @@ def test_a_run_s_words_may_stand_in_one_parameter():
 def test_a_word_that_nobody_knows_is_refused():
     with pytest.raises(BadInput, match="unknown word 'float8'"):
         Cell(*words_of("zoo-gpt2 HookedTransformer", "float8", "fold_ln"))
+
+
+def test_a_cell_that_was_stored_has_its_words_in_the_same_order():
+    cell = Cell("zoo-gpt2", "float32", "fold_ln", "TransformerBridge")
+    stored = {name: plain(cell)[name] for name in sorted(plain(cell), reverse=True)}
+    assert str(restored(Cell, stored)) == str(cell) == "zoo-gpt2 float32 fold_ln TransformerBridge"

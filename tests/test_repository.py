@@ -28,6 +28,7 @@ from tlbench.grid import Dtype, Option, Wrapper
 BIN = Path(sys.executable).parent
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
+ACTIONS = sorted((GITHUB / "actions").glob("*/action.yml"))
 FORM = GITHUB / "ISSUE_TEMPLATE" / "this-cell-is-wrong.yml"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
@@ -42,7 +43,9 @@ def run(*words, cwd=ROOT):
 
 
 def steps(path):
-    return [step for job in yaml.safe_load(path.read_text())["jobs"].values() for step in job["steps"]]
+    read = yaml.safe_load(path.read_text())
+    jobs = [read["runs"]] if "runs" in read else read["jobs"].values()
+    return [step for job in jobs for step in job["steps"]]
 
 
 # GitHub --------------------------------------------------------------------------------------------------------------
@@ -53,6 +56,7 @@ def steps(path):
     [
         ("vendor.github-workflows", WORKFLOWS),
         ("custom.github-workflows-require-timeout", WORKFLOWS),
+        ("vendor.github-actions", ACTIONS),
         ("vendor.github-issue-forms", [FORM]),
         ("vendor.github-issue-config", [GITHUB / "ISSUE_TEMPLATE" / "config.yml"]),
         ("vendor.citation-file-format", [ROOT / "CITATION.cff"]),
@@ -71,19 +75,42 @@ def test_actionlint_finds_nothing():
     run("actionlint", *WORKFLOWS)
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*WORKFLOWS, *ACTIONS], ids=lambda path: path.name)
 def test_an_action_is_pinned_by_its_commit_with_the_version_beside_it(path):
     used = re.findall(r"uses: (.*)", path.read_text())
     assert used
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line) for line in used)
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_a_workflow_only_calls_make(path):
+@pytest.mark.parametrize("path", [*WORKFLOWS, *ACTIONS], ids=lambda path: path.name)
+def test_a_workflow_only_calls_make_or_a_script_that_the_tests_run(path):
     commands = [step["run"] for step in steps(path) if "run" in step]
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    tested = (ROOT / "tests" / "test_scripts.py").read_text()
     assert commands
-    assert all(command.removeprefix("make ") in targets for command in commands)
+    for command in commands:
+        if command.startswith("make "):
+            assert command.split()[1] in targets
+        else:
+            script = re.fullmatch(r"(?:(?:tlbench/)?\.github|\$GITHUB_ACTION_PATH/\.\./\.\.)/scripts/([\w-]+)", command)[1]
+            assert (GITHUB / "scripts" / script).stat().st_mode & 0o111
+            assert f'"{script}"' in tested
+
+
+ADOPTED = re.findall(r"```yaml\n(# (\.github/\S+)\n.*?)```", (ROOT / "docs" / "adoption.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("text", [text for text, _ in ADOPTED], ids=[name for _, name in ADOPTED])
+def test_what_transformer_lens_would_paste_is_a_workflow_with_the_rights_and_inputs_of_the_called_one(text, tmp_path):
+    (tmp_path / "workflow.yml").write_text(text)
+    run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", tmp_path / "workflow.yml")
+    ((_, caller),) = yaml.safe_load(text)["jobs"].items()
+    path = re.fullmatch(r"OWNER/tlbench/(\.github/workflows/[\w-]+\.yml)@COMMIT", caller["uses"])[1]
+    called = yaml.safe_load((ROOT / path).read_text())
+    ((_, job),) = called["jobs"].items()
+    assert caller["permissions"] == job["permissions"]
+    inputs = called[True]["workflow_call"]["inputs"]  # YAML 1.1 reads `on` as a boolean
+    assert {name for name, one in inputs.items() if one.get("required")} <= caller["with"].keys() <= inputs.keys()
 
 
 def test_the_form_offers_the_words_of_the_grid():

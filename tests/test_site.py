@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from collections import Counter
 from html.parser import HTMLParser
@@ -18,6 +19,7 @@ import pytest
 from asv.config import Config
 
 from tests.stored import BIN, GPT2, GPT2_16, LLAMA, MEAN, ROOT, Stored
+from tlbench.environments import lens_environment
 from tlbench.exceptions import BadInput
 from tlbench.site import findings, words
 from tlbench.site import publish as site
@@ -29,6 +31,16 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 AXE = files("axe_playwright_python") / "axe.min.js"
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+NEWS = {
+    "looked_at": "2026-01-01T03:17:00Z",
+    "started_at": "2026-01-02T03:17:00Z",
+    "max_age_h": 36.0,
+    "heads": {"dev": "0123456789" * 4},
+    "open": [{"title": "zoo-gpt2: alarm <b>&</b>", "commit": "a" * 40, "url": "https://github.com/owner/name/issues/1"}],
+    "problems": ["the webhook did not take it (502)"],
+    "waiting": 1,
+}
+"""What the watch left on a day long ago."""
 ALL_KINDS = (
     "index.html",
     "models.html",
@@ -64,6 +76,8 @@ def results(tmp_path_factory):
     configuration = json.loads(re.sub(r"^\s*//.*$", "", (ROOT / "releases" / "asv.conf.json").read_text(), flags=re.M))
     configuration |= {"plugins": [".asv_plugins.site"], "repo": "absent.git"}
     (folder / "asv.conf.json").write_text(json.dumps(configuration))
+    (folder / "watch").mkdir()
+    (folder / "watch" / "news.json").write_text(json.dumps(NEWS))
     return folder
 
 
@@ -799,3 +813,65 @@ def test_a_finding_s_size_in_words_is_for_what_no_stored_figure_shows(tmp_path):
     path.write_text(text.replace("+++\ntransformers", f"{size} is transformers"))
     with pytest.raises(BadInput, match="extent"):
         findings.read(tmp_path)
+
+
+# The watch, and the registry -----------------------------------------------------------------------------------------
+
+
+def test_the_first_page_says_that_the_watch_has_been_silent_for_too_long(page, address):
+    page.goto(f"{address}index.html")
+    assert page.locator(".silent").is_visible()
+    assert "silent for more than 36 hours" in page.locator(".silent").inner_text()
+    link = page.locator("a", has_text="zoo-gpt2: alarm <b>&</b>")
+    assert link.get_attribute("href") == NEWS["open"][0]["url"]
+    assert page.get_by_text("The watch could not do everything: the webhook did not take it (502)").is_visible()
+    page.clock.install(time="2026-01-01T20:00:00Z")
+    page.goto(f"{address}index.html")
+    assert page.locator(".silent").is_hidden()
+
+
+def test_numerics_json_follows_its_schema_and_has_the_stored_figures(html, results):
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--schemafile",
+        html / "numerics.schema.json",
+        html / "numerics.json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    numerics = json.loads((html / "numerics.json").read_text())
+    assert (numerics["tl_version"], numerics["tl_commit"][:8]) == ("4.3.0", "281d0a89")
+    stored = raw(results / "results")
+    checked = 0
+    for entry in numerics["entries"]:
+        assert (html / entry["link"].split("#")[0]).is_file()
+        cell = in_any_order(f"{entry['measured_model']} {entry['wrapper']} {entry['dtype']} {entry['option']}")
+        values = {value for key, value in stored.items() if key[1:] == ("281d0a89", MEAN, cell)}
+        if entry["mean_nats"] is not None:
+            assert entry["mean_nats"] in values
+            checked += 1
+    assert checked > 100
+    by_model = {entry["measured_model"]: entry["architecture_id"] for entry in numerics["entries"]}
+    assert (by_model["zoo-gpt2"], by_model["zoo-llama"]) == ("GPT2LMHeadModel", "LlamaForCausalLM")
+
+
+VALIDATE = """
+import shutil, sys
+from pathlib import Path
+from transformer_lens.tools.model_registry import validate
+data = Path(sys.argv[1])
+shutil.copytree(Path(validate.__file__).parent / "data", data, dirs_exist_ok=True)
+found = validate.validate_data_directory(data)
+assert found and all(result.valid for result in found.values()), found
+print(len(found))
+"""
+
+
+def test_transformer_lens_s_own_validator_accepts_numerics_json_beside_its_registry(html, tmp_path):
+    shutil.copy(html / "numerics.json", tmp_path)
+    command = [lens_environment("4.3.0").python, "-c", VALIDATE, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) == 3

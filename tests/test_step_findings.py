@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from tests.test_clone import clone, commit  # noqa: F401
+from tests.test_environments import git
 from tlbench.cli.steps import app
 from tlbench.environments.workshop import Environment
 from tlbench.exceptions import BadInput, CellFailed
@@ -226,3 +227,15 @@ def test_the_logits_alone_decide_if_there_is_a_step():
 def test_a_cell_without_figures_is_its_verdict(kind, verdict):
     state = state_of(Outcome(kind, reason="why"), "here")
     assert (state.verdict, state.identity, state.reason, state.environment) == (verdict, str(verdict), "why", "here")
+
+
+def test_the_compatibility_template_names_the_last_release_that_worked_and_the_first_that_did_not(planted):
+    for number, state in enumerate([right(), right(), right("b", 1e-2, Verdict.BROKEN), right("b", 1e-2, Verdict.BROKEN)]):
+        planted.plant(number, state)
+    for tag, number in (("v1", 0), ("v2", 3)):
+        git(planted.finder.clone.path, "tag", tag, planted.commits[number])
+    text = report.compatibility(planted.finder.clone, planted.steps(), "zoo-gpt2")
+    assert "## Model\n\nzoo-gpt2\n" in text
+    assert "The model seems to have worked as of v1. It first started\nshowing signs of incompatibility in v2." in text
+    assert "commit 2" in text
+    assert "No commit of the range" in report.compatibility(planted.finder.clone, planted.steps(), "zoo-opt")

@@ -4,8 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.command import run
+from tlbench import catalogue
+from tlbench.catalogue import Source
+from tlbench.cli import judge
 from tlbench.grid import Cell
 from tlbench.metrics.verdict import JudgedBy, Verdict
+from tlbench.questions.answers import Answers
+from tlbench.questions.registry import ACCURACY
 from tlbench.records.depth_profile import DepthProfile
 from tlbench.records.outcome import Kind, Outcome
 from tlbench.report import profiles
@@ -43,3 +49,39 @@ def test_a_profile_without_activations_is_unjudged_and_hooks_that_are_missing_ar
     assert profiles.exit_status(nothing) == 3
     failed = [(CELL, Outcome(Kind.FAILED, reason="it raised"))]
     assert profiles.exit_status(failed) == 1
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A source tree of TransformerLens under which zoo-opt fails, and the questions that are asked of it."""
+    (tmp_path / "transformer_lens").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    asked = {}
+
+    def ask(model, cells, tl, device, hooked_name, questions):
+        asked[model] = (tl, {(cell.dtype, cell.option) for cell in cells}, questions(cells))
+        kind = Kind.FAILED if model == "zoo-opt" else Kind.NOT_APPLICABLE
+        answers = [Answers(cell, {ACCURACY.name: Outcome(kind, reason="planted")}) for cell in cells]
+        return SimpleNamespace(answers=answers, subject=model)
+
+    monkeypatch.setattr(judge, "_ask", ask)
+    return tmp_path, asked
+
+
+def test_verify_of_a_source_tree_asks_for_the_logits_of_every_small_model_under_it(checkout):
+    folder, asked = checkout
+    done = run("verify", folder, "--format", "markdown")
+    assert done.returncode == 1, done.stderr
+    assert asked.keys() == {model.name for model in catalogue.load().models if model.source is Source.ZOO}
+    for tl, words, questions in asked.values():
+        assert tl == str(folder)
+        assert words == {("float32", "unprocessed"), ("float32", "all_options")}
+        assert {question for of_cell in questions.values() for question in of_cell} == {ACCURACY}
+    assert done.stdout.count("planted") == 1
+    assert f"tlbench verify zoo-opt --tl {folder}" in done.stdout
+
+
+def test_verify_of_a_source_tree_has_no_json(checkout):
+    done = run("verify", checkout[0], "--json")
+    assert done.returncode == 2
+    assert "--json is for one model" in done.stderr

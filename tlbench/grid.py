@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TypeVar
 
@@ -134,6 +134,7 @@ def parse(kind: type[Word], text: str) -> Word:
         raise BadInput(f"unknown {kind.__name__.lower()} {text!r}: choose one of {', '.join(kind)}") from None
 
 
+@dataclass(frozen=True, order=True)
 class _Point:
     """A point of a grid. Its enum fields accept plain strings; a word that is not known raises BadInput."""
 
@@ -144,7 +145,7 @@ class _Point:
                 object.__setattr__(self, name, parse(kind, getattr(self, name)))
 
     def __str__(self) -> str:
-        return " ".join(map(str, vars(self).values()))
+        return " ".join(str(getattr(self, field.name)) for field in fields(self))  # a restored one has any order in vars()
 
 
 @dataclass(frozen=True, order=True)

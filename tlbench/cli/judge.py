@@ -15,12 +15,14 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from rich.console import Console
 
+from tlbench import catalogue as catalogues
 from tlbench import device as devices
 from tlbench.arithmetic import LANE_VARIABLE, Lane
+from tlbench.catalogue import Source
 from tlbench.checkpoints import Checkpoint
 from tlbench.cli.common import AsJson, FormatName, app, progress_bar, terminal
 from tlbench.cli.subject import prepared
-from tlbench.environments import LensEnvironment, lens_environment
+from tlbench.environments import LensEnvironment, is_source_tree, lens_environment
 from tlbench.environments.package_index import client
 from tlbench.exceptions import BadInput, TlbenchError
 from tlbench.grid import Cell, Dtype, Option, Space, Wrapper, parse
@@ -38,6 +40,9 @@ from tlbench.report.checks import Part
 from tlbench.report.render import Format
 
 ModelName = Annotated[str, typer.Argument(help="A catalogue name, a local checkpoint folder, or a Hub repo id.")]
+Subject = Annotated[
+    str, typer.Argument(metavar="MODEL", help="The same; or TransformerLens's source tree, for every small model under it.")
+]
 Tl = Annotated[
     str, typer.Option(help="A release, a commit or a source tree; default: the one installed here, or the newest release.")
 ]
@@ -52,7 +57,7 @@ HookedName = Annotated[str, typer.Option(help="Official model name to use for Ho
 
 @app.command()
 def verify(
-    model: ModelName,
+    model: Subject,
     dtype: Dtypes = None,
     option: Options = None,
     wrapper: Wrappers = None,
@@ -69,12 +74,17 @@ def verify(
 
     It judges TransformerLens against HuggingFace and float64. It does not judge the model's weights.
 
+    In TransformerLens's own checkout, `tlbench verify .` asks about the logits of every small model, in float32, without
+    options and with all.
+
     Exit status 0: everything is right; 1: something is wrong; 2: bad usage; 3: nothing is known to be wrong, but something
     is unjudged.
     """
     one_space, style = parse(Space, space), parse(Format, format)
     if style is Format.CSV:
         raise BadInput("verify has no csv: use --json, or --format markdown")
+    if is_source_tree(Path(model)):
+        raise typer.Exit(_verify_tree(model, dtype, option, wrapper, question, style, as_json))
     parts = _parts(question)
 
     def suspect(answers: list[Answers]) -> Cell | None:
@@ -102,6 +112,32 @@ def verify(
             notes.append(verifying.worst_token(judgements, run.checkpoint))
         verifying.print_summary(Console(soft_wrap=True, highlight=False), report, filter(None, notes), is_full)
     raise typer.Exit(report.exit_status)
+
+
+def _verify_tree(
+    tree: str,
+    dtypes: list[str] | None,
+    options: list[str] | None,
+    wrappers: list[str] | None,
+    names: list[str] | None,
+    style: Format,
+    as_json: bool,
+) -> int:
+    """Verify every small model under a source tree of TransformerLens; a line or some for each. Returns the exit status."""
+    if as_json:
+        raise BadInput(f"{tree} is TransformerLens's source tree: --json is for one model, so name it, with --tl {tree}")
+    parts, statuses = _parts(names or [Part.LOGITS.replace(" ", "-")]), []
+    for model in (one.name for one in catalogues.load().models if one.source is Source.ZOO):
+        cells = _grid(model, dtypes or [Dtype.FLOAT32], options or [Option.UNPROCESSED, Option.ALL_OPTIONS], wrappers)
+        run = _ask(model, cells, tree, "cpu", "", lambda named: answered.questions_of(named, parts))
+        judgements = [verifying.judgement(answers) for answers in run.answers]
+        report = verifying.Report(run.subject, judgements, answered.part_statuses(run.answers, parts))
+        statuses.append(report.exit_status)
+        if style is Format.MARKDOWN:
+            verifying.print_markdown(report, shlex.join(["tlbench", "verify", model, "--tl", tree]))
+        else:
+            verifying.print_summary(Console(soft_wrap=True, highlight=False), report, [], False)
+    return 1 if 1 in statuses else max(statuses, default=0)
 
 
 def _parts(names: list[str] | None) -> list[Part]:

@@ -34,7 +34,9 @@ Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="Default: floa
 Options = Annotated[list[str] | None, typer.Option("--option", help="Default: unprocessed and all_options.")]
 Wrappers = Annotated[list[str] | None, typer.Option("--wrapper", help="A TransformerLens class; default: both.")]
 Repository = Annotated[Path | None, typer.Option(help="A clone of TransformerLens; default: the one that asv or we made.")]
-Style = Annotated[str, typer.Option("--format", help="rich, markdown or json.")]
+Style = Annotated[
+    str, typer.Option("--format", help="rich, markdown, json or compatibility, as TransformerLens's issue template.")
+]
 LAST_RELEASE = "release"
 SEARCH_GRID = ((Dtype.FLOAT32, Dtype.BFLOAT16), (Option.UNPROCESSED, Option.ALL_OPTIONS))
 
@@ -112,11 +114,11 @@ def grid(
 
 
 @contextmanager
-def finder(repository: Path | None, range: str) -> Iterator[tuple[Finder, str, str]]:
+def finder(repository: Path | None, range: str, from_common: bool = False) -> Iterator[tuple[Finder, str, str]]:
     """A finder in the clone that has both ends of a range, and the ends."""
     with progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task("reading the history", total=None)
-        clone, good, bad = located(repository, range)
+        clone, good, bad = located(repository, range, from_common)
         one = Finder(clone, lambda words: progress.update(task, description=words))
         with alone(f"tlbench {' '.join(sys.argv[1:])}"):
             try:
@@ -125,8 +127,11 @@ def finder(repository: Path | None, range: str) -> Iterator[tuple[Finder, str, s
                 one.close()
 
 
-def located(repository: Path | None, range: str) -> tuple[Clone, str, str]:
-    """The clone that has both ends of a range, and their hashes. Raises BadInput if none has, or they are no range."""
+def located(repository: Path | None, range: str, from_common: bool = False) -> tuple[Clone, str, str]:
+    """The clone that has both ends of a range, and their hashes. Raises BadInput if none has, or they are no range.
+
+    With ``from_common`` the range begins at the last commit in both histories.
+    """
     earlier, dots, later = range.partition("..")
     if not (earlier and dots and later) or later.startswith("."):
         raise BadInput(f"invalid range {range!r}: expected GOOD..BAD, e.g. v2.1.0..v2.2.1")
@@ -141,6 +146,7 @@ def located(repository: Path | None, range: str) -> tuple[Clone, str, str]:
         try:
             bad = clone.resolve(later)
             good = clone.last_release(bad) if earlier == LAST_RELEASE else clone.resolve(earlier)
+            good = clone.common(good, bad) if from_common else good
             clone.require_range(good, bad)
         except BadInput as error:
             errors.append(error)

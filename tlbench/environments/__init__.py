@@ -96,7 +96,7 @@ def lens_environment(wanted: str, say: Say = lambda _: None) -> LensEnvironment:
     """
     source = Path(wanted).expanduser()
     if source.is_dir():
-        if not ((source / "pyproject.toml").is_file() and (source / PACKAGE).is_dir()):
+        if not is_source_tree(source):
             advice = "give the top folder of a TransformerLens source tree"
             raise BadInput(f"--tl {wanted}: no pyproject.toml and {PACKAGE}/ in this folder: {advice}")
         return _of_tree(source.resolve(), wanted, say)
@@ -105,6 +105,11 @@ def lens_environment(wanted: str, say: Say = lambda _: None) -> LensEnvironment:
     if COMMIT_PATTERN.fullmatch(wanted):
         return _of_commit(wanted, say)
     raise BadInput(f"invalid --tl {wanted!r}: expected a folder, a release, e.g. 4.3.0, or a commit hash")
+
+
+def is_source_tree(folder: Path) -> bool:
+    """Whether a folder is the top of a TransformerLens source tree."""
+    return (folder / "pyproject.toml").is_file() and (folder / PACKAGE).is_dir()
 
 
 def _of_tree(source: Path, name: str, say: Say) -> LensEnvironment:

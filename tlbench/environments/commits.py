@@ -75,6 +75,22 @@ class Clone:
             raise BadInput(f"no tag is behind {commit[:8]} in {self.path}: name a commit to compare with")
         return self.resolve(done.stdout.decode().strip())
 
+    def release_behind(self, commit: str) -> str:
+        """The last tag at or behind a commit, or ""."""
+        return self._run("describe", "--tags", "--abbrev=0", commit).stdout.decode().strip()
+
+    def release_with(self, commit: str) -> str:
+        """The first tag that has a commit, or ""."""
+        found = self._run("tag", "--contains", commit, "--sort=creatordate").stdout.decode().split()
+        return found[0] if found else ""
+
+    def common(self, one: str, other: str) -> str:
+        """The last commit in the histories of both. Raises BadInput if there is none."""
+        done = self._run("merge-base", one, other)
+        if done.returncode:
+            raise BadInput(f"{one[:8]} and {other[:8]} have no commit in common in {self.path}: fetch it whole")
+        return done.stdout.decode().strip()
+
     def require_range(self, good: str, bad: str) -> None:
         """Raise BadInput unless ``good`` is another commit than ``bad`` and behind it."""
         if good == bad:

@@ -66,6 +66,8 @@ class StepFormat(StrEnum):
     RICH = "rich"
     MARKDOWN = "markdown"
     JSON = "json"
+    COMPATIBILITY = "compatibility"
+    """What TransformerLens's issue template for compatibility asks for."""
 
 
 def show(console: Console, style: StepFormat, clone: Clone, found: Found) -> None:
@@ -73,12 +75,32 @@ def show(console: Console, style: StepFormat, clone: Clone, found: Found) -> Non
     if style is StepFormat.JSON:
         print_json(plain(record(clone, found)))
         return
+    if style is StepFormat.COMPATIBILITY:
+        for model in dict.fromkeys(one.cell.model for finding in found.findings for one in finding.moved):
+            print(compatibility(clone, found, model))
+        return
     print_line(console, style, headline(found))
     for finding in found.findings:
         console.print()
         show_finding(console, style, clone, found, finding)
     for note in notes(found):
         console.print(note, highlight=False, markup=False)
+
+
+def compatibility(clone: Clone, found: Found, model: str) -> str:
+    """What TransformerLens's issue template for compatibility asks of one model, in its words."""
+    lines = ["## Model", "", model, "", "- [ ] This model was incompatible when it was introduced to TransformerLens", ""]
+    own = [one for one in found.findings if any(moved.cell.model == model and moved.is_worse for moved in one.moved)]
+    for finding in own:
+        works, fails = clone.release_behind(finding.before), clone.release_with(finding.after)
+        lines += [
+            f"The model seems to have worked as of {works or finding.before[:8]}. It first started",
+            f"showing signs of incompatibility in {fails or f'{finding.after[:8]}, which no release has yet'}.",
+            "",
+            *(f"- {line}" for line in _lines(clone, found, finding)),
+            "",
+        ]
+    return "\n".join(lines if own else [*lines, "No commit of the range made it worse.", ""])
 
 
 def headline(found: Found) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from tlbench import catalogue
 from tlbench.grid import Cell, Dtype, Option, Wrapper
 from tlbench.metrics.verdict import Verdict
+from tlbench.records.news import News
 from tlbench.report.checks import CLASSES
 from tlbench.report.stored import StoredResults
 from tlbench.site import changes, render, words
@@ -78,6 +79,7 @@ class Site:
         other_lanes: arithmetics whose figures are not drawn with these, and the number of their commits.
         searched: the ranges whose steps are known commit by commit.
         supported: the architectures that the newest release supports; empty if its source is not at hand.
+        news: what the watch last did; None if none has ever finished.
     """
 
     html: Path
@@ -91,6 +93,7 @@ class Site:
     other_lanes: Mapping[Lane, int]
     supported: Sequence[str]
     source: str
+    news: News | None = None
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -159,7 +162,7 @@ class Site:
         """Write every page."""
         for name in ("site.css", "site.js", "uPlot.iife.min.js", "uPlot.min.css"):
             shutil.copyfile(STATIC / name, self.html / name)
-        from tlbench.site import finding_pages, inside, models, profiles
+        from tlbench.site import finding_pages, inside, models, numerics, profiles
 
         if self.shown:
             faults = [one for one, _ in finding_pages.by_weight(self)]
@@ -175,6 +178,7 @@ class Site:
         self._tools(base)
         self._findings(base)
         self._steps(base)
+        numerics.write(self)
         inside.write(self, base)
         profiles.write(self, base, found)
 

@@ -13,6 +13,7 @@ from typing import Any
 from tlbench.exceptions import BadInput
 from tlbench.files import folder_written_whole
 from tlbench.paths import package_dir
+from tlbench.records import news
 from tlbench.report.stored import UNTAGGED, StoredResults
 from tlbench.site import findings, history, searched
 from tlbench.site.commits import MeasuredCommit, from_ms, subjects
@@ -71,6 +72,7 @@ def publish(conf: Any, html: Path, only: Sequence[str] | None = None) -> list[st
             other_lanes={other: len(own) for other, own in lanes.items() if other != lane},
             supported=_supported(stored.repository, shown[-1].hash) if shown else (),
             source=stored.folder.name,
+            news=news.read(stored.folder / news.FOLDER),
         ).write()
         (folder / ".nojekyll").touch()
         folder.chmod(0o755)  # a temporary folder is its owner's alone

@@ -25,6 +25,8 @@ from tlbench.steps.measuring import Laboratory
 from tlbench.steps.search import Graph, Search, Step, Unmeasurable
 from tlbench.steps.states import States
 
+PATIENCE_S = 1.0
+"""A search that was killed may leave a process that holds its lock for a moment, until it becomes another program."""
 DISTANCE = {change: number for number, change in enumerate(Change)}
 """The worst changes first."""
 
@@ -265,7 +267,7 @@ def alone(what: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     owner = folder / "search.txt"
     try:
-        with filelock.FileLock(folder / "search.lock").acquire(timeout=0):
+        with filelock.FileLock(folder / "search.lock").acquire(timeout=PATIENCE_S):
             owner.write_text(what)
             yield
     except filelock.Timeout:

@@ -40,6 +40,7 @@
     const days = Math.floor(Date.now() / 864e5) - Math.floor(Date.parse(time.dateTime) / 864e5);
     if (days >= 0) time.textContent += days === 0 ? " (today)" : ` (${days} ${days === 1 ? "day" : "days"} ago)`;
     if (time.dataset.oldDays && days > Number(time.dataset.oldDays)) one(".old").hidden = false;
+    if (time.dataset.oldHours && Date.now() - Date.parse(time.dateTime) > Number(time.dataset.oldHours) * 36e5) one(".silent").hidden = false;
   }
 
   // A figure says all its digits, and a cell its words, under the pointer.

@@ -21,9 +21,11 @@ from tlbench.environments.commits import Clone
 from tlbench.exceptions import BadInput, choices
 from tlbench.grid import Device, Dtype, Option, Wrapper, parse
 from tlbench.paths import cache_dir
+from tlbench.report.merging import is_results, merge_results
 from tlbench.report.stored import StoredResults
 from tlbench.sweep.costs import UnitCosts
 from tlbench.sweep.engine import Engine, profile_folder
+from tlbench.sweep.merging import is_cache, is_own, merge_cache
 from tlbench.sweep.planning import Plan, estimate, make_plan
 from tlbench.sweep.tasks import Grid, Keys, Task, read_receipt, receipt_path, receipts
 from tlbench.sweep.working import read_plan, work
@@ -99,10 +101,38 @@ def sweep(
     raise typer.Exit(1 if status else 0)
 
 
-@app.command(hidden=True)
+@app.command("sweep-job", hidden=True)
 def sweep_job(plan: Path, name: str) -> None:
     """Do one job of a sweep's plan. Snakemake runs this."""
     work(read_plan(plan), name, lambda line: print(line, flush=True))
+
+
+@app.command()
+def merge(
+    paths: Annotated[list[Path], typer.Argument(help="Folders of asv's results, or caches of tlbench.")],
+    config: Config = None,
+) -> None:
+    """Take in what other machines have measured: asv's results, and kept figures. Nothing that is here is overwritten.
+
+    Everything is checked: hashes, the arithmetic's probe, and what it was made by. What is refused is told.
+
+    Exit status 0: all was taken in, or was here already; 1: something was refused; 2: bad usage.
+    """
+    refused = 0
+    for path in paths:
+        if is_cache(path) and not is_own(path):
+            merged = merge_cache(path)
+        elif is_results(path):
+            merged = merge_results(path, StoredResults(config).results_folder)
+        else:
+            raise BadInput(
+                f"{path} is neither another cache of tlbench nor a folder of asv's results (with MACHINE/machine.json)"
+            )
+        for reason in merged.refused:
+            print(f"Refused: {reason}")
+        print(f"{path}: {merged.added} figures added, {merged.same} the same, {len(merged.refused)} refusals")
+        refused += len(merged.refused)
+    raise typer.Exit(1 if refused else 0)
 
 
 def _models(names: Sequence[str] | None) -> list[catalogues.Model]:

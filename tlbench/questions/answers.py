@@ -334,6 +334,11 @@ def kept_names(addresses: Sequence[str], fields: Sequence[dict[str, str]]) -> li
     return [[path.stem for path in of_cell if path] for of_cell in paths]
 
 
+def proved() -> dict[str, str]:
+    """In a server's fork: the lane that it computes in, and the probe that proves it. Raises what :func:`kept_path` raises."""
+    return {name: str(value) for name, value in setting()["arithmetic"].items()}
+
+
 @lru_cache
 def setting() -> dict[str, Any]:
     """What determines all cells alike: the code under test, the libraries behind it, the arithmetic and the device."""

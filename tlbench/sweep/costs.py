@@ -41,10 +41,10 @@ class UnitCosts:
             if not receipt.task.commit and receipt.seconds > found.preparation.get(model, (0.0, 0))[0]:
                 found.preparation[model] = (receipt.seconds, receipt.kept_bytes)
             for cost in receipt.costs:
-                total = totals[model, cost.dtype, receipt.device]
+                total = totals[model, cost.dtype, receipt.grid.device]
                 total[0], total[1] = total[0] + cost.seconds, total[1] + cost.cells
             if receipt.start_s:
-                starts[receipt.device].append(receipt.start_s)
+                starts[receipt.grid.device].append(receipt.start_s)
             if measured := sum(cost.cells for cost in receipt.costs):
                 sizes.append(receipt.kept_bytes / measured)
         found.cell_s.update({key: seconds / cells for key, (seconds, cells) in totals.items() if cells})

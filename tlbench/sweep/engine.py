@@ -92,7 +92,7 @@ class Engine:
 
     def progress(self) -> Progress:
         """How far the sweep is, from its marks and logs: two listings, however many jobs there are."""
-        done = {path.name for path in (self.folder / MARKS).iterdir()}
+        done = {path.name for path in (self.folder / MARKS).glob("*")}  # Snakemake deletes the folder while it is empty
         jobs = [job for job in self.plan.jobs if job.name in done]
         logs = [entry for entry in os.scandir(self.folder / LOGS) if entry.is_file()]
         newest = max(logs, key=lambda entry: entry.stat().st_mtime, default=None)

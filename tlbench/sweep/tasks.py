@@ -88,27 +88,28 @@ class Receipt:
 
     Attributes:
         endings: how many cells ended in each way.
-        kept: the names of the kept figures that it measured or found.
+        kept: the SHA-256 of each kept figure that it measured or found, by name.
         costs: what the cells took.
         seconds: of the preparation; 0 if it had been done before.
         start_s: what its job took before its first cell; 0 if another task was first.
         kept_bytes: what it added to the cache.
         weights_bytes: the size of the model's files.
-        host: the machine, and ``arithmetic`` what it computed in.
+        host: the machine.
+        arithmetic: the lane that it computed in, and the probe that proved it.
         reason: why nothing was measured, such as a commit that does not build. The next sweep tries it again.
     """
 
     task: Task
-    device: Device
+    grid: Grid
     endings: dict[str, int] = field(default_factory=dict)
-    kept: tuple[str, ...] = ()
+    kept: dict[str, str] = field(default_factory=dict)
     costs: tuple[Cost, ...] = ()
     seconds: float = 0.0
     start_s: float = 0.0
     kept_bytes: int = 0
     weights_bytes: int = 0
     host: str = ""
-    arithmetic: str = ""
+    arithmetic: dict[str, str] = field(default_factory=dict)
     reason: str = ""
 
 
@@ -166,7 +167,7 @@ def all_kept() -> frozenset[str]:
 
 def is_done(receipt: Receipt | None, kept: frozenset[str]) -> bool:
     """Whether a task is done: it left a receipt that tells of no failure, and all figures that this lists are kept."""
-    return receipt is not None and not receipt.reason and kept.issuperset(receipt.kept)
+    return receipt is not None and not receipt.reason and receipt.kept.keys() <= kept
 
 
 def _lane(device: Device) -> dict[str, str]:

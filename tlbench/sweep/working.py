@@ -22,10 +22,10 @@ from tlbench.environments.commits import Clone
 from tlbench.environments.workshop import Workshop
 from tlbench.exceptions import BadInput, CellFailed, CheckpointUnavailable, TlbenchError
 from tlbench.execution.client import Server
-from tlbench.files import locked, write_json
+from tlbench.files import locked, sha256_of, write_json
 from tlbench.grid import Device
 from tlbench.paths import cache_dir
-from tlbench.questions.answers import kept_names
+from tlbench.questions.answers import kept_names, proved
 from tlbench.questions.registry import ACCURACY, QUESTIONS
 from tlbench.questions.stations import Station
 from tlbench.records.outcome import Kind
@@ -141,7 +141,8 @@ def _of_model(task: Task, plan: Plan, station: Station, server: Server, say: Say
         task,
         plan,
         endings={str(kind): count for kind, count in endings.items()},
-        kept=tuple(path.stem for path in kept),
+        kept={path.stem: sha256_of(path) for path in kept},
+        arithmetic=server.call(proved),
         costs=tuple(costs),
         kept_bytes=sum(path.stat().st_size for path in new),
         reason=reason,
@@ -149,7 +150,7 @@ def _of_model(task: Task, plan: Plan, station: Station, server: Server, say: Say
 
 
 def _receipt(task: Task, plan: Plan, **values: Any) -> Receipt:
-    return Receipt(task, plan.grid.device, host=platform.node(), arithmetic=arithmetic.wanted(), **values)
+    return Receipt(task, plan.grid, host=platform.node(), **values)
 
 
 def _write(receipt: Receipt, keys: Keys) -> None:

@@ -335,7 +335,7 @@ def kept_names(addresses: Sequence[str], fields: Sequence[dict[str, str]]) -> li
 
 
 def proved() -> dict[str, str]:
-    """In a server's fork: the lane that it computes in, and the probe that proves it. Raises what :func:`kept_path` raises."""
+    """In a server's fork: the lane that it computes in and its probe. Raises what :func:`kept_path` raises."""
     return {name: str(value) for name, value in setting()["arithmetic"].items()}
 
 

@@ -88,7 +88,7 @@ def _merge_benchmark(found: Any, result: Any, name: str, where: str, merged: Mer
         for column in columns:
             if name in getattr(found, column):
                 getattr(result, column)[name] = getattr(found, column)[name]
-        merged.added += sum(not is_nan(value) for value in found._results[name] or ())
+        merged.added += _count(found, name)
         return
     if found._benchmark_version.get(name) != result._benchmark_version.get(name):
         yield f"{where}: {name} has another version here: its figures mean something else"
@@ -111,6 +111,10 @@ def _merge_benchmark(found: Any, result: Any, name: str, where: str, merged: Mer
     result._benchmark_params[name] = params
     result._results[name] = [ours.get(point, math.nan) for point in points]
     result._stats[name] = result._samples[name] = [None] * len(points)
+
+
+def _count(result: Any, name: str) -> int:
+    return sum(value is not None and not is_nan(value) for value in result._results[name] or ())
 
 
 def _figures(result: Any, name: str) -> dict[Point, float | None]:

@@ -36,7 +36,8 @@ def merge_cache(other: Path) -> Merged:
     A figure is refused if its bytes are not those that its receipt names, if other bytes are kept here under its name, or if
     its receipt has another probe, or was made by other code, pins or checkpoints than those here.
     """
-    merged, vouched = Merged(), set()
+    merged = Merged()
+    vouched: set[str] = set()
     for path in sorted((other / "receipts").glob("*/*.json")):
         receipt = read_receipt(path)
         if receipt is None:
@@ -90,7 +91,7 @@ def _take_in(receipt: Receipt, other: Path, merged: Merged) -> Iterator[str]:
         elif sha256_of(ours) == digest:
             merged.same += 1
         else:
-            yield f"{receipt.task}: {name[:12]} has other bytes here and in {other}: ours is kept; measure it again to decide"
+            yield f"{receipt.task}: {name[:12]} has other bytes here and in {other}: ours is kept, measure it again"
 
 
 def is_cache(folder: Path) -> bool:

@@ -15,9 +15,9 @@ from tlbench.sweep.tasks import Grid, Keys, Task, all_kept, is_done, read_receip
 
 PREPARE, MEASURE = "prepare", {Device.CPU: "measure", Device.CUDA: "gpu"}
 """How the names of jobs begin. A profile gives each kind its machines."""
-LONGEST_S, SHORTEST_S = 900.0, 60.0
+LONGEST_S, SHORTEST_S = 900.0, 120.0
 """How long a job should take: long beside its start, short beside what a preempted one loses."""
-UNKNOWN_S = 60.0
+UNKNOWN_S = 30.0
 """What a task of unknown cost is taken for when jobs are put together; no estimate contains it."""
 LARGE_BYTES = 2**30
 """A model with files this large has its jobs for itself: it takes all memory."""

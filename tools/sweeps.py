@@ -1,0 +1,211 @@
+"""Does a sweep in jobs store what `asv run` stores, is anything lost if it is killed, and is its estimate right?
+
+``python -m tools.sweeps [--range v4.1.0..v4.3.0] [--models zoo-gpt2,zoo-llama] [--kills 10] [--seed 1]`` works in folders
+and caches of its own. It prints a line for each step, and exit status 1 says what is wrong:
+
+1. `asv run` measures everything, one cell after the other.
+2. A sweep with one job at a time, then one with two, which must store the same figures, bit for bit. Before the second,
+   a dry run estimates it from the receipts of the first.
+3. A sweep with two jobs is killed, with all its processes, at random moments, and started again. A receipt that was there
+   must stay as it is, and at the end the figures are the same again.
+
+Each sweep starts with the checkpoints, goldens and environments that the first has made. It is no part of the tests.
+`tlbench history` must have made ``releases/TransformerLens.git``.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tlbench.report.stored import is_nan
+from tools.kills import BIN, ROOT, Place
+
+MACHINE = "shared-x86-64-sweeps"
+GRID = ("--dtype", "float32", "--dtype", "bfloat16", "--option", "unprocessed", "--option", "all_options")
+CELLS = r"'(float32|bfloat16)', '(unprocessed|all_options)'"
+MEASURED = ("cells", "receipts", "sweeps", "states")
+"""What a sweep does not inherit from the one before."""
+ESTIMATE = re.compile(r"about ([\d.]+) (minutes|hours)")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One sweep in a folder of its own."""
+
+    place: Place
+    range: str
+    models: str
+
+    def command(self, *words):
+        return [str(BIN / "tlbench"), "sweep", self.range, "--models", self.models, "--machine", MACHINE, *GRID, *words]
+
+    def run(self, *words):
+        """What it prints, and the seconds that it took."""
+        started = time.monotonic()
+        done = subprocess.run(
+            self.command(*words),
+            cwd=self.place.folder,
+            env=self.place.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            sys.exit(f"tlbench sweep ended with status {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return done.stdout, time.monotonic() - started
+
+    def start(self):
+        with (self.place.folder / "log").open("a") as log:
+            return psutil.Popen(
+                self.command("--jobs", "2"), cwd=self.place.folder, env=self.place.environment, stdout=log, stderr=log
+            )
+
+    def receipts(self):
+        """When each receipt was written."""
+        return {path: path.stat().st_mtime_ns for path in (self.place.folder / "cache" / "receipts").rglob("*.json")}
+
+    def figures(self):
+        """The stored figures by commit, benchmark and cell."""
+        found = {}
+        for path in (self.place.folder / "results" / MACHINE).glob("*-*.json"):
+            stored = json.loads(path.read_text())
+            for name, columns in stored["results"].items():
+                column = dict(zip(stored["result_columns"], columns, strict=False))
+                points = itertools.product(*column["params"])
+                for point, value in zip(points, column["result"] or [], strict=False):
+                    if value is not None and not is_nan(value):
+                        found[stored["commit_hash"], name, point] = value
+        return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--range", default="v4.1.0..v4.3.0")
+    parser.add_argument("--models", default="zoo-gpt2,zoo-llama,zoo-opt,zoo-gemma2")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    wanted = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="sweeps-", ignore_cleanup_errors=True) as folder:
+        faults = check(Path(folder), wanted)
+    for fault in faults:
+        print(fault)
+    print(f"{len(faults)} faults")
+    sys.exit(bool(faults))
+
+
+def check(folder, wanted):
+    """What went wrong, in sentences."""
+
+    def sweep(name, like=None):
+        place = Place(folder / name)
+        place.folder.mkdir()
+        place.make()
+        if like:
+            shutil.rmtree(place.folder / "cache")
+            shutil.copytree(
+                like.place.folder / "cache", place.folder / "cache", symlinks=True, ignore=shutil.ignore_patterns(*MEASURED)
+            )
+        return Sweep(place, wanted.range, wanted.models)
+
+    one = sweep("one-job")
+    report(one.run("--dry-run")[0])
+    took = {"one": one.run("--jobs", "1")[1]}
+    print(f"one job at a time: {took['one']:.0f} s, with the making of checkpoints, goldens and environments", flush=True)
+    again = one.run("--jobs", "1")
+    print(f"with nothing to do: {again[1]:.1f} s: {again[0].splitlines()[-1]}", flush=True)
+    warm = sweep("one-job-warm", one)
+    took["one"] = warm.run("--jobs", "1")[1]
+    two = sweep("two-jobs", one)
+    shutil.copytree(warm.place.folder / "cache" / "receipts", two.place.folder / "cache" / "receipts")
+    said = two.run("--jobs", "2", "--dry-run")[0]
+    report(said)
+    took["two"] = two.run("--jobs", "2")[1]
+    number, unit = ESTIMATE.search(said).groups()
+    estimate = float(number) * (60 if unit == "minutes" else 3600)
+    print(
+        f"one job at a time {took['one']:.0f} s, two {took['two']:.0f} s ({took['two'] / took['one']:.2f} of it); "
+        f"estimated {estimate:.0f} s",
+        flush=True,
+    )
+    plain = sweep("asv", one)
+    started = time.monotonic()
+    run_asv(plain, wanted)
+    print(f"asv run: {time.monotonic() - started:.0f} s", flush=True)
+    expected = plain.figures()
+    print(f"{len(expected)} figures", flush=True)
+    faults = [f"{name}: {fault}" for name, other in (("one", one), ("two", two)) for fault in differing(expected, other)]
+    killed = sweep("killed", one)
+    faults += kill(killed, wanted.kills, random.Random(wanted.seed), took["two"])
+    return faults + [f"after kills: {fault}" for fault in differing(expected, killed)]
+
+
+def run_asv(plain, wanted):
+    commits = subprocess.run(
+        ["git", "-C", ROOT / "releases" / "TransformerLens.git", "rev-list", "--first-parent", wanted.range],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    (plain.place.folder / "commits").write_text(commits)
+    pattern = rf"(accuracy|truth\.TransformerLens).*\('({wanted.models.replace(',', '|')}) \w+', {CELLS}"
+    command = [str(BIN / "asv"), "run", "--machine", MACHINE, "--bench", pattern, "HASHFILE:commits"]
+    with (plain.place.folder / "log").open("a") as log:
+        status = subprocess.run(
+            command, cwd=plain.place.folder, env=plain.place.environment, stdout=log, stderr=log, check=False
+        ).returncode
+    if status not in (0, 2):
+        sys.exit(f"asv run ended with status {status}: see {plain.place.folder / 'log'}")
+
+
+def differing(expected, other):
+    found = other.figures()
+    faults = [f"{len(found)} figures, and asv run has {len(expected)}"] if len(found) != len(expected) else []
+    return faults + [f"{key}: {found.get(key)}, not {value}" for key, value in expected.items() if found.get(key) != value]
+
+
+def kill(sweep, kills, chance, whole_s):
+    """Kill a sweep and all its processes again and again, then let it end."""
+    faults = []
+    for i in range(kills):
+        before, run = sweep.receipts(), sweep.start()
+        moment = chance.uniform(0, whole_s)
+        with suppress(psutil.TimeoutExpired):
+            run.wait(moment)
+        had_ended = not run.is_running()
+        for process in [run, *(run.children(recursive=True) if run.is_running() else ())]:
+            with suppress(psutil.Error):
+                process.kill()
+        run.wait()
+        left, _ = sweep.place.left()
+        now = sweep.receipts()
+        end = "it had ended" if had_ended else "killed"
+        print(f"{i + 1:2} after {moment:4.0f} s: {len(before)} receipts, then {len(now)}; {end}", flush=True)
+        faults += [f"kill {i + 1}: still running: {words}" for words in left]
+        faults += [f"kill {i + 1}: {path.name} was done again" for path in before if now.get(path) != before[path]]
+        if had_ended:
+            for name in MEASURED:
+                shutil.rmtree(sweep.place.folder / "cache" / name, ignore_errors=True)
+    before = sweep.receipts()
+    sweep.run("--jobs", "2")
+    now = sweep.receipts()
+    return faults + [f"the last sweep did {path.name} again" for path in before if now.get(path) != before[path]]
+
+
+def report(text):
+    print("".join(f"  {line}\n" for line in text.splitlines()), end="", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,12 +4,13 @@
 and caches of its own. It prints a line for each step, and exit status 1 says what is wrong:
 
 1. `asv run` measures everything, one cell after the other.
-2. A sweep with one job at a time, then one with two, which must store the same figures, bit for bit. Before the second,
-   a dry run estimates it from the receipts of the first.
+2. A sweep of one job at a time, then one of two, which must store the same figures, bit for bit. Before the second, a dry
+   run estimates it from the receipts of the first.
 3. A sweep with two jobs is killed, with all its processes, at random moments, and started again. A receipt that was there
    must stay as it is, and at the end the figures are the same again.
 
-Each sweep starts with the checkpoints, goldens and environments that the first has made. It is no part of the tests.
+Checkpoints, goldens and environments are those of the machine's own cache, so that only measuring is compared. It is no part
+of the tests.
 `tlbench history` must have made ``releases/TransformerLens.git``.
 """
 
@@ -29,6 +30,7 @@ from pathlib import Path
 
 import psutil
 
+from tlbench.paths import cache_dir
 from tlbench.report.stored import is_nan
 from tools.kills import BIN, ROOT, Place
 
@@ -108,47 +110,51 @@ def main():
 def check(folder, wanted):
     """What went wrong, in sentences."""
 
-    def sweep(name, like=None):
+    (folder / "asv").mkdir()
+
+    def sweep(name):
         place = Place(folder / name)
         place.folder.mkdir()
-        place.make()
-        if like:
-            shutil.rmtree(place.folder / "cache")
-            shutil.copytree(
-                like.place.folder / "cache", place.folder / "cache", symlinks=True, ignore=shutil.ignore_patterns(*MEASURED)
-            )
+        make(place, folder / "asv")
         return Sweep(place, wanted.range, wanted.models)
 
-    one = sweep("one-job")
-    report(one.run("--dry-run")[0])
-    took = {"one": one.run("--jobs", "1")[1]}
-    print(f"one job at a time: {took['one']:.0f} s, with the making of checkpoints, goldens and environments", flush=True)
-    again = one.run("--jobs", "1")
-    print(f"with nothing to do: {again[1]:.1f} s: {again[0].splitlines()[-1]}", flush=True)
-    warm = sweep("one-job-warm", one)
-    took["one"] = warm.run("--jobs", "1")[1]
-    two = sweep("two-jobs", one)
-    shutil.copytree(warm.place.folder / "cache" / "receipts", two.place.folder / "cache" / "receipts")
+    plain, took = sweep("asv-run"), {}
+    started = time.monotonic()
+    run_asv(plain, wanted)
+    expected = plain.figures()
+    print(f"asv run: {time.monotonic() - started:.0f} s, {len(expected)} figures", flush=True)
+    one, two = sweep("one-job"), sweep("two-jobs")
+    took["one"] = one.run("--jobs", "1")[1]
+    print(f"a sweep of one job at a time: {took['one']:.0f} s", flush=True)
+    said, seconds = one.run("--jobs", "1")
+    print(f"the same with nothing to do: {seconds:.1f} s: {said.splitlines()[-1]}", flush=True)
+    for name in ("receipts", "sweeps"):  # what is known of costs
+        shutil.copytree(one.place.folder / "cache" / name, two.place.folder / "cache" / name, dirs_exist_ok=True)
+    for results in two.place.folder.glob("cache/sweeps/*/results"):
+        results.unlink()
     said = two.run("--jobs", "2", "--dry-run")[0]
-    report(said)
+    print("".join(f"  {line}\n" for line in said.splitlines()), end="", flush=True)
     took["two"] = two.run("--jobs", "2")[1]
     number, unit = ESTIMATE.search(said).groups()
     estimate = float(number) * (60 if unit == "minutes" else 3600)
-    print(
-        f"one job at a time {took['one']:.0f} s, two {took['two']:.0f} s ({took['two'] / took['one']:.2f} of it); "
-        f"estimated {estimate:.0f} s",
-        flush=True,
-    )
-    plain = sweep("asv", one)
-    started = time.monotonic()
-    run_asv(plain, wanted)
-    print(f"asv run: {time.monotonic() - started:.0f} s", flush=True)
-    expected = plain.figures()
-    print(f"{len(expected)} figures", flush=True)
+    share = f"{took['two'] / took['one']:.2f} of one at a time"
+    print(f"two jobs at a time: {took['two']:.0f} s, {share}; estimated: {estimate:.0f} s", flush=True)
     faults = [f"{name}: {fault}" for name, other in (("one", one), ("two", two)) for fault in differing(expected, other)]
-    killed = sweep("killed", one)
+    killed = sweep("killed")
     faults += kill(killed, wanted.kills, random.Random(wanted.seed), took["two"])
     return faults + [f"after kills: {fault}" for fault in differing(expected, killed)]
+
+
+def make(place, asv):
+    """A folder for asv. Its cache shares all but what is measured with the machine's own; its environments are ``asv``'s."""
+    place.make()
+    shutil.rmtree(place.folder / "cache")
+    for name in MEASURED:
+        (place.folder / "cache" / name).mkdir(parents=True)
+    for kind in cache_dir().iterdir():
+        if kind.name not in MEASURED:
+            (place.folder / "cache" / kind.name).symlink_to(kind)
+    (place.folder / ".asv").symlink_to(asv)
 
 
 def run_asv(plain, wanted):
@@ -201,10 +207,6 @@ def kill(sweep, kills, chance, whole_s):
     sweep.run("--jobs", "2")
     now = sweep.receipts()
     return faults + [f"the last sweep did {path.name} again" for path in before if now.get(path) != before[path]]
-
-
-def report(text):
-    print("".join(f"  {line}\n" for line in text.splitlines()), end="", flush=True)
 
 
 if __name__ == "__main__":

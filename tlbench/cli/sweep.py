@@ -27,7 +27,7 @@ from tlbench.sweep.costs import UnitCosts
 from tlbench.sweep.engine import Engine, profile_folder
 from tlbench.sweep.merging import is_cache, is_own, merge_cache
 from tlbench.sweep.planning import Plan, estimate, make_plan
-from tlbench.sweep.tasks import Grid, Keys, Task, read_receipt, receipt_path, receipts
+from tlbench.sweep.tasks import Grid, Keys, Task, read_receipt, receipt_path, receipts, rests
 from tlbench.sweep.working import read_plan, work
 
 BENCHMARKS = {
@@ -80,7 +80,7 @@ def sweep(
     if not any(grid.cells(one.name) for one in models):
         raise BadInput("no cell: HookedTransformer cannot load these models, or they need TLBENCH_FURTHER=1")
     commits = Clone(repository).commits(range)
-    costs = UnitCosts.of(receipts())
+    costs = UnitCosts.of(receipts(), rests())
     threads = {one.name: one.threads for one in models}
     plan = make_plan(repository.resolve(), commits, [*threads], grid, threads, costs, at_once)
     console = Console(soft_wrap=True, highlight=False)
@@ -182,6 +182,8 @@ def _described(plan: Plan, costs: UnitCosts, at_once: int) -> list[str]:
             f"about {_duration(found.wall_s)} with {at_once} at once ({found.job_s / HOUR_S:.2f} hours of jobs), "
             f"{found.added_bytes / GIB:.2f} GiB added to {cache_dir()}"
         )
+    if costs.commit_s is None:
+        lines.append("What asv takes to read the figures at the end was never measured here either, and is left out.")
     if found.unknown:
         models = list(dict.fromkeys(task.model for task in found.unknown))
         more = f" and {len(models) - SHOWN} more" if len(models) > SHOWN else ""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
-from tlbench.sweep.tasks import Grid, Receipt, Task
+from tlbench.sweep.tasks import Grid, Receipt, Rest, Task
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class UnitCosts:
         cell_bytes: what a cell adds to the cache; None if that is unknown.
         preparation: seconds and bytes of a model's checkpoint and goldens.
         weights_bytes: the size of a model's files.
+        commit_s: what a sweep takes beside its jobs, by commit; None if that is unknown.
     """
 
     cell_s: dict[tuple[str, str, str], float] = field(default_factory=dict)
@@ -27,10 +28,11 @@ class UnitCosts:
     cell_bytes: float | None = None
     preparation: dict[str, tuple[float, int]] = field(default_factory=dict)
     weights_bytes: dict[str, int] = field(default_factory=dict)
+    commit_s: float | None = None
 
     @classmethod
-    def of(cls, receipts: Iterable[Receipt]) -> UnitCosts:
-        """The costs that receipts show: the mean of all cells, and the median of all starts."""
+    def of(cls, receipts: Iterable[Receipt], rests: Iterable[Rest] = ()) -> UnitCosts:
+        """The costs that receipts show: the mean of all cells, and the median of all starts and rests."""
         totals: dict[tuple[str, str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
         starts: dict[str, list[float]] = defaultdict(list)
         sizes: list[float] = []
@@ -49,7 +51,8 @@ class UnitCosts:
                 sizes.append(receipt.kept_bytes / measured)
         found.cell_s.update({key: seconds / cells for key, (seconds, cells) in totals.items() if cells})
         found.start_s.update({device: median(each) for device, each in starts.items()})
-        return cls(found.cell_s, found.start_s, median(sizes) if sizes else None, found.preparation, found.weights_bytes)
+        each = [rest.seconds / rest.commits for rest in rests]
+        return replace(found, cell_bytes=median(sizes) if sizes else None, commit_s=median(each) if each else None)
 
     def seconds_of(self, task: Task, grid: Grid) -> float | None:
         """What a task will take, without the start of its job; None if that is unknown."""

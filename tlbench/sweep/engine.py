@@ -22,8 +22,10 @@ from tlbench.files import write_json
 from tlbench.paths import checkout_dir
 from tlbench.records.serial import plain
 from tlbench.sweep.planning import Job, Plan
+from tlbench.sweep.tasks import Rest
 
 PLAN, ASV, MARKS, LOGS, RESULTS, OWNER = "plan.json", "asv.json", "done", "logs", "results", "sweep.lock"
+REST = "rest.json"
 ENGINE_LOG = "snakemake.log"
 POLL_S = 0.5
 RETRIES = 2
@@ -74,20 +76,27 @@ class Engine:
         command = self._command()
         with self._alone() as lock:
             shutil.rmtree(self.folder / MARKS, ignore_errors=True)
+            shutil.rmtree(self.folder / LOGS, ignore_errors=True)
             (self.folder / RESULTS).unlink(missing_ok=True)
             for name in (MARKS, LOGS):
                 (self.folder / name).mkdir(exist_ok=True)
             write_json(self.folder / PLAN, plain(self.plan))
             write_json(self.folder / ASV, {"command": [*self.asv], "folder": str(self.asv_folder)})
+            started, first_job = time.time(), 0.0
             with (self.folder / ENGINE_LOG).open("w") as log:
                 process = subprocess.Popen(command, stdout=log, stderr=log, pass_fds=[lock])
                 try:
                     while process.poll() is None:
                         watch(self.progress())
+                        first_job = first_job or (time.time() if any((self.folder / LOGS).iterdir()) else 0.0)
                         time.sleep(POLL_S)
                 finally:
                     process.wait()
             watch(self.progress())
+            if self.plan.jobs and self.has_results():
+                last_job = max(path.stat().st_mtime for path in (self.folder / MARKS).iterdir())
+                rest = Rest(self.plan.commits, (first_job - started) + (time.time() - last_job))
+                write_json(self.folder / REST, plain(rest))
         return process.returncode
 
     def progress(self) -> Progress:

@@ -61,6 +61,7 @@ class Plan:
         folder: where its jobs leave their marks and logs.
         repository: the clone that has the commits.
         jobs: what is to be done, preparations first.
+        commits: how many asv reads.
         done: how many tasks are done already.
         results: the name of the last step, which writes asv's files; it hashes the keys of all tasks.
     """
@@ -69,6 +70,7 @@ class Plan:
     repository: str
     grid: Grid
     jobs: tuple[Job, ...]
+    commits: int
     done: int
     results: str
 
@@ -79,7 +81,7 @@ class Estimate:
 
     Attributes:
         job_s: seconds of all jobs, one after the other.
-        wall_s: the same with several at once.
+        wall_s: the same with several at once, and what a sweep takes beside them.
         added_bytes: what they add to the cache.
         unknown: the tasks of unknown cost, which the figures leave out.
     """
@@ -134,7 +136,8 @@ def make_plan(
     ]
     results = _hash([*key_of.values()])
     folder = cache_dir() / "sweeps" / results
-    return Plan(str(folder), str(repository), grid, (*preparing.values(), *jobs), len(every) - len(missing), results)
+    all_jobs = (*preparing.values(), *jobs)
+    return Plan(str(folder), str(repository), grid, all_jobs, len(commits), len(every) - len(missing), results)
 
 
 def grouped(tasks: Sequence[Task], grid: Grid, costs: UnitCosts, target_s: float) -> list[list[Task]]:
@@ -157,7 +160,7 @@ def estimate(plan: Plan, costs: UnitCosts, at_once: int) -> Estimate:
     """What a plan's jobs will take, ``at_once`` at a time. Measurements wait for all preparations."""
     tasks = [task for job in plan.jobs for task in job.tasks]
     unknown = [task for task in tasks if costs.seconds_of(task, plan.grid) is None]
-    wall = 0.0
+    wall = plan.commits * (costs.commit_s or 0.0)
     for is_measuring in (False, True):
         ends = [0.0] * at_once
         for job in plan.jobs:

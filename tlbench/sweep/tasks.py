@@ -113,6 +113,14 @@ class Receipt:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Rest:
+    """What a finished sweep took beside its jobs: the engine's start, and asv's reading of the figures."""
+
+    commits: int
+    seconds: float
+
+
 @dataclass
 class Keys:
     """The keys of tasks in a grid: a hash of everything that decides what a task does. Files are read once."""
@@ -158,6 +166,13 @@ def receipts() -> Iterator[Receipt]:
 def cell_path(name: str) -> Path:
     """Where the kept figure of a name lies."""
     return cache_dir() / "cells" / name[:2] / f"{name}.json"
+
+
+def rests() -> Iterator[Rest]:
+    """What the sweeps that this cache knows took beside their jobs."""
+    for path in (cache_dir() / "sweeps").glob("*/rest.json"):
+        with suppress(OSError, ValueError):
+            yield restored(Rest, json.loads(path.read_text()))
 
 
 def all_kept() -> frozenset[str]:

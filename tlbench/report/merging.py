@@ -69,9 +69,7 @@ def _merge_file(theirs: Path, ours: Path, machine: str, merged: Merged) -> Itera
         yield f"{theirs} is damaged ({str(error).splitlines()[0]})"
         return
     if result is found:
-        merged.added += sum(
-            not is_nan(value) for name in found.get_all_result_keys() for value in found._results[name] or ()
-        )
+        merged.added += sum(_count(found, name) for name in found.get_all_result_keys())
     else:
         for name in sorted(found.get_all_result_keys()):
             yield from _merge_benchmark(found, result, name, str(theirs), merged)
@@ -95,15 +93,16 @@ def _merge_benchmark(found: Any, result: Any, name: str, where: str, merged: Mer
         return
     theirs, ours = _figures(found, name), _figures(result, name)
     for point, value in theirs.items():
-        if is_nan(value) or value is None:
+        here = ours.get(point, math.nan)
+        if is_nan(value) or (value is None and not is_nan(here)):
             continue
-        if is_nan(here := ours.get(point, math.nan)) or here is None:
+        if here is None or is_nan(here):
             ours[point] = value
-            merged.added += 1
+            merged.added += value is not None
         elif here == value:
             merged.same += 1
         else:
-            yield f"{where}: {name}{point} is {value!r} there and {here!r} here: ours is kept; measure it again to decide"
+            yield f"{where}: {name}{point} is {value!r} there and {here!r} here: ours is kept, measure it again"
     params = [
         list(dict.fromkeys([*a, *b])) for a, b in zip(*(r._benchmark_params[name] for r in (result, found)), strict=True)
     ]

@@ -14,8 +14,6 @@ It prints a line for each, and exit status 1 says what is wrong: the sweep faile
 """
 
 import argparse
-import itertools
-import json
 import os
 import signal
 import socket
@@ -27,8 +25,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tlbench.report.stored import is_nan
 from tools.kills import BIN, ROOT, Place
+from tools.sweeps import figures, make
 
 MACHINE = "shared-x86-64-slurm"
 NODES, PORT = ("node1", "node2"), 17001
@@ -161,7 +159,8 @@ def main():
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder:
         (place := Place(Path(folder) / "place")).folder.mkdir()
-        place.make()
+        (Path(folder) / "asv").mkdir()
+        make(place, Path(folder) / "asv")
         (Path(folder) / "cluster").mkdir()
         (Path(folder) / "profile").mkdir()
         (Path(folder) / "profile" / "config.yaml").write_text(PROFILE)
@@ -206,32 +205,13 @@ def check(slurm, place, wanted):
     print(printed[-1500:])
     if run.returncode:
         faults.append(f"the sweep failed: {printed.splitlines()[-1]}")
-    found, expected = (figures(folder, wanted) for folder in (place.folder / "results" / MACHINE, STORED))
+    found, expected = (figures(folder) for folder in (place.folder / "results" / MACHINE, STORED))
     faults += [f"{key}: {found[key]}, not {expected.get(key)}" for key in found if found[key] != expected.get(key)]
     say(f"{len(found)} figures, {len(found.keys() & expected.keys())} of them stored before")
     return faults + ([] if found else ["no figure was stored"])
 
 
 STORED = ROOT / "releases" / "results" / "shared-x86-64"
-
-
-def figures(folder, wanted):
-    """The stored float32 figures of the models, by benchmark and cell."""
-    found = {}
-    commit = subprocess.run(
-        ["git", "-C", ROOT / "releases" / "TransformerLens.git", "rev-parse", f"{wanted.tag}^{{commit}}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout[:8]
-    for path in folder.glob(f"{commit}-*.json"):
-        stored = json.loads(path.read_text())
-        for name, columns in stored["results"].items():
-            column = dict(zip(stored["result_columns"], columns, strict=False))
-            for point, value in zip(itertools.product(*column["params"]), column["result"] or [], strict=False):
-                if value is not None and not is_nan(value):
-                    found[name, point] = value
-    return found
 
 
 if __name__ == "__main__":

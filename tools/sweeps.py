@@ -1,17 +1,16 @@
-"""Does a sweep in jobs store what `asv run` stores, is anything lost if it is killed, and is its estimate right?
+"""Does a sweep in jobs store what `asv run` stored, is anything lost if it is killed, and is its estimate right?
 
 ``python -m tools.sweeps [--range v4.1.0..v4.3.0] [--models zoo-gpt2,zoo-llama] [--kills 10] [--seed 1]`` works in folders
 and caches of its own. It prints a line for each step, and exit status 1 says what is wrong:
 
-1. `asv run` measures everything, one cell after the other.
-2. A sweep of one job at a time, then one of two, which must store the same figures, bit for bit. Before the second, a dry
-   run estimates it from the receipts of the first.
-3. A sweep with two jobs is killed, with all its processes, at random moments, and started again. A receipt that was there
+1. A sweep of one job at a time, then one of two, which must store the same figures, bit for bit, and those that `asv run`
+   stored in ``releases/results/shared-x86-64``, as far as it did. Before the second, a dry run estimates it from the
+   receipts of the first.
+2. A sweep with two jobs is killed, with all its processes, at random moments, and started again. A receipt that was there
    must stay as it is, and at the end the figures are the same again.
 
 Checkpoints, goldens and environments are those of the machine's own cache, so that only measuring is compared. It is no part
 of the tests.
-`tlbench history` must have made ``releases/TransformerLens.git``.
 """
 
 import argparse
@@ -36,7 +35,6 @@ from tools.kills import BIN, ROOT, Place
 
 MACHINE = "shared-x86-64-sweeps"
 GRID = ("--dtype", "float32", "--dtype", "bfloat16", "--option", "unprocessed", "--option", "all_options")
-CELLS = r"'(float32|bfloat16)', '(unprocessed|all_options)'"
 MEASURED = ("cells", "receipts", "sweeps", "states")
 """What a sweep does not inherit from the one before."""
 ESTIMATE = re.compile(r"about ([\d.]+) (minutes|hours)")
@@ -80,16 +78,20 @@ class Sweep:
 
     def figures(self):
         """The stored figures by commit, benchmark and cell."""
-        found = {}
-        for path in (self.place.folder / "results" / MACHINE).glob("*-*.json"):
-            stored = json.loads(path.read_text())
-            for name, columns in stored["results"].items():
-                column = dict(zip(stored["result_columns"], columns, strict=False))
-                points = itertools.product(*column["params"])
-                for point, value in zip(points, column["result"] or [], strict=False):
-                    if value is not None and not is_nan(value):
-                        found[stored["commit_hash"], name, point] = value
-        return found
+        return figures(self.place.folder / "results" / MACHINE)
+
+
+def figures(folder):
+    """The figures in a machine's folder of results, by commit, benchmark and cell."""
+    found = {}
+    for path in folder.glob("*-*.json"):
+        stored = json.loads(path.read_text())
+        for name, columns in stored["results"].items():
+            column = dict(zip(stored["result_columns"], columns, strict=False))
+            for point, value in zip(itertools.product(*column["params"]), column["result"] or [], strict=False):
+                if value is not None and not is_nan(value):
+                    found[stored["commit_hash"], name, point] = value
+    return found
 
 
 def main():
@@ -118,11 +120,7 @@ def check(folder, wanted):
         make(place, folder / "asv")
         return Sweep(place, wanted.range, wanted.models)
 
-    plain, took = sweep("asv-run"), {}
-    started = time.monotonic()
-    run_asv(plain, wanted)
-    expected = plain.figures()
-    print(f"asv run: {time.monotonic() - started:.0f} s, {len(expected)} figures", flush=True)
+    took = {}
     one, two = sweep("one-job"), sweep("two-jobs")
     took["one"] = one.run("--jobs", "1")[1]
     print(f"a sweep of one job at a time: {took['one']:.0f} s", flush=True)
@@ -139,7 +137,11 @@ def check(folder, wanted):
     estimate = float(number) * (60 if unit == "minutes" else 3600)
     share = f"{took['two'] / took['one']:.2f} of one at a time"
     print(f"two jobs at a time: {took['two']:.0f} s, {share}; estimated: {estimate:.0f} s", flush=True)
-    faults = [f"{name}: {fault}" for name, other in (("one", one), ("two", two)) for fault in differing(expected, other)]
+    expected, stored = one.figures(), figures(ROOT / "releases" / "results" / "shared-x86-64")
+    known = {key: stored[key] for key in expected if key in stored}
+    print(f"{len(expected)} figures, of which `asv run` had stored {len(known)}", flush=True)
+    faults = [f"{key}: {expected[key]}, stored {value}" for key, value in known.items() if expected[key] != value]
+    faults += [f"two jobs: {fault}" for fault in differing(expected, two)]
     killed = sweep("killed")
     faults += kill(killed, wanted.kills, random.Random(wanted.seed), took["two"])
     return faults + [f"after kills: {fault}" for fault in differing(expected, killed)]
@@ -157,27 +159,9 @@ def make(place, asv):
     (place.folder / ".asv").symlink_to(asv)
 
 
-def run_asv(plain, wanted):
-    commits = subprocess.run(
-        ["git", "-C", ROOT / "releases" / "TransformerLens.git", "rev-list", "--first-parent", wanted.range],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    (plain.place.folder / "commits").write_text(commits)
-    pattern = rf"(accuracy|truth\.TransformerLens).*\('({wanted.models.replace(',', '|')}) \w+', {CELLS}"
-    command = [str(BIN / "asv"), "run", "--machine", MACHINE, "--bench", pattern, "HASHFILE:commits"]
-    with (plain.place.folder / "log").open("a") as log:
-        status = subprocess.run(
-            command, cwd=plain.place.folder, env=plain.place.environment, stdout=log, stderr=log, check=False
-        ).returncode
-    if status not in (0, 2):
-        sys.exit(f"asv run ended with status {status}: see {plain.place.folder / 'log'}")
-
-
 def differing(expected, other):
     found = other.figures()
-    faults = [f"{len(found)} figures, and asv run has {len(expected)}"] if len(found) != len(expected) else []
+    faults = [f"{len(found)} figures, and one job at a time {len(expected)}"] if len(found) != len(expected) else []
     return faults + [f"{key}: {found.get(key)}, not {value}" for key, value in expected.items() if found.get(key) != value]
 
 

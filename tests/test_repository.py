@@ -116,7 +116,8 @@ def test_the_help_answers_the_questions_of_the_first_screen_and_every_command_ha
         for title, text in zip(panels[1::2], panels[2::2], strict=True)
     }
     assert {title: found[title] for title in PANELS} == {title: [*names] for title, names in PANELS.items()}
-    assert {name for names in found.values() for name in names} == set(get_command(app).commands)
+    commands = {name for name, command in get_command(app).commands.items() if not command.hidden}
+    assert {name for names in found.values() for name in names} == commands
 
 
 # The project's metadata ----------------------------------------------------------------------------------------------

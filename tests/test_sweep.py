@@ -156,7 +156,7 @@ def test_what_was_never_measured_is_unknown_and_not_free(own_cache):
 def test_a_dry_run_shows_jobs_hours_and_gibibytes_and_starts_nothing(own_cache, stored_clone):
     done = run("sweep", "v2..v3", "--models", "zoo-gpt2", "--dry-run", "--config", stored_clone)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("2 jobs for 36 cells of 1 commits")
+    assert done.stdout.startswith("Jobs: 2, for 36 cells of 1 of 1 commits. Done already: 0 of 2 tasks.")
     assert "Of unknown cost: 2 of 2 tasks, of zoo-gpt2" in done.stdout
     assert not (own_cache / "sweeps").exists()
 

@@ -173,9 +173,10 @@ def _described(plan: Plan, costs: UnitCosts, at_once: int) -> list[str]:
     found = estimate(plan, costs, at_once)
     tasks = [task for job in plan.jobs for task in job.tasks]
     cells = sum(len(plan.grid.cells(task.model)) for task in tasks if task.commit)
+    commits = len({task.commit for task in tasks if task.commit})
     lines = [
-        f"{len(plan.jobs)} jobs for {cells} cells of {len({t.commit for t in tasks if t.commit})} commits; "
-        f"{plan.done} tasks are done already"
+        f"Jobs: {len(plan.jobs)}, for {cells} cells of {commits} of {plan.commits} commits. "
+        f"Done already: {plan.done} of {plan.done + len(tasks)} tasks."
     ]
     if len(found.unknown) < len(tasks):
         lines.append(

@@ -25,6 +25,7 @@ from tlbench.reference import tensor_store as store
 from tlbench.reference.float64 import assert_true_float64, true_float64
 from tlbench.reference.golden import Precision, Weights
 from tlbench.reference.lengths import long_ids
+from tlbench.reference.streamed import reader
 
 ZOO = [model.name for model in catalogue.load().models if model.source is Source.ZOO]
 INDEPENDENT = {"zoo-gpt2": independent.gpt2_logits, "zoo-llama-gqa": independent.llama_logits}
@@ -245,6 +246,50 @@ def test_the_provenance_says_what_made_it(kept):
     assert note["precision"] == "float64"
     assert (note["lane"], note["probe"]) == ("shared", arithmetic.SHARED_PROBES[torch.__version__.split("+")[0]])
     assert len(note["sha256"]) == 64
+
+
+@pytest.mark.parametrize("name", ["zoo-gpt2", "zoo-mixtral"])
+@pytest.mark.parametrize("weights", [Weights.BFLOAT16, Weights.ORIGINAL])
+def test_a_golden_computed_layer_by_layer_has_the_same_bits(name, weights, monkeypatch):
+    whole = golden.evaluate(checkpoint(name), weights, check=False)
+    monkeypatch.setenv(golden.MEMORY_VARIABLE, str(9 * checkpoint(name).parameters))
+    streamed = golden.evaluate(checkpoint(name), weights)  # with the self-check
+    assert torch.equal(streamed.logits, whole.logits)
+    assert torch.equal(streamed.rotary, whole.rotary)
+    assert torch.equal(streamed.margins, whole.margins)
+
+
+def test_layer_by_layer_only_the_running_module_has_weights(monkeypatch):
+    model = golden.load_exact(checkpoint("zoo-llama").folder, Weights.ORIGINAL, stream=True)
+    held = []
+
+    def count(module, *_):
+        held.append(sum(not parameter.is_meta for parameter in model.parameters()))
+
+    for module in model.modules():
+        if module._parameters:
+            module.register_forward_hook(count, prepend=True)
+    golden.run(model, huggingface.tokens(checkpoint("zoo-llama"), "natural"), Precision.FLOAT64)
+    assert held
+    assert set(held) == {1}
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_are_converted_exactly_without_torch(dtype):
+    tensor = (torch.randn(7, 5) * 1e3).to(dtype)
+    tensor[0, :3] = torch.tensor([0.0, -0.0, torch.finfo(dtype).tiny / 2])
+    assert torch.equal(torch.from_numpy(reader(tensor)()), tensor.double())
+
+
+def test_memory_for_a_few_layers_is_enough_for_a_large_model(monkeypatch):
+    point = checkpoint("zoo-gpt2")
+    large = type("Large", (), {"model": point.model, "folder": point.folder, "parameters": 7 * 10**9})
+    monkeypatch.setenv(golden.MEMORY_VARIABLE, str(24 * 2**30))
+    golden.require_memory(large, Precision.FLOAT64)
+    monkeypatch.setenv(golden.MEMORY_VARIABLE, str(14 * 2**30))  # a copy in 16 bits takes 13 GiB, and the spare is 2
+    with pytest.raises(NoGolden, match="too large for a float64 golden"):
+        golden.require_memory(large, Precision.FLOAT64)
 
 
 def with_memory(monkeypatch, bytes_per_parameter, point):

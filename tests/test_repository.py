@@ -143,7 +143,8 @@ def test_the_help_answers_the_questions_of_the_first_screen_and_every_command_ha
         for title, text in zip(panels[1::2], panels[2::2], strict=True)
     }
     assert {title: found[title] for title in PANELS} == {title: [*names] for title, names in PANELS.items()}
-    assert {name for names in found.values() for name in names} == set(get_command(app).commands)
+    commands = {name for name, command in get_command(app).commands.items() if not command.hidden}
+    assert {name for names in found.values() for name in names} == commands
 
 
 # The project's metadata ----------------------------------------------------------------------------------------------
@@ -168,7 +169,9 @@ def test_a_checkout_that_is_not_installed_knows_its_version(monkeypatch):
 def test_every_dependency_is_locked_once():
     locked = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines()]
     names = [canonicalize_name(one.name) for one in locked]
-    wanted = [Requirement(line) for line in (*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"])]
+    groups = PROJECT["dependency-groups"]
+    developers = [line for line in groups["dev"] if line != {"include-group": "sweep"}]
+    wanted = [Requirement(line) for line in (*PROJECT["project"]["dependencies"], *developers, *groups["sweep"])]
     assert len(names) == len(set(names))
     assert {canonicalize_name(one.name) for one in wanted} <= set(names)
     assert all(len(one.specifier) == 1 and str(one.specifier).startswith("==") for one in locked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 
-from tlbench.cli import cache, coverage, judge, prepare, read, steps, watch
+from tlbench.cli import cache, coverage, judge, prepare, read, steps, sweep, watch
 from tlbench.cli.common import app
 from tlbench.exceptions import TlbenchError
 
@@ -13,10 +13,11 @@ PANELS = {
     "Read what was measured": ("status", "advise", "table", "verdicts", "costs", "slower", "outcomes", "env"),
     "Measure a model": ("verify", "where", "budget", "coverage"),
     "Search the history": ("steps", "find", "check", "watch", "review", "comment"),
+    "Measure the history": ("sweep", "merge"),
 }
 """The commands of each part of the help, in order. The others prepare what these need."""
 
-__all__ = ["app", "cache", "coverage", "judge", "main", "prepare", "read", "steps", "watch"]
+__all__ = ["app", "cache", "coverage", "judge", "main", "prepare", "read", "steps", "sweep", "watch"]
 
 
 def _arrange_help() -> None:

@@ -25,6 +25,7 @@ WHOLE_FOLDERS = {
     "envs": "environments with a TransformerLens",
     "portable": "checkpoints with translated configurations",
     "prompts": "token ids of models that tlbench did not make",
+    "sweeps": "plans, marks and logs of sweeps",
     "wheels": "metadata of commits of TransformerLens",
     "subjects": "models that were verified once",
 }
@@ -38,6 +39,7 @@ SINGLE_FILES = {
     "inside": "golden activations",
     "inside-errors": "errors of HuggingFace's activations",
     "proofs": "proofs of the shared arithmetic",
+    "receipts": "what sweeps have done and what it cost",
     "references": "HuggingFace's logits",
     "states": "what cells are at commits, and the steps between them",
     "variants": "logits of HuggingFace's variants",

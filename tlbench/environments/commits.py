@@ -106,6 +106,20 @@ class Clone:
         lines = self._git("rev-list", "--parents", "--topo-order", "--reverse", newest).decode().splitlines()
         return {commit: tuple(parents) for commit, *parents in map(str.split, lines)}
 
+    def commits(self, range: str) -> list[str]:
+        """The first-parent commits of a git range such as ``v4.0.0..v4.3.0``, or of one name, the newest first.
+
+        Raises BadInput if the repository has none of these names, or the range is empty.
+        """
+        if ".." not in range and not range.endswith("^!"):
+            return [self.resolve(range)]
+        for name in filter(None, range.removesuffix("^!").split("..")):
+            self.resolve(name)
+        found = self._git("rev-list", "--first-parent", range, "--").decode().split()
+        if not found:
+            raise BadInput(f"no commit is in {range}: the first name of a range is the older one and is left out")
+        return found
+
     def details(self, commit: str, newest: str) -> Commit:
         """A commit's details. If its subject names no pull request, the merge on the way to ``newest`` may."""
         fields = self._git("log", "-1", "--format=%s%x09%an%x09%as", commit, "--").decode().strip().split("\t")

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -75,6 +76,11 @@ def keep(recorded: Path, results: Path) -> None:
     if earlier[-1:] == [latest]:
         return
     runs = [*(run for run in earlier if run != latest), latest]
+    write(stored, runs)
+
+
+def write(stored: Path, runs: Sequence[Metadata]) -> None:
+    """Write environments, whole or not at all. Raises BadInput if the file cannot be written."""
     with written_whole(stored) as path:
         path.write_text("".join(json.dumps(run) + "\n" for run in runs))
 

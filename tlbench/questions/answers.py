@@ -323,6 +323,22 @@ def kept_path(question: Question[S, R], cell: S) -> Path | None:
     return cache_dir() / "cells" / name[:2] / f"{name}.json"
 
 
+def kept_names(addresses: Sequence[str], fields: Sequence[dict[str, str]]) -> list[list[str]]:
+    """In a server's fork: the names under which each cell's records are cached, question by question.
+
+    ``fields`` are the cells'. Raises what :func:`kept_path` raises.
+    """
+    questions = [find(address) for address in addresses]
+    cells = [restored(questions[0].cell, one) for one in fields]
+    paths = [[kept_path(question, cell) for question in questions] for cell in cells]
+    return [[path.stem for path in of_cell if path] for of_cell in paths]
+
+
+def proved() -> dict[str, str]:
+    """In a server's fork: the lane that it computes in and its probe. Raises what :func:`kept_path` raises."""
+    return {name: str(value) for name, value in setting()["arithmetic"].items()}
+
+
 @lru_cache
 def setting() -> dict[str, Any]:
     """What determines all cells alike: the code under test, the libraries behind it, the arithmetic and the device."""

@@ -72,10 +72,13 @@ class Station:
         finally:
             server.stop()
 
-    def measure(self, server: Server, questions: Questions, cells: Sequence[Cell]) -> Iterator[Answers]:
-        """Each cell's answers, in order, as many at once as there are cores if the models are small."""
+    def measure(
+        self, server: Server, questions: Questions, cells: Sequence[Cell], at_once: int | None = None
+    ) -> Iterator[Answers]:
+        """Each cell's answers, in order; by default as many at once as there are cores if the models are small."""
         self._compute_ahead(questions, cells)
-        at_once = (os.cpu_count() or 1) if all(is_small(model) for model in {cell.model for cell in cells}) else 1
+        if at_once is None:
+            at_once = (os.cpu_count() or 1) if all(is_small(model) for model in {cell.model for cell in cells}) else 1
         for answers in ask_each(server, [(cell, questions) for cell in cells], at_once=at_once):
             for question in questions:  # the next commit's come under the same names
                 (self._folder / file_name(question, answers.cell)).unlink(missing_ok=True)

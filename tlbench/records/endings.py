@@ -83,12 +83,26 @@ def keep(folder: Path, results: Path) -> None:
     """
     stored = results.with_suffix(SUFFIX)
     left = dict(left_by_run(folder))
-    earlier = {key: end for key, end in (read(stored) if stored.is_file() else {}).items() if _whole(key) not in left}
+    earlier = {key: end for key, end in read_beside(results).items() if _whole(key) not in left}
     merged = {**earlier, **left}
     endings = {key: ending for key, ending in merged.items() if ending}
     if endings or stored.exists():
         with written_whole(stored) as path:
             path.write_text("".join(_lines(endings)))
+
+
+def read_beside(results: Path) -> Mapping[Asked, Ending]:
+    """The endings beside a results file; none without the file. Raises BadInput if it is damaged."""
+    stored = results.with_suffix(SUFFIX)
+    return read(stored) if stored.is_file() else {}
+
+
+def add(results: Path, others: Mapping[Asked, Ending]) -> None:
+    """Add endings of other cells to the file beside a results file. Raises what :func:`keep` raises."""
+    new = {**others, **(ours := read_beside(results))}
+    if new != ours:
+        with written_whole(results.with_suffix(SUFFIX)) as path:
+            path.write_text("".join(_lines(new)))
 
 
 def _whole(asked: Asked) -> Asked:

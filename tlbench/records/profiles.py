@@ -88,6 +88,14 @@ def keep(folder: Path, results: Path) -> None:
             path.write_text("".join(_lines(merged)))
 
 
+def add(results: Path, others: Mapping[Asked, Profile]) -> None:
+    """Add profiles of other cells to the file beside a results file. Raises what :func:`keep` raises."""
+    new = {**others, **(ours := read(results))}
+    if new != ours:
+        with written_whole(beside(results)) as path:
+            path.write_text("".join(_lines(new)))
+
+
 def beside(results: Path) -> Path:
     """The file of profiles of a results file."""
     return results.with_suffix(SUFFIX)

@@ -7,6 +7,7 @@ whichever TransformerLens and transformers are under test. :mod:`tlbench.referen
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,7 @@ from tlbench.reference import tensor_store as store
 from tlbench.reference.blocked import in_blocks
 from tlbench.reference.elsewhere import read_or_compute
 from tlbench.reference.float64 import assert_true_float64, true_float64
+from tlbench.reference.streamed import streamed
 
 MEMORY_VARIABLE = "TLBENCH_GOLDEN_MEMORY"
 """The most memory that a golden's model may take, in bytes. Default: all that is free."""
@@ -63,6 +65,8 @@ class Precision(StrEnum):
     FLOAT32 = "float32"
 
 
+STREAMED_SPARE = 2 * 2**30
+"""What a golden that is computed layer by layer takes beside its weights: imports, activations and logits."""
 BYTES_PER_PARAMETER = {Precision.FLOAT64: 10, Precision.FLOAT32: 5}
 """To load and run a model: the parameter itself, plus a quarter for activations and temporaries."""
 
@@ -168,7 +172,8 @@ def evaluate(
     Raises:
         NotGolden: if ``check`` is set and a float64 evaluation is not float64 all the way.
     """
-    model = checkpoint.inputs.attached(load_exact(checkpoint.folder, weights, precision))
+    stream = precision is Precision.FLOAT64 and BYTES_PER_PARAMETER[precision] * checkpoint.parameters > available_bytes()
+    model = checkpoint.inputs.attached(load_exact(checkpoint.folder, weights, precision, stream=stream))
     ids = huggingface.tokens(checkpoint, NATURAL)
     if check and precision is Precision.FLOAT64:
         assert_true_float64(model, ids[:, :CHECKED_TOKENS])
@@ -182,8 +187,14 @@ def evaluate(
     return Golden(logits, precision, torch.cat([d.square().mean((0, 2)).sqrt() for d in differences]), margins)
 
 
-def load_exact(folder: Path, weights: Weights, precision: Precision = Precision.FLOAT64) -> Any:
-    """HuggingFace's model with rounded weights, and all its arithmetic in ``precision``."""
+def load_exact(folder: Path, weights: Weights, precision: Precision = Precision.FLOAT64, *, stream: bool = False) -> Any:
+    """HuggingFace's model with rounded weights, and all its arithmetic in ``precision``.
+
+    With ``stream``, which is for float64, only the weights of the module that runs are in memory, and the logits have the
+    same bits; see :mod:`tlbench.reference.streamed`.
+    """
+    if stream:
+        return streamed(_load(folder, "auto" if weights is Weights.ORIGINAL else getattr(torch, weights)))
     kinds = {}
     if weights is not Weights.ORIGINAL:  # HuggingFace keeps a few parameters in float32
         kinds = {name: parameter.dtype for name, parameter in _load(folder, getattr(torch, weights)).named_parameters()}
@@ -199,7 +210,7 @@ def load_exact(folder: Path, weights: Weights, precision: Precision = Precision.
     return model
 
 
-def _load(folder: Path, dtype: torch.dtype) -> Any:
+def _load(folder: Path, dtype: torch.dtype | str) -> Any:
     # By default experts use a grouped matrix product, which torch implements for 32 and 16 bits only.
     return huggingface.language_model(folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager")
 
@@ -224,18 +235,29 @@ def round_rotary_tables(model: Any) -> bool:
 
 
 def require_memory(checkpoint: Checkpoint, precision: Precision) -> None:
-    """Check that a golden of this precision fits in the memory that is free now.
+    """Check that a golden of this precision fits in the memory that is free now, if need be layer by layer.
 
     Raises:
         NoGolden: if it does not fit, with the sizes. This is never stored, because more memory may be free another time.
         BadInput: if ``$TLBENCH_GOLDEN_MEMORY`` is not a number.
     """
     needed, available = BYTES_PER_PARAMETER[precision] * checkpoint.parameters, available_bytes()
+    if precision is Precision.FLOAT64:
+        needed = min(needed, streamed_bytes(checkpoint))
     if needed > available:
         raise NoGolden(
             f"{checkpoint.model.name} is too large for a {precision} golden: it needs {needed / 2**30:.3g} GiB and "
             f"{available / 2**30:.3g} GiB are free; use a machine with more memory"
         )
+
+
+def streamed_bytes(checkpoint: Checkpoint) -> int:
+    """The memory that a float64 golden takes layer by layer: a copy of the weights for a dtype that the files do not hold,
+    and the largest tensor in float64, as it is converted."""
+    copied = [dtype for dtype in Dtype if not changes_no_weight(checkpoint.folder, dtype)]
+    copy = max((int(getattr(torch, dtype).itemsize) for dtype in copied), default=0)
+    largest = max(int(math.prod(stored.get_shape())) for stored in _headers(checkpoint.folder))
+    return copy * checkpoint.parameters + 2 * torch.float64.itemsize * largest + STREAMED_SPARE
 
 
 def available_bytes() -> int:

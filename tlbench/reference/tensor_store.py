@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -76,14 +77,16 @@ def read(path: Path) -> Kept | None:
 
 
 def read_or_make(path: Path, lock: str, make: Callable[[], None]) -> Kept | None:
-    """Read a stored file. If it is missing or damaged, call ``make`` first, in one process at a time.
+    """Read a stored file. If it is missing or damaged, call ``make`` first, which one process at a time does.
 
-    ``lock`` names the lock to hold meanwhile. Returns None if ``make`` did not write the file.
+    ``lock`` names what a machine does one at a time, for memory. Machines that share the cache make different files at
+    once. Returns None if ``make`` did not write the file.
     """
     with span(Category.READ):
         if stored := read(path):
             return stored
-        with locked(cache_dir() / "locks" / lock):
+        locks = cache_dir() / "locks"
+        with locked(locks / f"{path.stem}.lock"), locked(locks / f"{platform.node()}-{lock}"):
             if stored := read(path):
                 return stored
             if path.exists() and path.with_suffix(".json").exists():

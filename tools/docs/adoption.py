@@ -14,7 +14,7 @@ import torch
 from tlbench import catalogue
 from tlbench.checkpoints import locate
 from tlbench.metrics.hf_error import centred, over_common_vocabulary
-from tlbench.reference.huggingface import causal_lm, tokens
+from tlbench.reference.huggingface import language_model, tokens
 from tlbench.testing import golden
 
 MODELS = ("zoo-gpt2", "zoo-llama", "smollm2-135m")
@@ -45,7 +45,7 @@ def main():
         checkpoint = locate(known.get(model), known)
         ids = tokens(checkpoint, "natural")[:2, :N_TOKENS]
         for dtype in DTYPES:
-            hf = causal_lm(checkpoint.folder, dtype=dtype, attn_implementation="eager")
+            hf = language_model(checkpoint.folder, dtype=dtype, attn_implementation="eager")
             with torch.inference_mode():
                 h = hf(ids, use_cache=False).logits
             exact, _ = golden(hf, ids)

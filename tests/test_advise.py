@@ -51,7 +51,7 @@ def test_the_tail_of_the_error_decides_and_not_its_typical_size():
     assert not advise([heavy], 1e-3)[0].is_safe
     console = Console(file=io.StringIO(), width=120)
     show_advice(console, advise([heavy], 1e-3))
-    assert "│ too coarse │ float32 │ fold_ln │ TransformerBridge │              0.001 │             1e-06 │" in (
+    assert "│ not safe │ float32 │ fold_ln │ TransformerBridge │              0.001 │             1e-06 │" in (
         console.file.getvalue()
     )
 

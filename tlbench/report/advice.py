@@ -48,7 +48,7 @@ class Use(StrEnum):
     """What to do with a cell, for an effect of the given size."""
 
     SAFE = "safe"
-    TOO_COARSE = "too coarse"
+    NOT_SAFE = "not safe"
     """It is right, and its error is more than a tenth of the effect."""
     NOT_RIGHT = "do not use"
     """It is not known to be right; the verdict says why."""
@@ -74,7 +74,7 @@ class Advice:
             return Use.NOT_MEASURED
         if not self.row.verdict.passes:
             return Use.NOT_RIGHT
-        return Use.SAFE if self.is_safe else Use.TOO_COARSE
+        return Use.SAFE if self.is_safe else Use.NOT_SAFE
 
     @property
     def is_safe(self) -> bool:

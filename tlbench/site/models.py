@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from tlbench.grid import Cell, Dtype, Option, Wrapper
 from tlbench.metrics.verdict import Verdict
-from tlbench.report.advice import DEFAULTS, MARGIN
+from tlbench.report.advice import DEFAULTS, MARGIN, Use
 from tlbench.report.checks import Part
 from tlbench.report.render import short_wrapper
 from tlbench.report.stored import Figure
@@ -29,7 +29,7 @@ P99 = f"truth.TransformerLens.track_{Figure.DIFFERENCE_P99}"
 EFFECT = 0.1
 """The size of the effect, in nats, that the page answers for until another one is asked for."""
 STATS = ("max", "mean", "median", "std")
-USES = ("do not use", "not measured", "not safe", "safe")
+USES = (Use.NOT_RIGHT, Use.NOT_MEASURED, Use.NOT_SAFE, Use.SAFE)
 """What to do with a configuration, the worst first."""
 BADGE = Markup(
     '<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" aria-label="{label}: {word}">'
@@ -69,13 +69,13 @@ class Line:
         """Whether TransformerLens uses this option unless told otherwise."""
         return (self.cell.wrapper, self.cell.option) in DEFAULTS
 
-    def use(self, effect: float) -> str:
+    def use(self, effect: float) -> Use:
         """What to do with it for an effect of that size."""
         if not self.run.state.verdict.passes:
-            return "do not use"
+            return Use.NOT_RIGHT
         if self.smallest_effect is None:
-            return "not measured"
-        return "safe" if self.smallest_effect <= effect else "not safe"
+            return Use.NOT_MEASURED
+        return Use.SAFE if self.smallest_effect <= effect else Use.NOT_SAFE
 
 
 def write(site: Site, base: dict[str, Any], found: Sections) -> None:
@@ -177,10 +177,10 @@ class OfWrapper:
         if not own:
             return None
         uses = [line.use(effect) for line in own]
-        safe = [line.cell.option for line in own if line.use(effect) == "safe"]
+        safe = [line.cell.option for line, use in zip(own, uses, strict=True) if use is Use.SAFE]
         worst = min(uses, key=USES.index)
         sizes = [line.smallest_effect for line in own if line.smallest_effect is not None]
-        use = f"safe with {', '.join(safe)} only" if safe and worst != "safe" else worst
+        use = f"safe with {', '.join(safe)} only" if safe and worst is not Use.SAFE else worst
         return Answer(use, max(sizes) if len(sizes) == len(own) else None)
 
 

@@ -6,6 +6,7 @@ what it did, in Markdown.
 
 from __future__ import annotations
 
+import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from tlbench.report import steps as report
 from tlbench.report.steps import Searched, SearchedStep
 
 PAGE = UPSTREAM.removesuffix(".git")
+MOST = 160
+"""The most characters of a cell's state."""
 EXAMPLE = '1234abcd = "`file.py`, line 5: ..."'
 QUIET = (Change.ENVIRONMENT, Change.OTHER_ROUNDING)
 """What is listed last: no change of TransformerLens, or none that matters."""
@@ -97,9 +100,12 @@ def own_subject(commit: Commit) -> str:
 
 
 def change_in_words(step: SearchedStep) -> str:
-    """The worst cell, before and after."""
+    """The worst cell, before and after; a long reason is cut short."""
     worst = step.cells[0]
-    return f"{report.state_in_words(worst.before)} → {report.state_in_words(worst.after)}"
+    before, after = (
+        textwrap.shorten(report.state_in_words(state), MOST, placeholder=" …") for state in (worst.before, worst.after)
+    )
+    return f"{before} → {after}"
 
 
 def cells_in_words(step: SearchedStep) -> list[tuple[Change, str]]:

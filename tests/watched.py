@@ -185,9 +185,14 @@ def page(items, query):
 
 
 def mailbox(folder):
-    """A program that stands for ``sendmail``, and how to read what it was given."""
+    """A program that stands for ``sendmail``, and how to read what it was given.
+
+    Like that, it refuses a mail whose header is not whole, as its sender was killed.
+    """
     box, program = folder / "mail", folder / "sendmail"
     box.mkdir()
-    program.write_text(f'#!/bin/sh\ncat > "{box}/.$$" && mv "{box}/.$$" "{box}/$$.$(date +%N)"\n')
+    program.write_text(
+        f'#!/bin/sh\ncat > "{box}/.$$" && grep -q "^$" "{box}/.$$" && mv "{box}/.$$" "{box}/$$.$(date +%N)"\n'
+    )
     program.chmod(0o755)
-    return program, lambda: [path.read_bytes() for path in sorted(box.iterdir(), key=os.path.getmtime)]
+    return program, lambda: [path.read_bytes() for path in sorted(box.glob("[!.]*"), key=os.path.getmtime)]

@@ -77,7 +77,7 @@ SMALL = {
 }
 """A grid of one cell for `make bench`. A cost would be timed for a minute and more, so this one 4.3.0 does not have."""
 SHORTER = {
-    "v2.18.0^..v3.5.1": "v2.18.0^..v3.0.0",
+    "v2.18.0^..v3.5.1": "v2.18.0^..v3.1.0",
     "(accuracy|truth).*zoo-gpt2": f"accuracy.*{ONE_CELL.replace('float32', 'bfloat16')}",
     "--tl path/to/TransformerLens": "--tl path/to/TransformerLens --dtype float32 --question logits",
     "v3.5.1 --model zoo-gemma": "v3.1.0 --model zoo-gemma --dtype float32 --option unprocessed",

@@ -75,13 +75,15 @@ def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
 def hook_names(lens: Lens) -> dict[str, str]:
     """TransformerLens's hook points by quantity name, in order of computation."""
     names = {}
+    has_encoder = lens.inputs.task is Task.ENCODER_DECODER
     for i, block in enumerate(lens.blocks):
         for component, hooks in HOOKS.items():
+            if component is Component.CROSS_ATTN_OUT and not has_encoder:
+                continue
             candidates = [f"{block}.{hook}" for hook in hooks]
-            # Only decoders that attend to an encoder have other names.
-            is_plain = len(candidates) == 1 or lens.inputs.task is not Task.ENCODER_DECODER
-            names[site(i, component)] = candidates[0] if is_plain else next(filter(lens.has_hook, candidates), candidates[0])
-    last = "decoder_ln_final" if lens.inputs.task is Task.ENCODER_DECODER else "ln_final"
+            own = filter(lens.has_hook, candidates) if has_encoder else ()  # other decoders have the first name
+            names[site(i, component)] = next(iter(own), candidates[0])
+    last = "decoder_ln_final" if has_encoder else "ln_final"
     return {**names, LN_FINAL: f"{last}.{NORMALISED}"}
 
 

@@ -172,3 +172,11 @@ def test_a_long_stretch_that_cannot_be_measured_does_not_send_the_search_to_the_
 def test_an_end_that_cannot_be_measured_is_named(end):
     with pytest.raises(Unmeasurable, match=end):
         searched(linear(10), {}, "0", "9", {end}).steps()
+
+
+def test_a_merge_of_a_branch_that_is_older_than_the_range_and_cannot_be_measured_is_in_the_set():
+    parents = {"0": (), "1": ("0",), "2": ("0", "1"), "3": ("1",), "4": ("3", "2")}
+    search = searched(Graph(parents), {"2": {"merge 2"}}, "3", "4", {"1"}, frozenset({"merge 2"}))
+    assert [step.commits for step in search.steps()] == [("1", "2")]
+    search = searched(Graph(parents), {"1": {"merge 2"}}, "3", "4", {"1"}, frozenset({"merge 2"}))
+    assert search.steps() == []

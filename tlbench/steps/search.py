@@ -225,11 +225,11 @@ class Search(Generic[C]):
         path = branch if self.states(tip, cells) is not None else [*branch, merge]
         moved = self._differing(fork, path[-1], cells)
         outside = sum(self.graph.has(commit, self.good) for commit in path)
-        inside = path[max(outside - 1, 0) :]
-        if moved and len(inside) > 1:
-            while len(inside) > 1 and self.states(inside[0], moved) is None:
-                inside = inside[1:]
-            self._split(inside, moved, trunk if path[-1] == merge else "")
+        start = max(outside - 1, 0)
+        while self.states(path[start], moved) is None:  # the fork can be measured
+            start -= 1
+        if moved and len(path) - start > 1:
+            self._split(path[start:], moved, trunk if path[-1] == merge else "")
         return moved
 
     def _step_to_measured(self, commit: str) -> None:
@@ -252,9 +252,11 @@ class Search(Generic[C]):
         self._name([commit] if is_parent else self.graph.between(before, commit), before, commit, moved)
 
     def _name(self, commits: Sequence[str], before: str, after: str, cells: Collection[C]) -> None:
-        named = tuple(commit for commit in commits if not self.graph.has(commit, self.good))
-        if named and cells:
-            self._found.setdefault((named, before, after), set()).update(cells)
+        if any(self.graph.has(commit, self.good) for commit in commits):
+            # One of these may have done it before the range began. Then the range's start has it too.
+            cells = self._differing(self.good, after, cells)
+        if cells and not self.graph.has(after, self.good):
+            self._found.setdefault((tuple(commits), before, after), set()).update(cells)
 
     def _sorted(self) -> list[Step[C]]:
         order = list(self.graph.parents)

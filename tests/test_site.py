@@ -23,6 +23,7 @@ from tlbench.environments import lens_environment
 from tlbench.exceptions import BadInput
 from tlbench.site import findings, words
 from tlbench.site import publish as site
+from tlbench.site import searched as ranges
 from tools.docs.findings import faults
 
 pytestmark = pytest.mark.slow
@@ -755,6 +756,12 @@ def test_steps_found_by_commit_are_shown_and_link_to_models_of_this_site_only(st
     (folder / "two.json").write_text('{"good": 1}')
     with pytest.raises(BadInput, match=r"two\.json: expected the output of `tlbench steps"):
         publish_stored(stored)
+
+
+def test_every_stored_step_for_the_worse_is_explained():
+    (main,) = ranges.read(ROOT / "docs" / "steps")
+    assert len(main.loud) > 40
+    assert not [step.commits[-1].short for step in main.loud if step.change.is_for_the_worse and not main.explained(step)]
 
 
 def test_an_open_finding_says_since_only_where_that_is_known(tmp_path):

@@ -143,7 +143,7 @@ def _found(commit: str, say: Say) -> tuple[Path, str]:
     fetched = cache_dir() / "clones" / "TransformerLens.git"
     clones = [*repositories(), *([fetched] if fetched.is_dir() else [])]
     for repository in clones:
-        done = _git(repository, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}")
+        done = run_git(repository, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}")
         if done.returncode == 0:
             return repository, done.stdout.strip()
     absent = f"--tl {commit}: no such commit in the clones of TransformerLens on this machine"
@@ -151,9 +151,9 @@ def _found(commit: str, say: Say) -> tuple[Path, str]:
         raise BadInput(f"{absent}: give all {FULL_HASH_LENGTH} digits, so that it can be fetched, or a source tree")
     say(f"fetching {commit[:8]}")
     with locked(lock_of(fetched)):
-        done = _git(fetched.parent, "init", "--quiet", "--bare", str(fetched))
+        done = run_git(fetched.parent, "init", "--quiet", "--bare", str(fetched))
         if done.returncode == 0:
-            done = _git(fetched, *GIT_SETTINGS, "fetch", "--quiet", "--depth", "1", UPSTREAM, commit)
+            done = run_git(fetched, *GIT_SETTINGS, "fetch", "--quiet", "--depth", "1", UPSTREAM, commit)
     if done.returncode:
         raise BadInput(f"{absent}, and fetching it failed ({_last_line(done.stderr)}): correct it, or give a source tree")
     return fetched, commit
@@ -166,8 +166,12 @@ def repositories() -> list[Path]:
     return [path for path in clones if path.is_dir()]
 
 
-def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run git in a folder. If it is not installed, or takes too long, that is a failure like any other."""
+def run_git(folder: Path, *arguments: str, errors: str = "surrogateescape") -> subprocess.CompletedProcess[str]:
+    """Run git in a folder. If it is not installed, or takes too long, that is a failure like any other.
+
+    Args:
+        errors: what becomes of bytes that are no UTF-8; by default they are kept, as names of files may have them.
+    """
     command = ["git", "-C", str(folder), *arguments]
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     try:
@@ -176,7 +180,7 @@ def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
             env=environment,
             capture_output=True,
             text=True,
-            errors="surrogateescape",  # the names of files
+            errors=errors,
             check=False,
             timeout=GIT_TIME_LIMIT_S,
         )
@@ -192,7 +196,7 @@ def _last_line(text: str) -> str:
 
 def _git_archive(repository: Path, commit: str, folder: Path) -> None:
     archive = folder / ".zip"  # Python 3.11.2, which Debian 12 has, cannot extract a tar file safely
-    done = _git(repository, "archive", "--format=zip", f"--output={archive}", commit)
+    done = run_git(repository, "archive", "--format=zip", f"--output={archive}", commit)
     if done.returncode:
         raise BadInput(f"--tl {commit[:8]}: cannot read it from {repository}: {_last_line(done.stderr)}")
     with zipfile.ZipFile(archive) as files:
@@ -212,7 +216,7 @@ def _source_digest(source: Path) -> str:
 
     What git ignores is left out and, where git does not know the folder, what Python has compiled.
     """
-    listed = _git(source, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ":(glob)*", PACKAGE)
+    listed = run_git(source, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ":(glob)*", PACKAGE)
     names = listed.stdout.split("\0") if listed.returncode == 0 else []
     files = {source / name for name in names if name}
     if not files:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlbench.environments import GIT_SETTINGS, GIT_TIME_LIMIT_S
+from tlbench.environments import GIT_SETTINGS, run_git
 from tlbench.environments.commits import Clone
 from tlbench.exceptions import BadInput, TlbenchError
 from tlbench.paths import cache_dir
@@ -83,20 +82,7 @@ class Mirror:
         return done.stdout
 
     def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = ["git", "-C", str(self.path), *words]
-        environment = {**os.environ, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
-        try:
-            return subprocess.run(
-                command,
-                env=environment,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-                timeout=GIT_TIME_LIMIT_S,
-            )
-        except subprocess.TimeoutExpired:
-            return subprocess.CompletedProcess(command, 124, "", f"git took longer than {GIT_TIME_LIMIT_S:.0f} s")
+        return run_git(self.path, *words, errors="replace")  # what it says is told on
 
 
 def _reason(said: str) -> str:

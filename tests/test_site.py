@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from html.parser import HTMLParser
 from importlib.resources import files
 
@@ -858,14 +858,16 @@ def test_numerics_json_follows_its_schema_and_has_the_stored_figures(html, resul
     assert done.returncode == 0, done.stdout
     numerics = json.loads((html / "numerics.json").read_text())
     assert (numerics["tl_version"], numerics["tl_commit"][:8]) == ("4.3.0", "281d0a89")
-    stored = raw(results / "results")
+    means = defaultdict(set)
+    for (_, commit, track, cell), value in raw(results / "results").items():
+        if (commit, track) == ("281d0a89", MEAN):
+            means[cell].add(value)
     checked = 0
     for entry in numerics["entries"]:
         assert (html / entry["link"].split("#")[0]).is_file()
         cell = in_any_order(f"{entry['measured_model']} {entry['wrapper']} {entry['dtype']} {entry['option']}")
-        values = {value for key, value in stored.items() if key[1:] == ("281d0a89", MEAN, cell)}
         if entry["mean_nats"] is not None:
-            assert entry["mean_nats"] in values
+            assert entry["mean_nats"] in means[cell]
             checked += 1
     assert checked > 100
     by_model = {entry["measured_model"]: entry["architecture_id"] for entry in numerics["entries"]}

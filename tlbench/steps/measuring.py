@@ -21,7 +21,7 @@ from tlbench.grid import Cell
 from tlbench.metrics.change import State
 from tlbench.metrics.verdict import Verdict
 from tlbench.paths import cache_dir
-from tlbench.questions.answers import pinned
+from tlbench.questions.answers import is_small, pinned
 from tlbench.questions.registry import ACCURACY, DEPTH
 from tlbench.questions.stations import Station
 from tlbench.records.serial import plain, restored
@@ -95,12 +95,12 @@ class Laboratory:
         found: States = {}
         self.say(f"{commit[:8]}: preparing")
         with self._serving(commit, environment) as (station, server):
-            for model in dict.fromkeys(cell.model for cell in cells):
-                self.say(f"{commit[:8]}: {model}")
-                of_model = [cell for cell in cells if cell.model == model]
-                for answers in station.measure(server, (ACCURACY,), of_model):
+            for of_models in _in_memory_together(cells):
+                for answers in station.measure(server, (ACCURACY,), of_models):
+                    self.say(f"{commit[:8]}: {answers.cell.model}")
                     found[answers.cell] = state_of(answers.outcomes[ACCURACY.name], str(environment))
-                self._keep(commit, environment, model, {cell: found[cell] for cell in of_model})
+                for model in dict.fromkeys(cell.model for cell in of_models):
+                    self._keep(commit, environment, model, {cell: found[cell] for cell in of_models if cell.model == model})
         return found
 
     @contextmanager
@@ -143,6 +143,14 @@ class Laboratory:
         path = self._file(commit, environment, model)
         new = {str(cell): state for cell, state in found.items() if state.verdict is not Verdict.NOT_MEASURED}
         write_json(path, plain({**_read(path), **new}))
+
+
+def _in_memory_together(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of all small models, which are measured several at once, and those of each large one."""
+    models = {cell.model: is_small(cell.model) for cell in cells}
+    groups = [[cell for cell in cells if models[cell.model]]]
+    groups += [[cell for cell in cells if cell.model == model] for model, small in models.items() if not small]
+    return [group for group in groups if group]
 
 
 def _read(path: Path) -> dict[str, State]:

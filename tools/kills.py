@@ -10,7 +10,7 @@ end. It prints a line per kill, and exit status 1 says what is wrong:
 - a process of the run is still there some seconds after the kill, or one of our temporary folders after the end. asv and
   torch leave small ones of their own.
 
-It takes about four minutes, and is no part of the tests. `tlbench history` must have made ``releases/TransformerLens.git``.
+It takes about four minutes, and is no part of the tests.
 """
 
 import argparse
@@ -30,11 +30,13 @@ from pathlib import Path
 
 import psutil
 
+from tlbench.history import build_history
 from tlbench.paths import CACHE_VARIABLE, cache_dir
 from tlbench.report.stored import is_nan
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
+HISTORY = ROOT / "releases" / "TransformerLens.git"
 COMMIT, TAG = "281d0a89", "v4.3.0"
 MACHINE = "shared-x86-64-kills"
 STORED, KILLED = "zoo-opt", "zoo-(gpt2|llama)"
@@ -73,7 +75,7 @@ class Place:
         for relative, absolute in {
             "{conf_dir}/../tlbench": ROOT / "tlbench",
             "../benchmarks": ROOT / "benchmarks",
-            '"TransformerLens.git"': f'"{ROOT / "releases" / "TransformerLens.git"}"',
+            '"TransformerLens.git"': f'"{HISTORY}"',
         }.items():
             text = text.replace(relative, str(absolute))
         (self.folder / "asv.conf.json").write_text(text)
@@ -131,6 +133,7 @@ def main():
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     wanted = parser.parse_args()
+    build_history(HISTORY, downloads=cache_dir() / "downloads")
     with tempfile.TemporaryDirectory(prefix="kills-", ignore_cleanup_errors=True) as folder:
         place = Place(Path(folder))
         place.make()

@@ -101,6 +101,16 @@ def test_the_last_release_is_the_last_tag_behind_a_commit(clone):
     assert clone.last_release("main") == first
 
 
+def test_the_last_releases_are_the_newest_first_and_fewer_than_asked_for_are_refused(clone):
+    tagged = [commit(clone) for _ in range(3)]
+    for number, one in enumerate(tagged):
+        git(clone.path, "tag", f"v1.{number}.0", one)
+    head = commit(clone)
+    assert clone.last_releases(head, 2) == [tagged[2], tagged[1]]
+    with pytest.raises(BadInput, match="no tag is behind"):
+        clone.last_releases(head, 4)
+
+
 @pytest.mark.parametrize(
     ("subject", "number"),
     [("Fix a mask (#366)", "366"), ("Merge pull request #103 from a/b", "103"), ("Fix #12 quickly", ""), ("Words", "")],

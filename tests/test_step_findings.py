@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from tests.test_clone import clone, commit  # noqa: F401
 from tests.test_environments import git
 from tlbench.cli.steps import app
 from tlbench.environments.workshop import Environment
-from tlbench.exceptions import BadInput, CellFailed
+from tlbench.exceptions import BadInput, CellFailed, DoesNotImport
 from tlbench.grid import Cell
 from tlbench.metrics.change import Change, State
 from tlbench.metrics.distribution import Fingerprint
 from tlbench.metrics.verdict import Verdict
 from tlbench.paths import package_dir
+from tlbench.questions.stations import Station
 from tlbench.records.measurement import Measurement
 from tlbench.records.outcome import Kind, Outcome
 from tlbench.records.serial import restored
@@ -227,6 +229,42 @@ def test_the_logits_alone_decide_if_there_is_a_step():
 def test_a_cell_without_figures_is_its_verdict(kind, verdict):
     state = state_of(Outcome(kind, reason="why"), "here")
     assert (state.verdict, state.identity, state.reason, state.environment) == (verdict, str(verdict), "why", "here")
+
+
+def test_a_package_that_does_not_import_is_tried_once_and_where_all_is_measured_anew_again(clone, own_cache, monkeypatch):  # noqa: F811
+    one, tried = commit(clone, "no import", transformer_lens__a_py="import nothing\n"), []
+
+    @contextmanager
+    def serving(self, package):
+        tried.append(package)
+        raise DoesNotImport("no module named nothing")
+        yield
+
+    monkeypatch.setattr(Station, "serving", serving)
+    monkeypatch.setattr("tlbench.environments.workshop.Workshop.environment", lambda *_: OLD)
+    monkeypatch.setattr("tlbench.environments.workshop.Workshop.write_package", lambda *_: None)
+    for times, is_fresh in ((1, False), (1, False), (2, True)):
+        laboratory = Laboratory(clone, is_fresh=is_fresh)
+        with pytest.raises(CellFailed, match="no module named nothing"):
+            laboratory.states(one, CELLS)
+        assert len(tried) == times
+        assert laboratory.unmeasurable == {one: "no module named nothing"}
+
+
+def test_the_best_commit_has_the_fewest_wrong_cells_and_then_the_smallest_errors(planted):
+    for number, state in enumerate(
+        [right("a", 2e-6), right("b", 1e-6), right("c", 1e-9, Verdict.BROKEN), State(Verdict.FAILED, reason="why")]
+    ):
+        planted.plant(number, state)
+    first, second, third, fourth = planted.commits
+    assert planted.finder.best([first, second, third], CELLS) == second
+    assert planted.finder.best([first, third], CELLS) == first
+    assert planted.finder.best([third, fourth], CELLS) == third
+    planted.plant(2, right("b", 1e-6))
+    assert planted.finder.best([third, second], CELLS) == third
+    planted.states.clear()
+    with pytest.raises(BadInput, match="name a commit instead"):
+        planted.finder.best([planted.commits[0]], [Cell("zoo-llama", "float32", "unprocessed", "HookedTransformer")])
 
 
 def test_the_compatibility_template_names_the_last_release_that_worked_and_the_first_that_did_not(planted):

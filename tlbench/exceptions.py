@@ -28,6 +28,10 @@ class CellFailed(TlbenchError):
     """The measurement of this cell raised. The message gives the cause in one sentence."""
 
 
+class DoesNotImport(CellFailed):
+    """Importing this TransformerLens raises, with the libraries that it has here. It will again."""
+
+
 class NonFiniteLogits(CellFailed):
     """A model returned NaN or infinity, which no error statistic may hide."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,7 @@ Style = Annotated[
     str, typer.Option("--format", help="rich, markdown, json or compatibility, as TransformerLens's issue template.")
 ]
 LAST_RELEASE = "release"
+BEST = re.compile(r"best:([1-9]\d{0,2})")
 SEARCH_GRID = ((Dtype.FLOAT32, Dtype.BFLOAT16), (Option.UNPROCESSED, Option.ALL_OPTIONS))
 
 
@@ -145,7 +147,7 @@ def located(repository: Path | None, range: str, from_common: bool = False) -> t
         clone = Clone(path, cache_dir() / "states" / "code.txt")
         try:
             bad = clone.resolve(later)
-            good = clone.last_release(bad) if earlier == LAST_RELEASE else clone.resolve(earlier)
+            good = _start(clone, earlier, bad)
             good = clone.common(good, bad) if from_common else good
             clone.require_range(good, bad)
         except BadInput as error:
@@ -155,6 +157,13 @@ def located(repository: Path | None, range: str, from_common: bool = False) -> t
     raise errors[-1]
 
 
+def _start(clone: Clone, word: str, bad: str) -> str:
+    """The commit at which a range begins. That of ``best:5`` is the oldest of the last five releases."""
+    if best := BEST.fullmatch(word):
+        return clone.last_releases(bad, int(best[1]))[-1]
+    return clone.last_release(bad) if word == LAST_RELEASE else clone.resolve(word)
+
+
 def output() -> Console:
     """The console of results. It breaks no line, so that commands can be pasted."""
     return Console(soft_wrap=True, highlight=False)
@@ -162,7 +171,12 @@ def output() -> Console:
 
 @app.command()
 def check(
-    base: Annotated[str, typer.Argument(help="A commit, tag or release; `release`: the last one behind HEAD.")],
+    base: Annotated[
+        str,
+        typer.Argument(
+            help="A commit, tag or release; `release`: the last one behind HEAD; `best:5`: the best of the last five."
+        ),
+    ],
     head: Annotated[str, typer.Argument(help="Default: the newest commit of main.")] = "main",
     model: Models = None,
     dtype: Dtypes = None,
@@ -183,7 +197,9 @@ def check(
     if take_in and expected is None:
         raise BadInput("--take-in writes the file that --expected names: add --expected FILE")
     cells = grid(model, dtype, option, wrapper)
-    with finder(repository, f"{base}..{head}") as (one, good, bad):
+    with finder(repository, f"{base}..{head}") as (one, start, bad):
+        best = BEST.fullmatch(base)
+        good = one.best(one.clone.last_releases(bad, int(best[1])), cells) if best else start
         ends = one.ends(good, bad, cells)
         if take_in and expected:
             checking.take_in(expected, ends)

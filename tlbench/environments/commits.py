@@ -75,6 +75,13 @@ class Clone:
             raise BadInput(f"no tag is behind {commit[:8]} in {self.path}: name a commit to compare with")
         return self.resolve(done.stdout.decode().strip())
 
+    def last_releases(self, commit: str, count: int) -> list[str]:
+        """The commits of the last tags behind a commit, the newest first. Raises BadInput if there are fewer."""
+        found = [self.last_release(commit)]
+        while len(found) < count:
+            found.append(self.last_release(found[-1]))
+        return found
+
     def release_behind(self, commit: str) -> str:
         """The last tag at or behind a commit, or ""."""
         return self._run("describe", "--tags", "--abbrev=0", commit).stdout.decode().strip()

@@ -10,7 +10,7 @@ import sys
 from importlib.util import find_spec
 
 from tlbench.checkpoints import Checkpoint
-from tlbench.exceptions import CellFailed
+from tlbench.exceptions import CellFailed, DoesNotImport
 from tlbench.grid import Cell, Wrapper
 from tlbench.lens.bridge import bridge_class, load_bridge
 from tlbench.lens.hooked import hooked_transformer_class, load_hooked_transformer
@@ -26,14 +26,14 @@ _WRAPPERS = {
 
 
 def import_transformer_lens() -> None:
-    """Import TransformerLens, or raise CellFailed with the cause."""
+    """Import TransformerLens. Raises DoesNotImport with the cause, or CellFailed if it is not installed."""
     if find_spec("transformer_lens") is None:
         raise CellFailed(f"TransformerLens is not installed in {sys.prefix}: install it there, or name a release with --tl")
     try:
         import transformer_lens  # noqa: F401
     except Exception as error:
         failure = f"importing TransformerLens failed ({type(error).__name__}: {error})"
-        raise CellFailed(f"{failure}: its dependencies do not match; see docs/operating.md, eras") from error
+        raise DoesNotImport(f"{failure}: its dependencies do not match; see docs/operating.md, eras") from error
 
 
 def require(wrapper: Wrapper) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from tlbench.exceptions import BadInput, CellFailed
 from tlbench.files import canonical_json, write_json
 from tlbench.grid import Cell
 from tlbench.metrics.change import Change, State, change
+from tlbench.metrics.verdict import Verdict
 from tlbench.paths import cache_dir
 from tlbench.records.serial import plain, restored
 from tlbench.steps.measuring import Laboratory
@@ -27,6 +29,7 @@ from tlbench.steps.states import States
 
 PATIENCE_S = 1.0
 """A search that was killed may leave a process that holds its lock for a moment, until it becomes another program."""
+NOT_RIGHT = (Verdict.WORSE, Verdict.BROKEN, Verdict.FAILED)
 DISTANCE = {change: number for number, change in enumerate(Change)}
 """The worst changes first."""
 
@@ -138,6 +141,26 @@ class Finder:
             except CellFailed as error:
                 raise BadInput(f"{commit[:8]} cannot be measured ({error}): choose another end of the range") from error
         return moved(states[0], states[1], cells)
+
+    def best(self, commits: Sequence[str], cells: Sequence[Cell]) -> str:
+        """The commit with the fewest cells that are wrong or fail and, of several, with the smallest errors.
+
+        Their errors are compared by the mean of the logarithms over the cells that are right in each. Of equals it is the
+        first. Raises BadInput if none of the commits can be measured.
+        """
+        known: dict[str, States] = {}
+        for commit in commits:
+            with suppress(CellFailed):
+                known[commit] = self.laboratory.states(commit, cells)
+        if not known:
+            raise BadInput(f"none of {', '.join(commit[:8] for commit in commits)} can be measured: name a commit instead")
+        n_wrong = {commit: sum(states[cell].verdict in NOT_RIGHT for cell in cells) for commit, states in known.items()}
+        best = [commit for commit in known if n_wrong[commit] == min(n_wrong.values())]
+        errors = {commit: {cell: known[commit][cell].error or 0.0 for cell in cells} for commit in best}
+        right = [
+            cell for cell in cells if all(known[commit][cell].verdict.passes and errors[commit][cell] for commit in best)
+        ]
+        return min(best, key=lambda commit: sum(math.log2(errors[commit][cell]) for cell in right))
 
     def steps(self, good: str, bad: str, cells: Sequence[Cell], exhaustive: bool = False) -> Found:
         """Every step of ``good..bad``. With ``exhaustive`` every commit is measured, so that what healed is seen too.

@@ -14,7 +14,7 @@ from tlbench import arithmetic
 from tlbench.environments.commits import Clone
 from tlbench.environments.sources import code_digest
 from tlbench.environments.workshop import Environment, Workshop
-from tlbench.exceptions import CellFailed
+from tlbench.exceptions import CellFailed, DoesNotImport
 from tlbench.execution.client import Server
 from tlbench.files import canonical_json, write_json
 from tlbench.grid import Cell
@@ -28,6 +28,7 @@ from tlbench.records.serial import plain, restored
 from tlbench.steps import states
 from tlbench.steps.states import States, state_of
 
+IMPORT = "import"
 STATIONS = 2
 """How many environments are open at once. Each takes about 1 GB."""
 
@@ -66,6 +67,7 @@ class Laboratory:
         """
         try:
             where = environment or self.workshop.environment(commit)
+            self._require_importable(commit, where)
             found = {} if self.is_fresh else self._kept(commit, where, cells)
             if missing := [cell for cell in cells if cell not in found]:
                 self.measured += 1
@@ -108,8 +110,19 @@ class Laboratory:
         station = self._station(environment)
         with tempfile.TemporaryDirectory(prefix="tlbench-package-", ignore_cleanup_errors=True) as folder:
             self.workshop.write_package(commit, environment, Path(folder))
-            with station.serving(Path(folder)) as server:
-                yield station, server
+            try:
+                with station.serving(Path(folder)) as server:
+                    yield station, server
+            except DoesNotImport as error:
+                write_json(self._file(commit, environment, ""), {IMPORT: str(error)})
+                raise
+
+    def _require_importable(self, commit: str, environment: Environment) -> None:
+        """Raise CellFailed if the commit's package did not import in this environment before."""
+        with suppress(FileNotFoundError, ValueError, KeyError):
+            reason = None if self.is_fresh else json.loads(self._file(commit, environment, "").read_text())[IMPORT]
+            if reason:
+                raise CellFailed(reason)
 
     def _station(self, environment: Environment) -> Station:
         """The station of an environment. The one used longest ago is closed if too many are open."""
@@ -120,11 +133,14 @@ class Laboratory:
         return station
 
     def _file(self, commit: str, environment: Environment, model: str) -> Path:
-        """Where the states of a model's cells are kept: the name hashes everything that decides them."""
+        """Where the states of a model's cells are kept, or for "" why the package does not import.
+
+        The name hashes everything that decides them.
+        """
         key = {
             "content": self.clone.content(commit),
             "environment": environment.digest,
-            "model": pinned(model),
+            "model": pinned(model) if model else IMPORT,
             "code": code_digest(ACCURACY.module, states.__name__),
             "arithmetic": arithmetic.key(),
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from tests.command import run
 from tests.test_clone import clone, commit  # noqa: F401
 from tests.test_environments import git
 from tlbench.cli.steps import app
@@ -249,6 +250,29 @@ def test_a_package_that_does_not_import_is_tried_once_and_where_all_is_measured_
             laboratory.states(one, CELLS)
         assert len(tried) == times
         assert laboratory.unmeasurable == {one: "no module named nothing"}
+
+
+def test_the_last_better_release_is_looked_for_further_and_further_back(planted):
+    worse = right("b", 1e-2, Verdict.BROKEN)
+    for number, state in enumerate([right(), worse, worse, worse]):
+        planted.plant(number, state)
+    newest = planted.commits[3]
+    with pytest.raises(BadInput, match="none could be"):
+        planted.finder.last_better(newest, CELLS)
+    for number in (0, 1, 2):
+        git(planted.finder.clone.path, "tag", f"v{number}", planted.commits[number])
+    assert planted.finder.last_better(newest, CELLS) == planted.commits[0]
+    assert planted.finder.applicable(newest, CELLS) == CELLS
+    planted.plant(0, worse)
+    with pytest.raises(BadInput, match="is not worse in any of 2 cells than any release that was measured") as error:
+        planted.finder.last_better(newest, CELLS)
+    assert [planted.commits[number][:8] in str(error.value) for number in (2, 1, 0)] == [True, True, True]
+
+
+def test_find_of_what_is_neither_a_range_nor_a_model_is_one_sentence():
+    done = run("find", "zoo-gemmma")
+    assert done.returncode == 2
+    assert "'zoo-gemmma' is neither a range, GOOD..BAD, nor a model: the nearest: zoo-gemma" in " ".join(done.stderr.split())
 
 
 def test_the_best_commit_has_the_fewest_wrong_cells_and_then_the_smallest_errors(planted):

@@ -20,7 +20,7 @@ from tlbench.checkpoints import ensure
 from tlbench.cli.common import app, progress_bar
 from tlbench.environments import repositories
 from tlbench.environments.commits import Clone
-from tlbench.exceptions import BadInput
+from tlbench.exceptions import BadInput, choices
 from tlbench.grid import Cell, Dtype, Option, Wrapper, parse
 from tlbench.paths import cache_dir
 from tlbench.report import check as checking
@@ -66,7 +66,10 @@ def steps(
 
 @app.command()
 def find(
-    range: Range,
+    range: Annotated[
+        str,
+        typer.Argument(metavar="RANGE|MODEL", help="GOOD..BAD, or a model: from the last release that was better, to main."),
+    ],
     model: Models = None,
     dtype: Dtypes = None,
     option: Options = None,
@@ -81,8 +84,14 @@ def find(
     Exit status 0: it is named; 1: it is not confirmed, or one of several that cannot be measured; 2: bad usage.
     """
     style = parse(StepFormat, format)
-    cells = grid(model, dtype, option, wrapper)
-    with finder(repository, range) as (one, good, bad):
+    is_model = ".." not in range
+    if is_model and range not in (known := catalogues.load().known_names()):
+        raise BadInput(f"{range!r} is neither a range, GOOD..BAD, nor a model: {choices(range, known)}")
+    cells = grid([range, *(model or ())] if is_model else model, dtype, option, wrapper)
+    with finder(repository, f"{LAST_RELEASE}..main" if is_model else range) as (one, last, bad):
+        if is_model:
+            cells = one.applicable(bad, cells)
+        good = one.last_better(bad, cells) if is_model else last
         ends = one.ends(good, bad, cells)
         worse = [end.cell for end in ends if end.is_worse]
         if not worse:

@@ -7,7 +7,8 @@ import hashlib
 import os
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -81,6 +82,13 @@ class Clone:
         while len(found) < count:
             found.append(self.last_release(found[-1]))
         return found
+
+    def releases(self, commit: str) -> Iterator[str]:
+        """The commits of all tags behind a commit, the newest first."""
+        with suppress(BadInput):
+            while True:
+                commit = self.last_release(commit)
+                yield commit
 
     def release_behind(self, commit: str) -> str:
         """The last tag at or behind a commit, or ""."""

@@ -142,6 +142,30 @@ class Finder:
                 raise BadInput(f"{commit[:8]} cannot be measured ({error}): choose another end of the range") from error
         return moved(states[0], states[1], cells)
 
+    def applicable(self, commit: str, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells whose model, option and wrapper a commit has. Raises CellFailed if it cannot be measured."""
+        states = self.laboratory.states(commit, cells)
+        return [cell for cell in cells if states[cell].verdict is not Verdict.NOT_APPLICABLE]
+
+    def last_better(self, bad: str, cells: Sequence[Cell]) -> str:
+        """The nearest of the 1st, 2nd, 4th, 8th ... and oldest release before a commit that was better than it in some cell.
+
+        Releases that cannot be measured are passed over. Raises BadInput if none was better.
+        """
+        releases = list(self.clone.releases(bad))
+        numbers = {min(1 << power, len(releases)) for power in range(len(releases).bit_length() + 1)} - {0}
+        measured = []
+        for release in (releases[number - 1] for number in sorted(numbers)):
+            with suppress(BadInput):
+                ends = self.ends(release, bad, cells)
+                measured.append(release[:8])
+                if any(one.is_worse for one in ends):
+                    return release
+        raise BadInput(
+            f"{bad[:8]} is not worse in any of {len(cells)} cells than any release that was measured: "
+            f"{', '.join(measured) or 'none could be'}: name a range, GOOD..BAD"
+        )
+
     def best(self, commits: Sequence[str], cells: Sequence[Cell]) -> str:
         """The commit with the fewest cells that are wrong or fail and, of several, with the smallest errors.
 

@@ -636,6 +636,19 @@ def test_a_worse_pull_request_gets_one_comment_with_the_verdict_first_and_a_labe
     assert world.receivers.labels == []
 
 
+@pytest.mark.parametrize(("moved", "verdict"), [(ROUNDED, "NOT WORSE"), (WRONG, "WORSE")])
+def test_a_pull_request_whose_new_dependency_moves_a_cell_is_told_so_and_its_code_is_not_blamed(world, pull, moved, verdict):
+    world.upstream.transformers = "5.24.0"
+    world.upstream.with_transformers = {"5.24.0": {str(GPT2): moved}}
+    pull.commit("Newer transformers")
+    said = pull.review().stdout
+    assert said.startswith(f"**{verdict}: 1 environment, 2 same bits**")
+    assert "transformers 5.23.0 → 5.24.0" in said
+    assert "TransformerLens's own code gives the same bits in both environments" in said
+    pull.commit("And a fault", {LLAMA: WRONG})
+    assert pull.review().stdout.startswith("**WORSE: 1 alarm, 1 environment, 1 same bits**")
+
+
 def test_a_gate_fails_what_is_worse_or_not_known(pull):
     assert pull.review("--gate").returncode == 2  # the branch has no commit of its own
     pull.commit("Words")

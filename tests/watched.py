@@ -36,6 +36,9 @@ class Upstream:
     folder: Path
     states: dict = field(default_factory=lambda: {str(cell): RIGHT for cell in CELLS})
     number: int = 0
+    transformers: str = "5.23.0"
+    with_transformers: dict = field(default_factory=dict)
+    """By version, the cells that this version alone moves, and their states."""
 
     def __post_init__(self):
         (self.folder / PACKAGE).mkdir(parents=True)
@@ -47,6 +50,7 @@ class Upstream:
         self.number += 1
         self.states |= {str(cell): state for cell, state in (states or {}).items()}
         content = {"states": self.states, "builds": builds, "number": self.number}
+        content |= {"transformers": self.transformers, "with_transformers": self.with_transformers}
         (self.folder / PACKAGE / "states.json").write_text(json.dumps(content))
         git(self.folder, "add", "--all")
         git(self.folder, "commit", "--quiet", f"--message={subject}")
@@ -58,20 +62,28 @@ class Upstream:
 
 def measure_by_reading(monkeypatch):
     """Replace what installs and runs TransformerLens."""
-    environment = Environment(Path("python"), "era5", "e" * 12, ("torch==2.13.0", "transformers==5.23.0"))
+
+    def content_of(clone, commit):
+        blob = clone.package(commit)["states.json"]
+        return json.loads(clone.blobs([blob])[blob])
+
+    def environment(self, commit):
+        version = content_of(self.clone, commit)["transformers"]
+        packages = ("torch==2.13.0", f"transformers=={version}")
+        return Environment(Path("python"), "era5", f"{version:e<12}", packages)
 
     def measure(self, commit, where, cells):
-        blob = self.clone.package(commit)["states.json"]
-        content = json.loads(self.clone.blobs([blob])[blob])
+        content = content_of(self.clone, commit)
         if not content["builds"]:
             raise CellFailed("it does not build")
-        states = {str(cell): content["states"][str(cell)] for cell in cells}
+        moved = content["with_transformers"].get(where.packages[1].removeprefix("transformers=="), {})
+        states = {str(cell): (content["states"] | moved)[str(cell)] for cell in cells}
         return {
             cell: State(Verdict(one["verdict"]), one["fingerprint"], one["error"], environment=str(where))
             for cell, one in ((cell, states[str(cell)]) for cell in cells)
         }
 
-    monkeypatch.setattr("tlbench.environments.workshop.Workshop.environment", lambda *_: environment)
+    monkeypatch.setattr("tlbench.environments.workshop.Workshop.environment", environment)
     monkeypatch.setattr("tlbench.steps.measuring.Laboratory._measure", measure)
     monkeypatch.setattr("tlbench.steps.measuring.Laboratory._kept", lambda *_: {})
     monkeypatch.setattr("tlbench.steps.measuring.Laboratory.first_wrong", lambda *_: PLACE)

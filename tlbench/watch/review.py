@@ -54,7 +54,7 @@ class Review:
 
     Attributes:
         number: the pull request's number; 0 if there is none.
-        is_worse: whether a cell raises an alarm.
+        is_worse: whether a cell raises an alarm, by the pull request's code or by the packages that it asks for.
         is_measured: whether every cell was measured, and came out the same when it was measured anew.
         rows: the cells that changed by more than rounding, the worst first.
     """
@@ -124,7 +124,7 @@ def _worded(
     moved = finding.moved if finding else ()
     news = [one for one in moved if one.change.is_news]
     is_doubtful = bool(finding and finding.doubt)
-    is_worse = not is_doubtful and any(one.change.is_alarm for one in news)
+    is_worse = not is_doubtful and any(one.regardless_of_environment.change.is_alarm for one in news)
     counts = {"same bits": len(ends) - len(moved) - len(unknown), "not measured": len(unknown)}
     summary = ", ".join([in_words(one.change for one in moved), *(f"{n} {word}" for word, n in counts.items() if n)]).strip(
         ", "
@@ -142,12 +142,19 @@ def _worded(
         text = replace(
             text, how_bad=step.how_bad, details=step.details[len(wording.by_change(finding)) :], commands=step.commands
         )
-        text = replace(text, what=f"{step.what} Against {base[:8]}.", what_to_do=WANTED if is_worse else step.what_to_do)
+        text = replace(text, what=f"{step.what} Against {base[:8]}.", what_to_do=_asked(is_worse, step))
     if unknown:
         reasons = dict.fromkeys(one.before.reason or one.after.reason for one in unknown)
         text = replace(text, how_bad=f"{text.how_bad} {len(unknown)} cells were not measured: {'; '.join(reasons)}")
     rows = (Row(str(one.cell), one.change, state_in_words(one.before), state_in_words(one.after)) for one in news[:ROWS])
     return Review(number, head, f"{word}: {summary}", is_worse, not (unknown or is_doubtful), text, tuple(rows))
+
+
+def _asked(is_worse: bool, step: Text) -> str:
+    """What to do. A package that made cells worse is looked at first, and may be wanted like a change of code."""
+    if step.what_to_do == wording.PACKAGES and is_worse:
+        return f"{step.what_to_do} Then {WANTED}"
+    return WANTED if is_worse else step.what_to_do
 
 
 def take_published(folder: Path) -> int:

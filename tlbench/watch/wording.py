@@ -18,6 +18,7 @@ from tlbench.watch.messages import Open, Text
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 """The time of a message that shows none."""
+PACKAGES = "look at the packages below: TransformerLens's own code gives the same bits in both environments."
 
 
 def step(clone: Clone, finding: Finding, where: str, head: str) -> Text:
@@ -50,7 +51,7 @@ def _what_to_do(finding: Finding, details: Sequence[Commit]) -> str:
     if finding.doubt:
         return "nothing yet: it came out differently the second time. Run the second command below to see which is right."
     if finding.change is Change.ENVIRONMENT:
-        return "look at the packages below: TransformerLens's own code gives the same bits in both environments."
+        return PACKAGES
     if not finding.change.is_for_the_worse:
         return "nothing. If you had worked around the old error, see whether you still need to."
     number = details[-1].pull_request

@@ -473,7 +473,9 @@ def test_the_command_on_the_first_page_follows_its_form(page, address):
     page.goto(f"{address}index.html")
     page.get_by_role("combobox", name="Model").select_option("zoo-gemma")
     page.get_by_role("textbox", name="Effect").fill("0,5")
-    assert page.locator(".effect-form code").inner_text() == "tlbench advise zoo-gemma --effect 0.5nats"
+    page.get_by_role("combobox", name="Dtype").select_option("bfloat16")
+    command = page.locator(".effect-form code").inner_text()
+    assert command == "tlbench advise zoo-gemma --effect 0.5nats --dtype bfloat16"
 
 
 def test_in_two_clicks(page, address):
@@ -589,6 +591,16 @@ def publish_stored(stored):
 
 def page_of(stored, name):
     return (stored.folder / "html" / name).read_text()
+
+
+def test_releases_that_nobody_measured_are_named_between_the_two_compared(stored):
+    for tag in ("v1", "v3"):
+        stored.store(tag, {GPT2: 1e-6})
+    publish_stored(stored)
+    assert "wrapper each. 2 was not measured." in page_of(stored, "index.html")
+    stored.store("v2", {GPT2: 1e-6})
+    publish_stored(stored)
+    assert "was not measured." not in page_of(stored, "index.html")
 
 
 def test_what_cannot_be_read_is_a_sentence_on_the_page_and_never_a_figure(stored):

@@ -12,6 +12,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 from tlbench import catalogue
 from tlbench.grid import Cell, Dtype, Option, Wrapper
 from tlbench.metrics.verdict import Verdict
@@ -79,6 +81,7 @@ class Site:
         other_lanes: arithmetics whose figures are not drawn with these, and the number of their commits.
         searched: the ranges whose steps are known commit by commit.
         supported: the architectures that the newest release supports; empty if its source is not at hand.
+        releases: every version that the repository has a tag for, in order; empty if it is not at hand.
         news: what the watch last did; None if none has ever finished.
     """
 
@@ -92,6 +95,7 @@ class Site:
     problems: list[str]
     other_lanes: Mapping[Lane, int]
     supported: Sequence[str]
+    releases: Sequence[Version]
     source: str
     news: News | None = None
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -140,6 +144,13 @@ class Site:
         """The shown commit before another one; None before the first."""
         place = self.shown.index(commit)
         return self.shown[place - 1] if place else None
+
+    def unmeasured(self, earlier: MeasuredCommit, later: MeasuredCommit) -> list[Version]:
+        """The final releases between two that nobody measured; none if it is not known which there are."""
+        if earlier.version is None or later.version is None:
+            return []
+        measured, ends = {commit.version for commit in self.commits}, (earlier.version, later.version)
+        return [one for one in self.releases if ends[0] < one < ends[1] and not one.is_prerelease and one not in measured]
 
     def compared(self, commit: MeasuredCommit) -> list[Changed]:
         """Every cell of a commit against the shown commit before it; none at the first."""
@@ -221,6 +232,7 @@ class Site:
             **base,
             newest=newest,
             previous=previous,
+            between=self.unmeasured(previous, newest) if previous else [],
             headline=headline(newest, previous, compared, self),
             counts_of=counted(compared),
             columns=columns,

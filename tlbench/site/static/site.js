@@ -89,7 +89,7 @@
   });
   one(".effect-form")?.addEventListener("input", ({ currentTarget: form }) => {
     const effect = effectOf(form.effect.value);
-    one("code", form).textContent = effect === null ? "Write a positive number of nats, such as 0.01." : `tlbench advise ${form.model.value} --effect ${effect}nats`;
+    one("code", form).textContent = effect === null ? "Write a positive number of nats, such as 0.01." : `tlbench advise ${form.model.value} --effect ${effect}nats --dtype ${form.dtype.value}`;
   });
   const here = one(".effect-here");
   if (here) {

@@ -223,8 +223,6 @@ class Site:
         newest, previous = self.newest, self.previous(self.newest)
         compared = self.compared(newest)
         glance = [commit for commit in self.shown if commit.is_release][-GLANCE:] or self.shown[-GLANCE:]
-        columns = [(wrapper, commit) for wrapper in Wrapper for commit in glance if self.has_run(wrapper, commit)]
-        rows = [(model, [self.worst(model, *column) for column in columns]) for model in self.history.models]
         render.write(
             self.html,
             "index.html",
@@ -235,9 +233,8 @@ class Site:
             between=self.unmeasured(previous, newest) if previous else [],
             headline=headline(newest, previous, compared, self),
             counts_of=counted(compared),
-            columns=columns,
+            glances=[of for wrapper in reversed(Wrapper) if (of := self.at_a_glance(wrapper, glance)).commits],
             removed_in=self.removed_in,
-            rows=rows,
             faults=finding_pages.by_weight(self),
             unexplained=inside.unexplained(self, newest),
             only_now=inside.only_later(self, previous, newest) if previous else [],
@@ -256,6 +253,12 @@ class Site:
         known, builders = {model.name: model.family for model in catalogue.load().models}, families()
         names = [known[model] for model in self.history.models if known.get(model) in builders]
         return sorted({name for family in names for name in builders[family]().config["architectures"]})
+
+    def at_a_glance(self, wrapper: Wrapper, commits: Sequence[MeasuredCommit]) -> Glance:
+        """One wrapper at those commits that have run it."""
+        own = [commit for commit in commits if self.has_run(wrapper, commit)]
+        rows = {model: [self.worst(model, wrapper, commit) for commit in own] for model in self.history.models}
+        return Glance(wrapper, own, rows)
 
     def worst(self, model: str, wrapper: Wrapper, commit: MeasuredCommit) -> Worst:
         """The worst verdict of a model's configurations in a wrapper at a commit."""
@@ -419,6 +422,15 @@ class Worst:
     def said(self) -> str:
         """In words."""
         return "; ".join(f"{verdict} in {count} of {self.n_run}" for verdict, count in self.counts.items())
+
+
+@dataclass(frozen=True)
+class Glance:
+    """The worst verdicts of one wrapper: by model, one at each commit."""
+
+    wrapper: Wrapper
+    commits: Sequence[MeasuredCommit]
+    rows: Mapping[str, Sequence[Worst]]
 
 
 @dataclass(frozen=True)

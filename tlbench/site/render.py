@@ -45,6 +45,7 @@ def environment() -> jinja2.Environment:
         "markdown": markdown,
         "plural": plural,
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
+        "breakable": breakable,
         "joined": joined,
         "listed": listed,
         "commit_page": searched.commit_page,
@@ -111,6 +112,11 @@ def joined(items: Any, limit: int = 6) -> str:
     """The first items, and how many more there are."""
     texts = list(dict.fromkeys(map(str, items)))
     return ", ".join(texts[:limit]) + (f" and {len(texts) - limit} more" if len(texts) > limit else "")
+
+
+def breakable(name: str) -> Markup:
+    """A name in snake case, which a line may break at its underscores."""
+    return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def listed(items: Sequence[Any]) -> str:

@@ -334,7 +334,7 @@ def test_the_keyboard_alone_reaches_a_cell_s_history_and_its_chart(page, address
     label = "() => document.activeElement.getAttribute('aria-label') || ''"
     for _ in range(40):
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.closest('.glance') !== null"):
+        if page.evaluate("document.activeElement.closest('[aria-label^=HookedTransformer] .glance') !== null"):
             break
     cells = ("zoo-gemma, HookedTransformer", "zoo-gemma, HookedTransformer 3.0.0: worse in 6 of 18")
     for key, wanted in zip(("ArrowDown", "ArrowRight"), cells, strict=True):
@@ -356,7 +356,8 @@ def test_a_grid_is_one_tab_stop_and_a_table_that_does_not_scroll_is_none(page, a
     stops = page.evaluate(
         "() => [...document.querySelectorAll('.grid')].map((g) => g.querySelectorAll('a:not([tabindex=\"-1\"])').length)"
     )
-    assert stops == [1, 1]
+    assert stops == [1, 1, 1]
+    page.goto(f"{address}releases.html")
     assert page.evaluate("document.querySelectorAll('.scroll[tabindex]').length") == 0
     page.set_viewport_size({"width": 400, "height": 900})
     assert page.evaluate("document.querySelectorAll('.scroll[tabindex]').length") == 1
@@ -409,7 +410,7 @@ def test_a_fault_that_ended_with_its_wrapper_is_never_called_mended(page, addres
     ended = "never mended: HookedTransformer was removed in 4.0.0"
     page.goto(f"{address}index.html")
     heads = page.locator(".glance [scope=colgroup]").all_inner_texts()
-    assert heads == ["HookedTransformer removed in 4.0.0", "TransformerBridge"]
+    assert heads == ["TransformerBridge", "HookedTransformer removed in 4.0.0"]
     page.goto(f"{address}model/zoo-gemma.html")
     assert ended in page.locator("[aria-label='Wrong versions']").inner_text()
     page.goto(f"{address}history/zoo-gemma.html?commit=3.5.1#float32.fold_ln")
@@ -473,7 +474,9 @@ def test_the_command_on_the_first_page_follows_its_form(page, address):
     page.goto(f"{address}index.html")
     page.get_by_role("combobox", name="Model").select_option("zoo-gemma")
     page.get_by_role("textbox", name="Effect").fill("0,5")
-    assert page.locator(".effect-form code").inner_text() == "tlbench advise zoo-gemma --effect 0.5nats"
+    page.get_by_role("combobox", name="Dtype").select_option("bfloat16")
+    command = page.locator(".effect-form code").inner_text()
+    assert command == "tlbench advise zoo-gemma --effect 0.5nats --dtype bfloat16"
 
 
 def test_in_two_clicks(page, address):
@@ -560,6 +563,78 @@ def test_a_page_fits_the_screen_and_satisfies_axe(page, address, kind):
         assert not serious, scheme
 
 
+A_FIGURE = ':is(td:has(data), td:has(.word), td:has(.use), td[class*="w-"], td:has([class*="w-"]))'
+SEEN_WITHOUT_SCROLLING = {
+    "index.html": ".glance .cell",
+    "models.html": "tbody td",
+    "compare.html?from=2.18.0&to=3.0.0": "td:has(.word)",
+    "steps.html": "",
+    "hooks.html": "[aria-label$='by model'] td[class*='w-']:nth-child(-n+3)",
+    "gradients.html": "[aria-label$='by model'] td[class*='w-']",
+    "growth.html": "",
+    "costs.html": ".costs td:nth-child(2)",
+    "environments.html": "td.other",
+    "method.html": "td:last-child",
+    "commit/3.0.0.html": "td:has(.word)",
+    "commit/4.3.0.html": ".measure",
+    "model/zoo-gemma.html": ".use, .advice td:nth-child(3)",
+    "model/zoo-gpt-neox.html": ".use, .advice td:nth-child(3)",
+    "history/zoo-mixtral.html": ".runs .word, .runs [data-track='accuracy.Logit.track_mean']",
+    "finding/gemma-erf-gelu.html": "",
+}
+"""Of each page what answers its question, beside the first figure or verdict of each row of its tables."""
+HIDDEN = """([figure, answers]) => {
+  const isShown = (element) => element && element.checkVisibility() && element.getBoundingClientRect().width > 0;
+  const firsts = [...document.querySelectorAll("tbody tr")].map((row) => row.querySelector(figure));
+  const wanted = [...firsts, ...(answers ? document.querySelectorAll(answers) : [])].filter(isShown);
+  const heads = [...document.querySelectorAll("tbody th")].filter(isShown);
+  const edge = (scroll) => scroll.getBoundingClientRect().right - (scroll.classList.contains("more") ? 20 : 0);  // it fades
+  const right = (one) => {  // of its text
+    const range = document.createRange(), walker = document.createTreeWalker(one, NodeFilter.SHOW_TEXT), ends = [0];
+    while (walker.nextNode()) {
+      range.selectNodeContents(walker.currentNode);
+      ends.push(range.getBoundingClientRect().right);
+    }
+    return Math.max(...ends);
+  };
+  const isCovered = (one) => {  // by its row's first cell, which stays where it is while the others scroll
+    const first = one.closest("tr").cells[0];
+    return !first.contains(one) && one.getBoundingClientRect().left < first.getBoundingClientRect().right - 0.5;
+  };
+  const isBeyond = (one) => right(one) > Math.min(innerWidth, edge(one.closest(".scroll"))) + 0.5;
+  const hidden = wanted.filter((one) => isCovered(one) || isBeyond(one));
+  const covering = heads.filter((head) => right(head) > head.getBoundingClientRect().right + 0.5);
+  return [wanted, hidden, covering].map((cells) => cells.map((one) => `${one.closest("tr").innerText} : ${one.innerText}`));
+}"""
+
+
+@pytest.mark.parametrize(("kind", "answers"), SEEN_WITHOUT_SCROLLING.items())
+def test_what_a_page_answers_is_seen_on_a_small_screen_without_scrolling_sideways(page, address, kind, answers):
+    page.set_viewport_size({"width": 400, "height": 900})
+    page.goto(address + kind)
+    wanted, hidden, covering = page.evaluate(HIDDEN, [A_FIGURE, answers])
+    assert wanted
+    assert not hidden
+    assert not covering
+
+
+@pytest.mark.parametrize("kind", ["index.html", "hooks.html", "growth.html", "model/zoo-gpt-neox.html"])
+def test_no_table_is_cut_on_a_large_screen(page, address, kind):
+    page.goto(address + kind)
+    page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
+    assert page.locator(".scroll").count() > 2
+    cut = "(all) => all.filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.ariaLabel)"
+    assert not page.locator(".scroll").evaluate_all(cut)
+
+
+def test_a_long_size_stands_below_its_title_and_a_short_one_beside_it(page, address):
+    page.goto(f"{address}findings.html")
+    tops = "(item) => ['.what', '.amount'].map((part) => item.querySelector(part).getBoundingClientRect())"
+    long, short = (page.locator(".finding", has_text=words).first.evaluate(tops) for words in ("17 times the", "7.5 nats"))
+    assert long[1]["top"] >= long[0]["bottom"]
+    assert short[1]["top"] == short[0]["top"]
+
+
 def test_an_unknown_cell_or_commit_in_the_address_is_named(page, address):
     page.goto(f"{address}history/zoo-gemma.html?commit=9.9.9#float64.none")
     said = page.locator(".unknown").inner_text()
@@ -589,6 +664,16 @@ def publish_stored(stored):
 
 def page_of(stored, name):
     return (stored.folder / "html" / name).read_text()
+
+
+def test_releases_that_nobody_measured_are_named_between_the_two_compared(stored):
+    for tag in ("v1", "v3"):
+        stored.store(tag, {GPT2: 1e-6})
+    publish_stored(stored)
+    assert "wrapper each. 2 was not measured." in page_of(stored, "index.html")
+    stored.store("v2", {GPT2: 1e-6})
+    publish_stored(stored)
+    assert "was not measured." not in page_of(stored, "index.html")
 
 
 def test_what_cannot_be_read_is_a_sentence_on_the_page_and_never_a_figure(stored):

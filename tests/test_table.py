@@ -239,6 +239,10 @@ def test_advice_is_printed_for_an_effect(project):
     assert "zoo-gpt2 on TransformerLens v3.0.0, for an effect of 100 nats: HookedTransformer is safe in float32" in (
         " ".join(done.stdout.split())
     )
+    of_one = run("zoo-gpt2", "--effect", "100nats", "--dtype", "float32", command="advise").stdout
+    assert "float32" in of_one
+    assert "float16" in done.stdout
+    assert "float16" not in of_one
     for words in (("zoo-gpt2", "--effect", "much"), ("zoo-opt", "--effect", "1nats")):
         refused = run(*words, command="advise")
         assert (refused.returncode, refused.stdout) == (2, "")

@@ -156,6 +156,7 @@ def verdicts(
 def advise(
     model: Annotated[str, typer.Argument(help="A catalogue name.")],
     effect: Annotated[str, typer.Option(help="The size of the effect you measure, such as 0.01nats.")],
+    dtype: OnlyDtype = "",
     commit: TagOrHash = "",
     machine: Machine = "",
     config: Config = None,
@@ -163,7 +164,7 @@ def advise(
     """Show which dtypes and options are safe for an effect of this size, the most exact first, from stored results."""
     size = advice.parse_effect(effect)
     stored = StoredResults(config, machine)
-    read = _reader(StoredResults.truth_rows, _filter(stored, model, "", "", ""))
+    read = _reader(StoredResults.truth_rows, _filter(stored, model, dtype, "", ""))
     (place,) = _places(stored, config, [commit], TRUTH, read)
     advised = advice.advise(read(place), size)
     if all(one.word is advice.Use.NOT_MEASURED for one in advised):

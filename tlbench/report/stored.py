@@ -257,8 +257,8 @@ class StoredResults:
     def _nearest(self, name: str) -> list[Commit]:
         """The commits with results before and after a release; the newest ones if the name is no version."""
         with suppress(InvalidVersion):
-            wanted, tagged = Version(name), [c for c in self.commits if _version(c.tag)]
-            before = [c for c in tagged if (_version(c.tag) or wanted) < wanted]
+            wanted, tagged = Version(name), [c for c in self.commits if version_of(c.tag)]
+            before = [c for c in tagged if (version_of(c.tag) or wanted) < wanted]
             after = [c for c in tagged if c not in before]
             if tagged:
                 return [*before[-1:], *after[:1]]
@@ -466,7 +466,8 @@ def _class(benchmark: str) -> str:
     return benchmark.split(".track_", maxsplit=1)[0]
 
 
-def _version(tag: str) -> Version | None:
+def version_of(tag: str) -> Version | None:
+    """The version that a tag names; None if it is no release."""
     with suppress(InvalidVersion):
         return Version(tag)
     return None

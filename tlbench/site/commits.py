@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from tlbench.environments.metadata import Metadata
+from tlbench.report.stored import version_of
 
 VERSIONS = ("torch", "transformers", "tokenizers", "numpy")
 """The packages beside TransformerLens that can move a figure."""
@@ -50,10 +51,7 @@ class MeasuredCommit:
     @cached_property
     def version(self) -> Version | None:
         """The release's version; None if the commit is no release."""
-        try:
-            return Version(self.tag)
-        except InvalidVersion:
-            return None
+        return version_of(self.tag)
 
     @property
     def is_release(self) -> bool:

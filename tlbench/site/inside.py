@@ -22,6 +22,7 @@ from tlbench.site import findings, render
 from tlbench.site.commits import MeasuredCommit
 from tlbench.site.history import results_files
 from tlbench.site.pages import Site
+from tlbench.site.words import ENVIRONMENT
 
 PAGES = {
     "hooks.html": ("Hooks and generation", (Part.HOOKS, Part.GENERATION)),
@@ -227,6 +228,11 @@ def _part_page(site: Site, part: Part) -> PartPage:
             by_model[one.cell.model, one.cell.wrapper][one.what].append(one)
         found = [(*key, [worst(of[check.what]) for check in checks]) for key, of in sorted(by_model.items())]
         models = [row for row in found if any_ran(row[2])]
+        # The check that most models fail first: on a small screen the others are out of sight.
+        failing = Counter(i for _, _, own in models for i, one in enumerate(own) if one and one.counts)
+        order = sorted(range(len(checks)), key=lambda i: -failing[i])
+        models = [(model, wrapper, [own[i] for i in order]) for model, wrapper, own in models]
+        checks = [checks[i] for i in order]
         sizes = _sizes(site, newest, of_part, [name for name, *_ in described])
     return PartPage(part, ABOUT[part], commits, absent, rows, models, checks, described, sizes)
 
@@ -425,7 +431,8 @@ def _environments(site: Site, base: dict[str, Any]) -> None:
                     rows.append((commit, metadata, differences(rows[-1][1], metadata) if rows else {}))
     newest_first = dict(sorted(tables.items(), key=lambda item: (-len(item[1]), item[0])))
     for machine, rows in newest_first.items():
-        moves[machine] = sorted({name for _, _, differs in rows for name in differs} - {"transformer-lens"})
+        moved = {name for _, _, differs in rows for name in differs} - {"transformer-lens"}
+        moves[machine] = [*(name for name in ENVIRONMENT if name in moved), *sorted(moved - set(ENVIRONMENT))]
         rows.reverse()
     render.write(site.html, "environments.html", "environments.html", **base, tables=newest_first, moves=moves)
 

@@ -28,7 +28,7 @@ from tlbench.site.profiles import ABOUT, ProfileSection, Sections
 P99 = f"truth.TransformerLens.track_{Figure.DIFFERENCE_P99}"
 EFFECT = 0.1
 """The size of the effect, in nats, that the page answers for until another one is asked for."""
-STATS = ("max", "mean", "median", "std")
+STATS = ("mean", "max", "median", "std")
 USES = (Use.NOT_RIGHT, Use.NOT_MEASURED, Use.NOT_SAFE, Use.SAFE)
 """What to do with a configuration, the worst first."""
 BADGE = Markup(
@@ -342,7 +342,7 @@ def _rows(site: Site, model: str, section: Section, known: Sequence[Finding], pr
                 f'data-verdict="{state.verdict}" '
                 f'data-machine="{escape(run.machine)}" '
                 f'data-commit="{row.first.short}" data-cell="{cell}">'
-                f'<th scope="row">{name}{until}</th><td>{short_wrapper(wrapper)}</td>'
+                f'<th scope="row">{name}{until}<span class="sub">{short_wrapper(wrapper)}</span></th>'
                 f"<td>{render.word(state.verdict)}</td>"
                 f'{figures}<td class="num">{reference}</td>'
                 f'<td class="reason">{_said(row, section, wrapper, known)}</td></tr>\n'

@@ -12,6 +12,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 from tlbench import catalogue
 from tlbench.grid import Cell, Dtype, Option, Wrapper
 from tlbench.metrics.verdict import Verdict
@@ -79,6 +81,7 @@ class Site:
         other_lanes: arithmetics whose figures are not drawn with these, and the number of their commits.
         searched: the ranges whose steps are known commit by commit.
         supported: the architectures that the newest release supports; empty if its source is not at hand.
+        releases: every version that the repository has a tag for, in order; empty if it is not at hand.
         news: what the watch last did; None if none has ever finished.
     """
 
@@ -92,6 +95,7 @@ class Site:
     problems: list[str]
     other_lanes: Mapping[Lane, int]
     supported: Sequence[str]
+    releases: Sequence[Version]
     source: str
     news: News | None = None
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -140,6 +144,13 @@ class Site:
         """The shown commit before another one; None before the first."""
         place = self.shown.index(commit)
         return self.shown[place - 1] if place else None
+
+    def unmeasured(self, earlier: MeasuredCommit, later: MeasuredCommit) -> list[Version]:
+        """The final releases between two that nobody measured; none if it is not known which there are."""
+        if earlier.version is None or later.version is None:
+            return []
+        measured, ends = {commit.version for commit in self.commits}, (earlier.version, later.version)
+        return [one for one in self.releases if ends[0] < one < ends[1] and not one.is_prerelease and one not in measured]
 
     def compared(self, commit: MeasuredCommit) -> list[Changed]:
         """Every cell of a commit against the shown commit before it; none at the first."""
@@ -212,8 +223,6 @@ class Site:
         newest, previous = self.newest, self.previous(self.newest)
         compared = self.compared(newest)
         glance = [commit for commit in self.shown if commit.is_release][-GLANCE:] or self.shown[-GLANCE:]
-        columns = [(wrapper, commit) for wrapper in Wrapper for commit in glance if self.has_run(wrapper, commit)]
-        rows = [(model, [self.worst(model, *column) for column in columns]) for model in self.history.models]
         render.write(
             self.html,
             "index.html",
@@ -221,11 +230,11 @@ class Site:
             **base,
             newest=newest,
             previous=previous,
+            between=self.unmeasured(previous, newest) if previous else [],
             headline=headline(newest, previous, compared, self),
             counts_of=counted(compared),
-            columns=columns,
+            glances=[of for wrapper in reversed(Wrapper) if (of := self.at_a_glance(wrapper, glance)).commits],
             removed_in=self.removed_in,
-            rows=rows,
             faults=finding_pages.by_weight(self),
             unexplained=inside.unexplained(self, newest),
             only_now=inside.only_later(self, previous, newest) if previous else [],
@@ -244,6 +253,12 @@ class Site:
         known, builders = {model.name: model.family for model in catalogue.load().models}, families()
         names = [known[model] for model in self.history.models if known.get(model) in builders]
         return sorted({name for family in names for name in builders[family]().config["architectures"]})
+
+    def at_a_glance(self, wrapper: Wrapper, commits: Sequence[MeasuredCommit]) -> Glance:
+        """One wrapper at those commits that have run it."""
+        own = [commit for commit in commits if self.has_run(wrapper, commit)]
+        rows = {model: [self.worst(model, wrapper, commit) for commit in own] for model in self.history.models}
+        return Glance(wrapper, own, rows)
 
     def worst(self, model: str, wrapper: Wrapper, commit: MeasuredCommit) -> Worst:
         """The worst verdict of a model's configurations in a wrapper at a commit."""
@@ -407,6 +422,15 @@ class Worst:
     def said(self) -> str:
         """In words."""
         return "; ".join(f"{verdict} in {count} of {self.n_run}" for verdict, count in self.counts.items())
+
+
+@dataclass(frozen=True)
+class Glance:
+    """The worst verdicts of one wrapper: by model, one at each commit."""
+
+    wrapper: Wrapper
+    commits: Sequence[MeasuredCommit]
+    rows: Mapping[str, Sequence[Worst]]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tlbench.exceptions import BadInput
 from tlbench.files import folder_written_whole
 from tlbench.paths import package_dir
 from tlbench.records import news
-from tlbench.report.stored import UNTAGGED, StoredResults
+from tlbench.report.stored import UNTAGGED, StoredResults, version_of
 from tlbench.site import findings, history, searched
 from tlbench.site.commits import MeasuredCommit, from_ms, subjects
 from tlbench.site.history import History
@@ -71,6 +71,7 @@ def publish(conf: Any, html: Path, only: Sequence[str] | None = None) -> list[st
             problems=found.problems,
             other_lanes={other: len(own) for other, own in lanes.items() if other != lane},
             supported=_supported(stored.repository, shown[-1].hash) if shown else (),
+            releases=sorted(filter(None, map(version_of, stored.tags.values()))) if stored.repository else (),
             source=stored.folder.name,
             news=news.read(stored.folder / news.FOLDER),
         ).write()

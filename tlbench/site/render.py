@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -44,7 +45,9 @@ def environment() -> jinja2.Environment:
         "markdown": markdown,
         "plural": plural,
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
+        "breakable": breakable,
         "joined": joined,
+        "listed": listed,
         "commit_page": searched.commit_page,
         "pull_page": searched.pull_page,
         "own_subject": searched.own_subject,
@@ -109,6 +112,16 @@ def joined(items: Any, limit: int = 6) -> str:
     """The first items, and how many more there are."""
     texts = list(dict.fromkeys(map(str, items)))
     return ", ".join(texts[:limit]) + (f" and {len(texts) - limit} more" if len(texts) > limit else "")
+
+
+def breakable(name: str) -> Markup:
+    """A name in snake case, which a line may break at its underscores."""
+    return escape(name).replace("_", Markup("_<wbr>"))
+
+
+def listed(items: Sequence[Any]) -> str:
+    """All items: ``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(map(str, items[:-1])), str(items[-1]))))
 
 
 @lru_cache

@@ -33,6 +33,7 @@
     const text = power < -4 || power >= 3 ? value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e") : String(Number(value.toPrecision(3)));
     return text.replaceAll("-", "−");
   };
+  const breakable = (name) => name.split(/(?<=_)/).flatMap((part) => [part, make("wbr")]);
   const short = (wrapper) => wrapper.replace("HookedTransformer", "Hooked").replace("TransformerBridge", "Bridge");
 
   // How old the results are, today.
@@ -89,7 +90,7 @@
   });
   one(".effect-form")?.addEventListener("input", ({ currentTarget: form }) => {
     const effect = effectOf(form.effect.value);
-    one("code", form).textContent = effect === null ? "Write a positive number of nats, such as 0.01." : `tlbench advise ${form.model.value} --effect ${effect}nats`;
+    one("code", form).textContent = effect === null ? "Write a positive number of nats, such as 0.01." : `tlbench advise ${form.model.value} --effect ${effect}nats --dtype ${form.dtype.value}`;
   });
   const here = one(".effect-here");
   if (here) {
@@ -258,9 +259,9 @@
         const body = make("tbody");
         for (const row of own) {
           const [model, dtype, option, wrapper] = row.cell;
-          body.append(make("tr", {}, make("th", { scope: "row" }, make("a", { href: `history/${model}.html?commit=${b.name}#${dtype}.${option}` }, `${model} ${dtype} ${option}`)), make("td", {}, row.was[3] === wrapper ? short(wrapper) : `${short(row.was[3])} → ${short(wrapper)}`), make("td", {}, word(row.before)), make("td", { class: "num" }, figure(row.before[1])), make("td", {}, word(row.after)), make("td", { class: "num" }, figure(row.after[1])), make("td", { class: "num" }, unmoved(row) ? "" : row.bits === null ? "" : Number.isFinite(row.bits) ? `${row.bits > 0 ? "+" : ""}${row.bits.toFixed(2)}`.replace("-", "−") : row.bits > 0 ? "+∞" : "−∞"), make("td", { class: "reason" }, unmoved(row) ? "HuggingFace's own bits moved, and these with them" : "")));
+          body.append(make("tr", {}, make("th", { scope: "row" }, make("a", { href: `history/${model}.html?commit=${b.name}#${dtype}.${option}` }, `${model} ${dtype} `, ...breakable(option))), make("td", { class: "num" }, unmoved(row) || row.bits === null ? "" : Number.isFinite(row.bits) ? `${row.bits > 0 ? "+" : ""}${row.bits.toFixed(2)}`.replace("-", "−") : row.bits > 0 ? "+∞" : "−∞"), ...[row.before, row.after].map((state) => make("td", {}, word(state), make("span", { class: "sub" }, figure(state[1])))), make("td", {}, row.was[3] === wrapper ? short(wrapper) : `${short(row.was[3])} → ${short(wrapper)}`), make("td", { class: "reason" }, unmoved(row) ? "HuggingFace's own bits moved, and these with them" : "")));
         }
-        const head = make("tr", {}, ...["cell", "wrapper", a.name, "mean, nats", b.name, "mean, nats", "change, bits", "note"].map((name, i) => make("th", { scope: "col", class: [3, 5, 6].includes(i) ? "num" : null }, name)));
+        const head = make("tr", {}, ...["cell", "change, bits", a.name, b.name, "wrapper", "note"].map((name, i) => make("th", { scope: "col", class: i === 1 ? "num" : null }, name, ...([2, 3].includes(i) ? [make("span", { class: "sub" }, "mean, nats")] : []))));
         const table = make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": kind }, make("table", { class: "plain" }, make("thead", {}, head), body));
         const [model, dtype, option] = every[0].cell;
         const reproduce = make("p", { class: "run" }, "Reproduce the first: ", make("code", {}, `tlbench verify ${model} --tl ${b.name} --dtype ${dtype} --option ${option}`));

@@ -9,7 +9,7 @@ from tests.test_answers import CELL, FIGURES
 from tlbench.exceptions import BadInput
 from tlbench.grid import Cell
 from tlbench.metrics.verdict import JudgedBy
-from tlbench.questions.answers import _write
+from tlbench.questions.answers import _write, file_name
 from tlbench.questions.registry import ACCURACY, HOOKS
 from tlbench.records import endings
 from tlbench.records.endings import Ending
@@ -54,6 +54,16 @@ def test_a_verdict_without_a_golden_keeps_what_it_rests_on_and_why(left):
     assert left(CELL, Outcome(Kind.MEASURED, without)) == {
         ("accuracy", str(CELL)): Ending(Kind.MEASURED, "too large", JudgedBy.NOTHING)
     }
+
+
+def test_an_outcome_left_before_its_record_got_a_field_keeps_its_ending_and_stops_no_run(left, tmp_path):
+    earlier = left(CELL, Outcome(Kind.MEASURED, replace(FIGURES, truth=None, no_truth="too large")))
+    path = tmp_path / "log" / file_name(ACCURACY, CELL)
+    data = json.loads(path.read_text())
+    del data["record"]["nonfinite"]
+    path.write_text(json.dumps(data))
+    broken = {("accuracy", str(OTHER)): Ending(Kind.FAILED, "it broke", JudgedBy.NOTHING)}
+    assert left(OTHER, Outcome(Kind.FAILED, reason="it broke")) == {**earlier, **broken}
 
 
 def test_nonfinite_logits_are_a_failure_of_transformerlens_s_and_none_where_huggingface_s_are_not_finite_either(left):

@@ -8,7 +8,7 @@ import pytest
 from tests.test_answers import CELL
 from tlbench.components import Component, site
 from tlbench.exceptions import BadInput
-from tlbench.questions.answers import _write
+from tlbench.questions.answers import _write, file_name
 from tlbench.questions.registry import CONTEXT_LENGTH, DEPTH
 from tlbench.records import profiles
 from tlbench.records.depth_profile import DepthProfile, SiteError
@@ -63,6 +63,16 @@ def test_a_cell_that_fails_now_loses_its_profile_and_the_others_stay(left):
     left(CONTEXT_LENGTH, Outcome(Kind.MEASURED, LENGTHS))
     left(DEPTH, Outcome(Kind.MEASURED, BLOCKS))
     assert list(left(DEPTH, Outcome(Kind.FAILED, reason="it broke"))) == [("context-length", str(CELL))]
+
+
+def test_an_outcome_left_before_its_record_got_a_field_keeps_its_profile_and_stops_no_run(left, tmp_path):
+    earlier = left(DEPTH, Outcome(Kind.MEASURED, BLOCKS))
+    path = tmp_path / "log" / file_name(DEPTH, CELL)
+    data = json.loads(path.read_text())
+    del data["record"]["n_blocks"]
+    path.write_text(json.dumps(data))
+    both = left(CONTEXT_LENGTH, Outcome(Kind.MEASURED, LENGTHS))
+    assert both.items() > earlier.items()
 
 
 def test_a_run_of_other_questions_writes_no_file(tmp_path):

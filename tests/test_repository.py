@@ -343,5 +343,5 @@ def test_a_recipe_followed_to_the_letter_passes_its_tests(followed):
 @pytest.mark.slow
 def test_a_new_architecture_is_made_pinned_and_loaded_by_huggingface(followed, monkeypatch):
     monkeypatch.setenv("TLBENCH_CACHE", str(followed / "cache"))
-    run(sys.executable, "-m", "tlbench.cli", "checkpoints", "zoo-helium", cwd=followed)
-    run(*PYTEST, "-k", "helium", "tests/test_configured.py", cwd=followed)
+    run(sys.executable, "-m", "tlbench.cli", "checkpoints", "zoo-mistral-nemo", cwd=followed)
+    run(*PYTEST, "-k", "mistral-nemo", "tests/test_configured.py", cwd=followed)

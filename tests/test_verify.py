@@ -85,3 +85,13 @@ def test_verify_of_a_source_tree_has_no_json(checkout):
     done = run("verify", checkout[0], "--json")
     assert done.returncode == 2
     assert "--json is for one model" in done.stderr
+
+
+def test_the_reason_that_an_architecture_is_missing_does_not_list_all_that_are_there(monkeypatch):
+    reason = f"no adapter. Available: {['LlamaForCausalLM'] * 100}, Config architectures: ['HeliumForCausalLM']"
+    answers = [Answers(CELL, {ACCURACY.name: Outcome(Kind.NOT_APPLICABLE, reason=reason)})]
+    nothing = judge._Run("zoo-helium", None, "4.3.0", {}, answers, None)
+    monkeypatch.setattr(judge, "_ask", lambda *words, **named: nothing)
+    done = run("verify", "zoo-helium", "--tl", "4.3.0")
+    assert done.returncode == 2
+    assert "Available: [...], Config architectures: ['HeliumForCausalLM']" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -39,6 +40,8 @@ from tlbench.report import verify as verifying
 from tlbench.report.checks import Part
 from tlbench.report.render import Format
 
+LONG_LIST = re.compile(r"\[[^][]{200,}\]")
+"""In TransformerLens's own reasons, such as every architecture that it knows."""
 ModelName = Annotated[str, typer.Argument(help="A catalogue name, a local checkpoint folder, or a Hub repo id.")]
 Subject = Annotated[
     str, typer.Argument(metavar="MODEL", help="The same; or TransformerLens's source tree, for every small model under it.")
@@ -249,7 +252,8 @@ class _Run(NamedTuple):
         print(json.dumps({**header, **result, "cells": cells}, indent=1))
 
     def nothing_measured(self, reasons: Iterable[str]) -> TlbenchError:
-        return TlbenchError(f"could not measure any cell of {self.title}: {'; '.join(sorted(set(reasons)))}")
+        shown = {LONG_LIST.sub("[...]", reason) for reason in reasons}
+        return TlbenchError(f"could not measure any cell of {self.title}: {'; '.join(sorted(shown))}")
 
 
 def _grid(model: str, dtypes: list[Any] | None, options: list[Any] | None, wrappers: list[str] | None) -> list[Cell]:

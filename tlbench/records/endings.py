@@ -16,8 +16,7 @@ from tlbench.exceptions import BadInput
 from tlbench.files import written_whole
 from tlbench.metrics.verdict import JudgedBy
 from tlbench.records.measurement import ACCURACY, Measurement
-from tlbench.records.outcome import Kind, Outcome
-from tlbench.records.serial import restored
+from tlbench.records.outcome import Kind, Outcome, left_by_this_code
 
 SUFFIX = ".endings.jsonl"  # of the file beside a results file; asv would read a ``.json`` there as results
 Asked = tuple[str, str]  # a question's name and a cell, both as text
@@ -60,10 +59,10 @@ def left_by_run(folder: Path) -> Iterator[tuple[Asked, Ending | None]]:
         data = json.loads(path.read_text())
         if "question" in data:  # the folder also holds the environment's metadata
             kind: Any = Outcome[Measurement] if data["question"] == ACCURACY else Outcome[dict[str, Any]]
-            outcome: Outcome[Any] = restored(kind, data)
-            yield (data["question"], data["cell"]), of_outcome(outcome)
-            for attempt, ending in of_attempts(outcome):
-                yield (f"{data['question']}{PART}{attempt}", data["cell"]), ending
+            if outcome := left_by_this_code(kind, data):
+                yield (data["question"], data["cell"]), of_outcome(outcome)
+                for attempt, ending in of_attempts(outcome):
+                    yield (f"{data['question']}{PART}{attempt}", data["cell"]), ending
 
 
 def of_attempts(outcome: Outcome[Any]) -> Iterator[tuple[str, Ending]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tlbench.exceptions import CellFailed, NotApplicable, NotMeasured
+from tlbench.records.serial import restored
 
 R = TypeVar("R")
 
@@ -34,3 +36,14 @@ class Outcome(Generic[R]):
             return self.record
         errors = {Kind.NOT_APPLICABLE: NotApplicable, Kind.NOT_MEASURED: NotMeasured}
         raise errors.get(self.kind, CellFailed)(self.reason)
+
+
+def left_by_this_code(kind: type[Outcome[R]], data: Any) -> Outcome[R] | None:
+    """Restore an outcome that a run left in a folder.
+
+    None if its record has other fields than ours: tlbench was changed since. The run that left it has kept its ending and
+    its profile already.
+    """
+    with suppress(ValueError):
+        return restored(kind, data)
+    return None

@@ -16,7 +16,7 @@ from tlbench.files import written_whole
 from tlbench.records.depth_profile import COMPUTED_BY_BLOCK, DepthProfile
 from tlbench.records.endings import Asked
 from tlbench.records.inside import ContextLength
-from tlbench.records.outcome import Outcome
+from tlbench.records.outcome import Outcome, left_by_this_code
 from tlbench.records.serial import plain, restored
 
 SUFFIX = ".profiles.jsonl"  # of the file beside a results file
@@ -69,8 +69,9 @@ def left_by_run(folder: Path) -> Iterator[tuple[Asked, Profile | None]]:
     for name, kind, profile_of in ((DEPTH, DepthProfile, of_depth), (LENGTH, ContextLength, of_length)):
         for path in sorted(folder.glob(f"{name}-*.json")):
             data = json.loads(path.read_text())
-            outcome: Outcome[Any] = restored(Outcome[kind], data)  # type: ignore[valid-type]
-            yield (name, data["cell"]), outcome.record and profile_of(outcome.record)
+            outcome: Outcome[Any] | None = left_by_this_code(Outcome[kind], data)  # type: ignore[valid-type]
+            if outcome:
+                yield (name, data["cell"]), outcome.record and profile_of(outcome.record)
 
 
 def keep(folder: Path, results: Path) -> None:

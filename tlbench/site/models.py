@@ -113,7 +113,7 @@ def write(site: Site, base: dict[str, Any], found: Sections) -> None:
             stats=[f"accuracy.Logit.track_{name}" for name in STATS],
             mean=MEAN,
             fate=partial(fate, site),
-            known=known,
+            causes=partial(_causes, known=known),
             rows_of=lambda section, model=model, known=known: _rows(site, model, section, known, found.get(model, ())),
         )
         passes, word = badge(own)
@@ -356,13 +356,20 @@ def _said(row: Row, section: Section, wrapper: Wrapper, known: Sequence[Finding]
     change = f"{row.change}: mean {_times(row.bits)}" if row.change and row.bits else row.change or ""
     moved = f"also {render.joined(row.moved, 9)}" if row.moved else ""
     said = [str(escape(text)) for text in ("; ".join(filter(None, (change, moved))), state.reason) if text]
-    if state.verdict.is_alarm and row.first.version:
-        part = "failures" if state.verdict is Verdict.FAILED else Part.LOGITS
-        for one in known:
-            of = (short_wrapper(wrapper), section.dtype, section.option)
-            if one.part == part and one.holds_at(row.first.version) and one.concerns(*of):
-                said.append(f'<a href="../finding/{one.slug}.html">{escape(one.title)}</a>')
+    said += [
+        f'<a href="../finding/{one.slug}.html">{escape(one.title)}</a>' for one in _causes(row, section, wrapper, known)
+    ]
     return "<br>".join(said)
+
+
+def _causes(row: Row, section: Section, wrapper: Wrapper, known: Sequence[Finding]) -> list[Finding]:
+    """The findings that explain why a row is wrong or fails."""
+    version = row.first.version
+    if version is None or not row.state.verdict.is_alarm:
+        return []
+    part = "failures" if row.state.verdict is Verdict.FAILED else Part.LOGITS
+    of = (short_wrapper(wrapper), section.dtype, section.option)
+    return [one for one in known if one.part == part and one.holds_at(version) and one.concerns(*of)]
 
 
 def _times(bits: float) -> str:

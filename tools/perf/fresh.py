@@ -6,7 +6,7 @@ import time
 
 from tools.perf.bench import ROOT, at_most
 
-NEEDED = ("PATH", "UV_FIND_LINKS", "PIP_FIND_LINKS", "PIP_INDEX_URL", "SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY")
+NEEDED = ("PATH", "UV_FIND_LINKS", "PIP_FIND_LINKS", "PIP_INDEX_URL", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTPS_PROXY", "NO_PROXY")
 """The only variables that the newcomer shares with us: how this machine reaches the package index."""
 FIRST_VERDICT = " measured · "
 """What a release's line of summary has."""
@@ -18,16 +18,17 @@ def figures(folder):
     home.mkdir()
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
     variables = {name: os.environ[name] for name in NEEDED if name in os.environ} | {"HOME": str(home)}
-    started, first, lines = time.monotonic(), None, 0
+    started, first, lines, last = time.monotonic(), None, 0, ""
     with subprocess.Popen(
         ["make", "bench"], cwd=clone, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as run:
         for line in run.stdout:
             lines += 1
+            last = line.strip() or last
             if first is None and FIRST_VERDICT in line:
                 first = time.monotonic() - started
     if run.returncode or first is None:
-        raise SystemExit(f"make bench in {clone} ended with status {run.returncode} and {lines} lines: see {clone}")
+        raise SystemExit(f"make bench in {clone} ended with status {run.returncode} and {lines} lines, the last: {last}")
     yield at_most("make bench in a new clone: the first verdict after", first, "s", 240)
     yield at_most("the same, in all", time.monotonic() - started, "s", 720)
     yield at_most("the same, printed", lines, "lines", 300)

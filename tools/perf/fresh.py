@@ -6,7 +6,16 @@ import time
 
 from tools.perf.bench import ROOT, at_most
 
-NEEDED = ("PATH", "UV_FIND_LINKS", "PIP_FIND_LINKS", "PIP_INDEX_URL", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTPS_PROXY", "NO_PROXY")
+NEEDED = (
+    "PATH",
+    "UV_FIND_LINKS",
+    "PIP_FIND_LINKS",
+    "PIP_INDEX_URL",
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+)
 """The only variables that the newcomer shares with us: how this machine reaches the package index."""
 FIRST_VERDICT = " measured · "
 """What a release's line of summary has."""

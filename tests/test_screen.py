@@ -36,7 +36,7 @@ def test_a_commit_without_a_fault_names_its_largest_ratio_and_counts_no_cell_tha
         row("d", Verdict.NOT_MEASURED),
     ]
     assert headline.of_errors(rows) == "2 measured · none worse than benign · largest R 1.55 (b, float32, fold_ln)"
-    assert headline.of_errors(rows[2:]) == "nothing was measured"
+    assert headline.of_errors(rows[2:]) == "no verdict: --bench leaves out truth, or nothing is applicable"
 
 
 def test_what_is_wrong_failed_or_unjudged_is_named_and_the_distance_is_the_largest():

@@ -19,7 +19,7 @@ def of_errors(rows: Sequence[TruthRow]) -> str:
     """How many cells have which verdict, what is wrong and by how much, and the largest ratio R of what is right."""
     tried = [row for row in rows if row.verdict not in ABSENT]
     if not tried:
-        return "nothing was measured"
+        return "no verdict: --bench leaves out truth, or nothing is applicable"
     parts = [f"{sum(row.verdict is not Verdict.FAILED for row in tried)} measured"]
     for verdict in (Verdict.BROKEN, Verdict.WORSE, Verdict.FAILED, Verdict.UNJUDGED):
         alike = [row for row in tried if row.verdict is verdict]

@@ -291,6 +291,12 @@ def test_the_best_commit_has_the_fewest_wrong_cells_and_then_the_smallest_errors
         planted.finder.best([planted.commits[0]], [Cell("zoo-llama", "float32", "unprocessed", "HookedTransformer")])
 
 
+def test_a_long_list_in_a_reason_is_left_out():
+    known = ", ".join(f"'Architecture{number}'" for number in range(20))
+    state = State(Verdict.NOT_APPLICABLE, reason=f"available: [{known}], asked: ['Olmo2']")
+    assert report.state_in_words(state) == "n/a (available: [...], asked: ['Olmo2'])"
+
+
 def test_the_compatibility_template_names_the_last_release_that_worked_and_the_first_that_did_not(planted):
     for number, state in enumerate([right(), right(), right("b", 1e-2, Verdict.BROKEN), right("b", 1e-2, Verdict.BROKEN)]):
         planted.plant(number, state)

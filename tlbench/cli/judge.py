@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -38,10 +37,8 @@ from tlbench.records.outcome import Outcome
 from tlbench.report import answered, budgets, profiles
 from tlbench.report import verify as verifying
 from tlbench.report.checks import Part
-from tlbench.report.render import Format
+from tlbench.report.render import Format, without_lists
 
-LONG_LIST = re.compile(r"\[[^][]{200,}\]")
-"""In TransformerLens's own reasons, such as every architecture that it knows."""
 ModelName = Annotated[str, typer.Argument(help="A catalogue name, a local checkpoint folder, or a Hub repo id.")]
 Subject = Annotated[
     str, typer.Argument(metavar="MODEL", help="The same; or TransformerLens's source tree, for every small model under it.")
@@ -252,7 +249,7 @@ class _Run(NamedTuple):
         print(json.dumps({**header, **result, "cells": cells}, indent=1))
 
     def nothing_measured(self, reasons: Iterable[str]) -> TlbenchError:
-        shown = {LONG_LIST.sub("[...]", reason) for reason in reasons}
+        shown = {without_lists(reason) for reason in reasons}
         return TlbenchError(f"could not measure any cell of {self.title}: {'; '.join(sorted(shown))}")
 
 

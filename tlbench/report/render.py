@@ -8,6 +8,7 @@ have every column.
 from __future__ import annotations
 
 import csv
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -208,3 +209,12 @@ def _fill(grid: Table, columns: Sequence[_Shown], n_rows: int) -> None:
         grid.add_column(Text(one.heading), justify=justify, no_wrap=not one.column.is_wrapped, overflow="fold")
     for k in range(n_rows):
         grid.add_row(*(Text(one.texts[k]) for one in columns))
+
+
+LONG_LIST = re.compile(r"\[[^][]{200,}\]")
+"""In TransformerLens's own reasons, such as every architecture that it knows."""
+
+
+def without_lists(reason: str) -> str:
+    """A reason whose long lists are left out."""
+    return LONG_LIST.sub("[...]", reason)

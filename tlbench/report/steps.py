@@ -18,6 +18,7 @@ from tlbench.environments.commits import Clone, Commit
 from tlbench.grid import Cell
 from tlbench.metrics.change import Change, State
 from tlbench.records.serial import plain
+from tlbench.report.render import without_lists
 from tlbench.steps.findings import Finding, Found, Moved
 
 STYLES = {change: "bold red" for change in Change if change.is_alarm} | {
@@ -210,7 +211,7 @@ def state_in_words(state: State) -> str:
     """A verdict with its mean error or its reason."""
     if state.error is not None:
         return f"{state.verdict} ({state.error:.3g} nats)"
-    return f"{state.verdict} ({state.reason})" if state.reason else str(state.verdict)
+    return f"{state.verdict} ({without_lists(state.reason)})" if state.reason else str(state.verdict)
 
 
 def notes(found: Found) -> Iterator[str]:

@@ -26,11 +26,13 @@ from tlbench.records.outcome import Kind, Outcome
 from tlbench.records.serial import restored
 from tlbench.report import steps as report
 from tlbench.report.steps import Searched
+from tlbench.steps import measuring
 from tlbench.steps.findings import Finder, differing_packages
 from tlbench.steps.measuring import Laboratory
 from tlbench.steps.states import state_of
 
 CELLS = [Cell("zoo-gpt2", dtype, "unprocessed", "HookedTransformer") for dtype in ("float32", "bfloat16")]
+DTYPES = ("float32", "bfloat16", "float32", "bfloat16")
 OLD = Environment(Path("old"), "era4", "o" * 12, ("torch==2.13.0", "transformers==4.57.6", "wandb==1"))
 NEW = Environment(Path("new"), "era5", "n" * 12, ("numpy==2", "torch==2.13.0", "transformers==5.23.0", "wandb==1"))
 
@@ -289,6 +291,17 @@ def test_the_best_commit_has_the_fewest_wrong_cells_and_then_the_smallest_errors
     planted.states.clear()
     with pytest.raises(BadInput, match="name a commit instead"):
         planted.finder.best([planted.commits[0]], [Cell("zoo-llama", "float32", "unprocessed", "HookedTransformer")])
+
+
+def test_small_models_are_measured_together_and_each_large_one_by_itself(monkeypatch):
+    monkeypatch.setattr(measuring, "is_small", lambda model: model.startswith("zoo-"))
+    names = ("zoo-gpt2", "large", "zoo-opt", "larger", "large")
+    cells = [
+        Cell(name, dtype, "unprocessed", "HookedTransformer")
+        for name, dtype in zip(names, [*DTYPES, "float16"], strict=True)
+    ]
+    groups = measuring._in_memory_together(cells)
+    assert [[cell.model for cell in group] for group in groups] == [["zoo-gpt2", "zoo-opt"], ["large", "large"], ["larger"]]
 
 
 def test_a_long_list_in_a_reason_is_left_out():

@@ -183,6 +183,12 @@ def test_find_names_the_commit_that_made_one_cell_worse(searched, command, histo
     assert f"worktree add --detach /tmp/{history.commits['On a branch'][:8]}" in done.stdout
 
 
+def test_find_of_a_model_alone_begins_at_the_last_release_that_was_better(searched, command, history):
+    done = command("find", "zoo-phi", models=())
+    assert done.returncode == 0, done.stderr
+    assert history.commits["On a branch"][:8] in done.stdout
+
+
 def test_find_refuses_a_good_commit_that_is_not_better(searched, command, history):
     done = command("find", f"{history.commits['On a branch']}..main", models=("zoo-phi",))
     assert done.returncode == 2

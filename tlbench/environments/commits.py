@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 
 from tlbench.environments.provenance import PACKAGE
@@ -78,9 +79,11 @@ class Clone:
 
     def last_releases(self, commit: str, count: int) -> list[str]:
         """The commits of the last tags behind a commit, the newest first. Raises BadInput if there are fewer."""
-        found = [self.last_release(commit)]
-        while len(found) < count:
-            found.append(self.last_release(found[-1]))
+        found = [*islice(self.releases(commit), count)]
+        if len(found) < count:
+            raise BadInput(
+                f"{len(found)} tags are behind {commit[:8]} in {self.path}, and {count} are needed: ask for fewer"
+            )
         return found
 
     def releases(self, commit: str) -> Iterator[str]:

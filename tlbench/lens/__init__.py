@@ -33,6 +33,8 @@ def import_transformer_lens() -> None:
         import transformer_lens  # noqa: F401
     except Exception as error:
         failure = f"importing TransformerLens failed ({type(error).__name__}: {error})"
+        if isinstance(error, (OSError, MemoryError)):  # the machine's doing, so it may import another time
+            raise CellFailed(f"{failure}: free memory or disk, and try again") from error
         raise DoesNotImport(f"{failure}: its dependencies do not match; see docs/operating.md, eras") from error
 
 

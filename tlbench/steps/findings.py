@@ -134,17 +134,17 @@ class Finder:
 
     def ends(self, good: str, bad: str, cells: Sequence[Cell]) -> list[Moved]:
         """Every cell at two commits. Raises BadInput if one of them cannot be measured."""
-        states = []
-        for commit in (good, bad):
-            try:
-                states.append(self.laboratory.states(commit, cells))
-            except CellFailed as error:
-                raise BadInput(f"{commit[:8]} cannot be measured ({error}): choose another end of the range") from error
-        return moved(states[0], states[1], cells)
+        return moved(self._end(good, cells), self._end(bad, cells), cells)
+
+    def _end(self, commit: str, cells: Sequence[Cell]) -> States:
+        try:
+            return self.laboratory.states(commit, cells)
+        except CellFailed as error:
+            raise BadInput(f"{commit[:8]} cannot be measured ({error}): choose another end of the range") from error
 
     def applicable(self, commit: str, cells: Sequence[Cell]) -> list[Cell]:
-        """The cells whose model, option and wrapper a commit has. Raises CellFailed if it cannot be measured."""
-        states = self.laboratory.states(commit, cells)
+        """The cells whose model, option and wrapper a commit has. Raises BadInput if it cannot be measured."""
+        states = self._end(commit, cells)
         return [cell for cell in cells if states[cell].verdict is not Verdict.NOT_APPLICABLE]
 
     def last_better(self, bad: str, cells: Sequence[Cell]) -> str:

@@ -21,6 +21,8 @@ OWN = ("cells", "states", "wheels")
 """What the tests keep to themselves, so that everything is measured."""
 WATCHED = ("zoo-gpt2", "zoo-qwen2", "zoo-gpt-neox")
 """The models that are measured at every commit: the first fault, one that heals, and one behind what does not build."""
+LAST_WATCHED = "Builds, and is wrong"
+"""The last of these faults. Later commits are measured by the search alone."""
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +52,8 @@ def command(cache, history):
     return command
 
 
-def steps_of(command, *words, models=MODELS):
-    done = command("steps", "v0.1.0..main", "--format", "json", *words, models=models)
+def steps_of(command, *words, end="main", models=MODELS):
+    done = command("steps", f"v0.1.0..{end}", "--format", "json", *words, models=models)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -63,9 +65,9 @@ def searched(command):
 
 
 @pytest.fixture(scope="module")
-def exhaustive(searched, command):
-    """The steps of the watched models, by measuring every commit."""
-    return steps_of(command, "--exhaustive", models=WATCHED)
+def exhaustive(searched, command, history):
+    """The steps of the watched models, by measuring every commit until their last step."""
+    return steps_of(command, "--exhaustive", end=history.commits[LAST_WATCHED], models=WATCHED)
 
 
 def named(found):
@@ -76,9 +78,11 @@ def named(found):
     }
 
 
-def test_measuring_every_commit_names_each_planted_step_and_nothing_else(exhaustive):
+def test_measuring_every_commit_names_each_planted_step_and_nothing_else(exhaustive, history):
+    order = [*history.commits]
+    until_the_last = order[: order.index(LAST_WATCHED) + 1]
     planted = {subject: (word, models & {*WATCHED}) for subject, (word, models) in (STEPS | HEALED).items()}
-    assert named(exhaustive) == {subject: step for subject, step in planted.items() if step[1]}
+    assert named(exhaustive) == {subject: step for subject, step in planted.items() if step[1] and subject in until_the_last}
 
 
 def test_the_search_names_each_step_that_stayed_and_nothing_that_was_not_planted(searched):
@@ -120,8 +124,8 @@ def test_a_second_search_measures_nothing(searched, command, monkeypatch):
     assert again["skipped"] == searched["skipped"]
 
 
-def test_the_search_measures_fewer_commits_than_there_are(searched, exhaustive):
-    assert searched["probes"] < exhaustive["probes"] <= 30
+def test_the_search_measures_fewer_commits_than_there_are(searched, history):
+    assert searched["probes"] < len(history.commits)
 
 
 def test_check_answers_in_its_first_line_and_names_each_cause_in_one(searched, command):

@@ -10,11 +10,15 @@ asv's own fork server, which starts on first use.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import json
+import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,6 +26,7 @@ from unittest.mock import patch
 from asv import runner, util
 
 from asv_plugins.reader import receive, send
+from tlbench.paths import RUN_VARIABLE
 
 DEATH_TIMEOUT_S = 10.0
 READER = Path(__file__).with_name("reader.py")
@@ -34,6 +39,7 @@ class ReadingServer(_ForkServer):  # type: ignore[misc]  # asv has no types
     """The launch method ``forkserver``, but with ``reader.py`` as the server."""
 
     def __init__(self, env: Any, root: str) -> None:
+        os.environ[RUN_VARIABLE] = _run_folder()
         with patch.object(runner, "BENCHMARK_RUN_SCRIPT", str(READER)):
             super().__init__(env, root)
         self._forking: Any = None
@@ -118,6 +124,14 @@ def run_cell(benchmark: dict[str, Any], spawner: Any, param_idx: int, **named: A
 def is_track(name: str) -> bool:
     """Whether this is a ``track_`` benchmark, given its asv name, which may have an appended parameter index."""
     return name.split("-", maxsplit=1)[0].rsplit(".", 1)[-1].startswith("track_")
+
+
+@lru_cache
+def _run_folder() -> str:
+    """A folder that lasts as long as this process."""
+    folder = tempfile.mkdtemp(prefix="tlbench-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 runner.ForkServer = ReadingServer

@@ -24,6 +24,7 @@ from tlbench.exceptions import (
 )
 from tlbench.grid import Option
 from tlbench.metrics.figures import ErrorStatistics, Shift, Truth
+from tlbench.paths import RUN_VARIABLE
 from tlbench.questions import answers, registry
 from tlbench.questions.answers import attempt, shared
 from tlbench.questions.question import find
@@ -280,6 +281,28 @@ def test_an_interrupt_leaves_no_failure_behind(measured, tmp_path):
 
 
 REQUEST = ([ACCURACY.address], plain(CELL))
+
+
+def test_commits_of_a_run_share_imports_as_long_as_the_installed_packages_stay_the_same(tmp_path, monkeypatch):
+    installed = ["a" * 64]
+    monkeypatch.setattr(answers, "installed_dependencies", lambda: installed[0])
+    monkeypatch.setenv(RUN_VARIABLE, str(tmp_path))
+
+    def imports_of(folder):
+        return answers.recording_server(tmp_path / folder, Path("python"), 1).forked_from.forked_from
+
+    first = imports_of("commit")
+    (first.folder / f"{first.name}-shared.socket").touch()
+    assert imports_of("another commit") == first
+    assert [*first.folder.glob("*.socket")]
+    installed[0] = "b" * 64
+    assert imports_of("a third commit").name != first.name
+    assert not [*first.folder.glob("*.socket")], "the first server ends"
+    installed[0] = ""
+    assert imports_of("a commit of which nothing is recorded") is None
+    monkeypatch.delenv(RUN_VARIABLE)
+    installed[0] = "a" * 64
+    assert imports_of("outside asv") is None
 
 
 def test_that_there_is_no_such_wrapper_needs_no_fork(monkeypatch, tmp_path):

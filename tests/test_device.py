@@ -5,11 +5,13 @@ import torch
 from torch import Tensor
 
 from tests.test_inside import IDS, MadeUp, lens_of
-from tlbench import device
+from tlbench import catalogue, checkpoints, device
 from tlbench.arithmetic import LANE_VARIABLE, Lane, establish
 from tlbench.exceptions import CellFailed, NotApplicable
 from tlbench.execution.client import Server
+from tlbench.grid import Attention, Dtype
 from tlbench.questions import preload
+from tlbench.reference import huggingface
 
 touched = []
 
@@ -147,3 +149,39 @@ def on_gpu(monkeypatch):
 def test_whatever_reads_token_ids_gets_them_on_the_device_of_the_model(on_gpu, use):
     with torch.inference_mode():
         assert isinstance(use(on_gpu), OnGpu)
+
+
+@pytest.mark.parametrize(
+    ("name", "free", "gpus", "place"),
+    [
+        ("cuda", 100, 2, {"device_map": "auto"}),
+        ("cuda", 100, 1, {"device": "cuda"}),
+        ("cuda", 200, 2, {"device": "cuda"}),
+        ("cuda:1", 100, 2, {"device": "cuda:1"}),
+        ("cpu", 0, 0, {"device": "cpu"}),
+    ],
+)
+def test_a_model_is_split_over_gpus_only_if_one_is_too_small_and_none_was_chosen(monkeypatch, name, free, gpus, place):
+    monkeypatch.setenv(device.DEVICE_VARIABLE, name)
+    monkeypatch.setenv(LANE_VARIABLE, Lane.NATIVE)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 1000))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert device.placement(50, "float16") == place
+
+
+@pytest.mark.parametrize("place", [{"device_map": "auto"}, {"device": "cpu"}])
+def test_a_split_model_is_loaded_by_its_map_and_moved_nowhere(monkeypatch, place):
+    monkeypatch.setattr(device, "placement", lambda *_: place)
+    loaded = []
+
+    class Model(torch.nn.Module):
+        def to(self, where):
+            loaded.append(where)
+            return self
+
+    monkeypatch.setattr(huggingface, "language_model", lambda folder, **choices: loaded.append(choices) or Model())
+    model = catalogue.load().get("zoo-gpt2")
+    checkpoint = checkpoints.ensure(model, catalogue.load())
+    huggingface.placed_model(checkpoint, Dtype.FLOAT32, Attention.EAGER)
+    asked = {"dtype": torch.float32, "attn_implementation": "eager"}
+    assert loaded == ([asked | place] if "device_map" in place else [asked, "cpu"])

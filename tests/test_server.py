@@ -174,6 +174,14 @@ def test_a_forked_server_has_its_files_in_its_own_folder(one, tmp_path):
     assert one.call(os.getcwd) == str(one.folder)
 
 
+def test_a_forked_server_knows_the_commit_that_asv_measures_now(one, monkeypatch):
+    monkeypatch.setenv("ASV_COMMIT", "the first")
+    one.start()
+    for commit in ("the first", "the second"):
+        monkeypatch.setenv("ASV_COMMIT", commit)
+        assert Server(commit, one.folder, forked_from=one).call(os.getenv, "ASV_COMMIT") == commit
+
+
 def test_a_forked_server_that_cannot_start_is_reported_with_its_own_last_line(one):
     with pytest.raises(CellFailed, match=r"the other server of .* did not start: ZeroDivisionError: division by zero"):
         Server("other", one.folder, preload=f"{HERE}:divide_by_zero", forked_from=one).start()

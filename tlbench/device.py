@@ -10,6 +10,8 @@ from tlbench import arithmetic
 from tlbench.exceptions import BadInput, CellFailed, NotApplicable
 
 DEVICE_VARIABLE = "TLBENCH_DEVICE"
+ROOM = 1.25
+"""What a model takes on a GPU, in sizes of its parameters: a quarter is for activations and temporaries."""
 
 
 def current() -> str:
@@ -41,6 +43,22 @@ def require(name: str) -> None:
         if is_there:
             raise CellFailed(f"the device {name!r} exists but fails: {reason}") from None
         raise NotApplicable(f"cannot use the device {name!r} ({reason}): use cpu, or a machine that has it") from None
+
+
+def placement(parameters: int, dtype: str) -> dict[str, str]:
+    """Where a loader puts a model of so many parameters: on the current device, ``{"device": NAME}``, or if that has too
+    little free, over all GPUs, ``{"device_map": "auto"}``.
+
+    A numbered GPU, such as ``cuda:1``, is never left. This initialises the device.
+    """
+    name = current()
+    if name == "cuda":
+        import torch
+
+        free, _ = torch.cuda.mem_get_info()
+        if torch.cuda.device_count() > 1 and ROOM * parameters * getattr(torch, dtype).itemsize > free:
+            return {"device_map": "auto"}
+    return {"device": name}
 
 
 def synchronized_clock() -> float:

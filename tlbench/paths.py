@@ -12,6 +12,8 @@ from tlbench.arithmetic import wanted
 CACHE_VARIABLE = "TLBENCH_CACHE"
 MACHINE_VARIABLE = "TLBENCH_MACHINE"
 """asv's machine name for the results of a run. asv_plugins/lane.py sets it."""
+RUN_VARIABLE = "TLBENCH_RUN"
+"""A folder that lasts as long as asv, for a server that commits share. asv_plugins/one_process.py makes it."""
 COMMIT_VARIABLE, CONFIGURATION_VARIABLE = "ASV_COMMIT", "ASV_CONF_DIR"
 """Set by asv for benchmarks: the commit under test, and the folder of asv's configuration."""
 OUTCOMES = Path(".asv") / "outcomes"

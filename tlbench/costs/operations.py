@@ -46,11 +46,11 @@ class Pair:
 def prepare(cell: RuntimeCell, checkpoint: Checkpoint) -> Pair:
     """Load what an operation needs on both sides. Raises what :func:`tlbench.costs.slowdown.measure_slowdown` raises."""
     if cell.operation in _LOADERS:
-        plain_loading = Candidate(lambda _: hf_model(cell, checkpoint, Attention.EAGER), gc.collect)
+        plain_loading = Candidate(lambda _: huggingface.placed_model(checkpoint, cell.dtype, Attention.EAGER), gc.collect)
         return Pair(_LOADERS[cell.operation](cell, checkpoint), plain_loading, None)
     ids = token_ids(cell, checkpoint)
     tl = lens.load(cell.cell, checkpoint, readback=False)
-    hf = {attention: hf_model(cell, checkpoint, attention) for attention in Attention}
+    hf = {attention: huggingface.placed_model(checkpoint, cell.dtype, attention) for attention in Attention}
     in_tl, in_hf = RUNS[cell.operation]
     return Pair(in_tl(tl, ids), in_hf(hf[Attention.EAGER], ids), in_hf(hf[Attention.DEFAULT], ids))
 
@@ -64,11 +64,6 @@ def token_ids(cell: RuntimeCell, checkpoint: Checkpoint) -> Tensor:
     if end > longest(checkpoint.folder):
         raise NotApplicable(f"{cell.model}'s longest context is {longest(checkpoint.folder)} tokens: {end} are too many")
     return long_ids(checkpoint, cell.batch * cell.length).reshape(cell.batch, cell.length).to(device.current())
-
-
-def hf_model(cell: RuntimeCell, checkpoint: Checkpoint, attention: Attention) -> Any:
-    """HuggingFace's model on the current device."""
-    return checkpoint.inputs.attached(huggingface.load_model(checkpoint.folder, cell.dtype, attention)).to(device.current())
 
 
 def without_gradients(run: Callable[..., object], *arguments: object) -> Candidate:

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 from tlbench import lens
 from tlbench.costs.memory import peak_of
-from tlbench.costs.operations import RUNS, hf_model, token_ids, without_gradients
+from tlbench.costs.operations import RUNS, token_ids, without_gradients
 from tlbench.costs.slowdown import located, settle
 from tlbench.costs.turns import Candidate, take_turns
 from tlbench.device import synchronized_clock
 from tlbench.exceptions import NotApplicable
 from tlbench.grid import Attention, Operation, RuntimeCell
 from tlbench.records.costs import Cost, Scaling
+from tlbench.reference import huggingface
 from tlbench.reference.lengths import longest
 
 BUDGET_S = 0.5
@@ -34,7 +35,7 @@ def measure_scaling(cell: RuntimeCell) -> Scaling:
     checkpoint = located(cell)
     settle(cell, checkpoint)
     tl = lens.load(cell.cell, checkpoint, readback=False)
-    reference = hf_model(cell, checkpoint, Attention.EAGER)
+    reference = huggingface.placed_model(checkpoint, cell.dtype, Attention.EAGER)
     in_tl, in_hf = RUNS[cell.operation]
 
     def cost(batch: int, length: int) -> Cost:

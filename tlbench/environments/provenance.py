@@ -13,12 +13,15 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from tlbench.environments import installer
 from tlbench.exceptions import WrongLibrary, WrongTransformerLens
-from tlbench.files import sha256_of, tree_digest
+from tlbench.files import canonical_json, sha256_of, tree_digest
 from tlbench.paths import COMMIT_VARIABLE
 
 PACKAGE = "transformer_lens"
@@ -88,6 +91,20 @@ def _prove_library(name: str, installed: list[str]) -> None:
     recorded = next((line for line in installed if line.startswith(f"{name}==")), found)
     if found != recorded:
         raise WrongLibrary(f"imported {found} in {prefix}, but {recorded} was installed there: {ADVICE}")
+
+
+def installed_dependencies() -> str:
+    """The :func:`dependencies_digest` of this interpreter's environment; "" if the installer left no record there."""
+    try:
+        return dependencies_digest(json.loads((Path(sys.prefix) / RECORD_NAME).read_text()))
+    except FileNotFoundError:
+        return ""
+
+
+def dependencies_digest(record: Mapping[str, Any]) -> str:
+    """A hash of a record's era and of every installed package but TransformerLens."""
+    packages = [line for line in record["packages"] if not line.startswith(f"{installer.PACKAGE}==")]
+    return hashlib.sha256(canonical_json([record["era"], packages]).encode()).hexdigest()
 
 
 def package_digest(folder: Path) -> str:

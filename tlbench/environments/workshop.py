@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from tlbench.environments import create, folder_of, installer, lock_of
 from tlbench.environments.commits import Clone
-from tlbench.environments.provenance import RECORD_NAME, wheel_digest
+from tlbench.environments.provenance import RECORD_NAME, dependencies_digest, wheel_digest
 from tlbench.exceptions import CellFailed, TlbenchError
 from tlbench.files import canonical_json, folder_written_whole, locked, write_json
 from tlbench.paths import cache_dir
@@ -118,7 +118,7 @@ def _environment(wheel: Path, needs: list[str]) -> Environment:
             new = note.with_suffix(f".{os.getpid()}")
             create(new, f"commits of {needs[0]}")
             installer.install(wheel, "", str(new / "bin" / "python"))
-            folder = folder_of(f"deps-{_digest(_record(new))[:12]}")
+            folder = folder_of(f"deps-{dependencies_digest(_record(new))[:12]}")
             with locked(lock_of(folder)):
                 if (folder / RECORD_NAME).exists():
                     shutil.rmtree(new)
@@ -127,14 +127,9 @@ def _environment(wheel: Path, needs: list[str]) -> Environment:
                     new.rename(folder)
             write_json(note, {"environment": folder.name})
     record = _record(folder)
-    return Environment(folder / "bin" / "python", record["era"], _digest(record), tuple(record["packages"]))
+    return Environment(folder / "bin" / "python", record["era"], dependencies_digest(record), tuple(record["packages"]))
 
 
 def _record(folder: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((folder / RECORD_NAME).read_text())
     return record
-
-
-def _digest(record: dict[str, Any]) -> str:
-    packages = [line for line in record["packages"] if not line.startswith(f"{installer.PACKAGE}==")]
-    return hashlib.sha256(canonical_json([record["era"], packages]).encode()).hexdigest()

@@ -9,7 +9,7 @@ The function runs in a fork, and requests that come meanwhile in forks of their 
 that it returns, comes back as a line ``{"value": ...}``. The last line is ``{"end": null}``, or ``{"end": {"error": CLASS,
 "message": TEXT}}`` if it raised or died. ``before`` runs in the server itself, with the same arguments. Every fork inherits
 what it caches, and if it returns values, they are the answer and nothing forks. ``variables`` are the client's settings
-(environment variables that begin with ``TLBENCH_``).
+(environment variables that begin with ``TLBENCH_`` or ``ASV_``).
 
 A request ``{"serve": NAME, "folder": PATH, "preload": "module:name", "variables": {...}}`` forks another server, which
 starts in that folder with all that this one has imported, and answers ``{"end": null}`` when it listens.
@@ -41,7 +41,8 @@ from tlbench.exceptions import TlbenchError
 
 FOLDER_VARIABLE, PID_VARIABLE = "TLBENCH_SERVER_FOLDER", "TLBENCH_SERVER_PID"
 """The server's folder and process, in the environment of its forks. They start further servers beside it."""
-SETTINGS = "TLBENCH_"
+SETTINGS = ("TLBENCH_", "ASV_")
+"""How the names of variables begin that every request brings: our own, and asv's, which name the commit under test."""
 OWN_SETTINGS = (FOLDER_VARIABLE, PID_VARIABLE)
 IDLE_CHECK_S = 0.2
 

@@ -26,13 +26,14 @@ from typing import Any
 from tlbench import arithmetic, checkpoints, device
 from tlbench.environments import reference_python
 from tlbench.environments.metadata import version_of
+from tlbench.environments.provenance import installed_dependencies
 from tlbench.environments.sources import code_digest, libraries
 from tlbench.exceptions import BadInput, CellFailed, NotApplicable, NotMeasured, TlbenchError
 from tlbench.execution.client import Server, beside, named
 from tlbench.execution.server import SETTINGS
 from tlbench.files import canonical_json, locked, write_json
 from tlbench.grid import Cell, Import, RuntimeCell
-from tlbench.paths import cache_dir, outcomes_dir
+from tlbench.paths import RUN_VARIABLE, cache_dir, outcomes_dir
 from tlbench.questions.question import Question, R, S, find
 from tlbench.records.outcome import Kind, Outcome
 from tlbench.records.serial import plain, restored
@@ -79,10 +80,27 @@ def shared(question: Question[S, R], cell: S, server: Server) -> R:
 def recording_server(folder: Path, python: Path, owner: int) -> Server:
     """The server that measures in an environment for asv, and leaves the outcomes in ``folder``.
 
-    It is forked from the one that computes references there, and ends with the process ``owner``.
+    It is forked from the one that computes references there, and ends with the process ``owner``. This one is forked from a
+    server that has imported what the commits of the run have in common.
     """
-    references = reference_server(folder, python, owner, {})
+    references = replace(reference_server(folder, python, owner, {}), forked_from=_libraries_server(python, owner))
     return Server(MEASURING, folder, python, owner, PRELOAD_AND_RECORD, forked_from=references)
+
+
+def _libraries_server(python: Path, owner: int) -> Server | None:
+    """The server of an environment that lasts for a whole asv run. Once other packages are installed there, a new one takes
+    its place. None if the packages are not known, or outside asv.
+    """
+    run, packages = os.environ.get(RUN_VARIABLE), installed_dependencies()
+    if not run or not packages:
+        return None
+    folder = Path(run) / hashlib.sha256(str(python).encode()).hexdigest()[:8]
+    folder.mkdir(exist_ok=True)
+    server = Server(f"libraries-{packages[:8]}", folder, python, owner, IMPORT_LIBRARIES)
+    for socket in folder.glob("*.socket"):
+        if not socket.name.startswith(server.name):  # it ends without its socket
+            socket.unlink(missing_ok=True)
+    return server
 
 
 def reference_server(folder: Path, python: Path, owner: int, settings: Mapping[str, str]) -> Server:

@@ -31,10 +31,22 @@ LOGITS, VARIANTS = "logits", "variants"
 SQUARES, LARGEST = "squares", "largest"
 
 
-def load_model(folder: Path, dtype: Dtype, attention: Attention = Attention.EAGER) -> Any:
-    """HuggingFace's model from a local folder, on the CPU, in evaluation mode. Raises what :func:`language_model` raises."""
+def load_model(folder: Path, dtype: Dtype, attention: Attention = Attention.EAGER, **choices: Any) -> Any:
+    """HuggingFace's model from a local folder, in evaluation mode; by default on the CPU. ``choices`` go to
+    ``from_pretrained``.
+
+    Raises what :func:`language_model` raises.
+    """
     implementation = {} if attention is Attention.DEFAULT else {"attn_implementation": attention.value}
-    return language_model(folder, dtype=getattr(torch, dtype), **implementation)
+    return language_model(folder, dtype=getattr(torch, dtype), **implementation, **choices)
+
+
+def placed_model(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> Any:
+    """A checkpoint's model on the current device, or over several GPUs if one is too small. Raises as :func:`load_model`."""
+    place = device.placement(checkpoint.parameters, dtype)
+    if "device_map" in place:
+        return checkpoint.inputs.attached(load_model(checkpoint.folder, dtype, attention, **place))
+    return checkpoint.inputs.attached(load_model(checkpoint.folder, dtype, attention)).to(place["device"])
 
 
 def language_model(folder: Path, **choices: Any) -> Any:
@@ -117,7 +129,7 @@ def compute(checkpoint: Checkpoint, dtype: Dtype, attention: Attention, what: st
     if not missing:
         return
     torch.set_num_threads(checkpoint.model.threads)
-    model = checkpoint.inputs.attached(load_model(checkpoint.folder, dtype, attention)).to(device.current())
+    model = placed_model(checkpoint, dtype, attention)
     with torch.inference_mode():
         if LOGITS in missing:
             logits = {name: _run(model, tokens(checkpoint, name)) for name in PROMPT_SETS}

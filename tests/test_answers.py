@@ -316,6 +316,18 @@ def test_that_there_is_no_such_wrapper_needs_no_fork(monkeypatch, tmp_path):
     assert (outcome.kind, outcome.reason) == (Kind.NOT_APPLICABLE, "no TransformerBridge here")
 
 
+def test_what_is_kept_needs_no_fork_unless_one_question_s_record_is_missing(measured, monkeypatch, tmp_path):
+    measured(FIGURES)
+    attempted(CELL)
+    monkeypatch.setattr(answers, "_absent_wrapper", lambda _: None)
+    monkeypatch.setattr(answers, "_hash_what_is_read", lambda *_: None)
+    assert answers.answer_without_fork(*REQUEST, str(tmp_path), str(tmp_path / "log")) == ["accuracy"]
+    for folder in (tmp_path, tmp_path / "log"):
+        assert answers.read(folder / answers.file_name(ACCURACY, CELL), ACCURACY) == Outcome(Kind.MEASURED, FIGURES)
+    both = ([ACCURACY.address, DEPTH.address], *REQUEST[1:])
+    assert answers.answer_without_fork(*both, str(tmp_path), "") is None
+
+
 @pytest.mark.parametrize("wrong", [WrongTransformerLens("another commit"), CellFailed("does not import")])
 def test_nothing_is_said_of_a_transformer_lens_that_is_not_the_one_asked_for(monkeypatch, tmp_path, wrong):
     def setting():

@@ -275,19 +275,22 @@ def answer(addresses: Sequence[str], fields: dict[str, str], folder: str, log: s
 
 
 def answer_without_fork(addresses: Sequence[str], fields: dict[str, str], folder: str, log: str) -> list[str] | None:
-    """In a server, before forking: answer at once if this TransformerLens has no such wrapper, otherwise None.
+    """In a server, before forking: answer at once if this TransformerLens has no such wrapper, or if everything is kept.
+    Otherwise None.
 
     Also hash the files that the fork will read, if they exist, so that no fork has to.
     """
     questions = [find(address) for address in addresses]
     cell = restored(questions[0].cell, fields)
     if (absent := _absent_wrapper(cell)) is not None:
-        for question in questions:
-            _write(question, cell, absent, Path(folder), Path(log) if log else None)
-        return [question.name for question in questions]
-    if not isinstance(cell, Import):
-        _hash_what_is_read(questions, cell)
-    return None
+        outcomes = [absent] * len(questions)
+    elif not (outcomes := _kept_outcomes(questions, cell)):
+        if not isinstance(cell, Import):
+            _hash_what_is_read(questions, cell)
+        return None
+    for question, outcome in zip(questions, outcomes, strict=True):
+        _write(question, cell, outcome, Path(folder), Path(log) if log else None)
+    return [question.name for question in questions]
 
 
 def versions() -> dict[str, str]:
@@ -404,6 +407,18 @@ def _absent_wrapper(cell: Any) -> Outcome[Any] | None:
         except NotApplicable as reason:
             return Outcome(Kind.NOT_APPLICABLE, reason=str(reason))
     return None
+
+
+def _kept_outcomes(questions: Sequence[Question[Any, Any]], cell: Any) -> list[Outcome[Any]]:
+    """The outcome of each question if all records are kept, else []. Errors are left to the fork."""
+    outcomes = []
+    with suppress(Exception):
+        for question in questions:
+            if (record := _kept(question, kept_path(question, cell))) is None:
+                return []
+            outcomes.append(Outcome(Kind.MEASURED, record))
+        return outcomes
+    return []
 
 
 def _hash_what_is_read(questions: Sequence[Question[Any, Any]], cell: Any) -> None:

@@ -335,6 +335,17 @@
       picture(section, rows.filter((row) => !row.hidden), marked);
       stops();
     };
+    // The names of commits below a chart: from the newest back, those that have room.
+    const named = (plot, splits) => {
+      let free = Infinity;
+      const names = [...splits].reverse().map((i) => {
+        const name = TL.commits[i]?.name ?? "", half = 4 * name.length + 4, x = plot.valToPos(i, "x");
+        if (x + half > free) return "";
+        free = x - half;
+        return name;
+      });
+      return names.reverse();
+    };
     const picture = (section, rows, marked) => {
       const figure = one(".chart", section);
       figure.replaceChildren();
@@ -403,7 +414,7 @@
         cursor: { y: false, drag: { x: false, y: false } },
         scales: { x: { time: false, range: [-0.4, n - 0.6] }, y: { distr: 3, range: [low / 1.6, high * 2] } },
         axes: [
-          { stroke: ink, grid, ticks: grid, splits: () => ticks, values: (_, splits) => splits.map((i) => TL.commits[i]?.name ?? ""), rotate: 0 },
+          { stroke: ink, grid, ticks: grid, splits: () => ticks, values: named, rotate: 0 },
           { stroke: ink, grid, ticks: grid, size: 76, label: "nats", labelSize: 18, splits: () => decades(low / 1.6, high * 2), filter: (_, splits) => splits, values: (_, splits) => splits.map((v) => (zero && v <= floor * 1.001 ? "0" : spelled(Number(v.toPrecision(3))))) },
         ],
         series: [{}, ...series.map((one) => ({ ...one, paths: uPlot.paths.stepped({ align: 1 }) }))],
@@ -444,7 +455,7 @@
         width: above.clientWidth, height: 170, legend: { show: false }, cursor: { show: false },
         scales: { x: { time: false, range: [-0.4, n - 0.6] }, y: { range: [0, highest * 1.1] } },
         axes: [
-          { ...axis, splits: () => ticks, values: (_, splits) => splits.map((i) => TL.commits[i]?.name ?? "") },
+          { ...axis, splits: () => ticks, values: named },
           { ...axis, size: 76, label: "bits", labelSize: 18 },
         ],
         series: [{}, { stroke: "transparent", fill: css("--band"), paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } }, ...own.map(([wrapper]) => ({ stroke: css("--accent"), width: 2, dash: wrapper === "HookedTransformer" && wrappers.length > 1 ? [6, 4] : undefined, paths: uPlot.paths.stepped({ align: 1 }), points: { show: true, size: 5, fill: css("--paper") } }))],

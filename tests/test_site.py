@@ -448,6 +448,25 @@ def test_a_check_shows_its_failures_beside_the_figure_of_the_others(page, addres
     assert cell.locator("data").count() == 1
 
 
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("zoo-gemma.html#float32.unprocessed", "▲ worse in 3.0.0 to 3.5.1 (2.18.0 is right): "),
+        ("zoo-gemma.html#float32.unprocessed", ", in the code of 1.15.0 to 1.17.0 and 3.0.0 to 3.9.0."),
+        (
+            "zoo-mixtral.html#float32.unprocessed",
+            "Mended in 3.7.2, which was not measured. Cause: Mixtral does not load with",
+        ),
+        ("zoo-mixtral.html#float32.unprocessed", "Before that ✕ broken in 1.19.0 to 2.0.0, ✕ broken in 3.0.0."),
+    ],
+)
+def test_a_history_s_first_sentence_has_what_was_right_before_and_everything_wrong_and_follows_the_findings(
+    page, address, cell, said
+):
+    page.goto(f"{address}history/{cell}")
+    assert said in page.locator("section:visible p:has(strong)").first.inner_text()
+
+
 def test_a_history_says_the_marked_release_s_verdict_first(page, address):
     page.goto(f"{address}history/zoo-gemma.html?commit=3.0.0#float32.fold_ln")
     assert (

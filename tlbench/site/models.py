@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from markupsafe import Markup, escape
+from packaging.version import Version
 
 from tlbench.grid import Cell, Dtype, Option, Wrapper
 from tlbench.metrics.verdict import Verdict
@@ -97,7 +98,7 @@ def write(site: Site, base: dict[str, Any], found: Sections) -> None:
             margin=MARGIN,
             known=known,
             p99=P99,
-            wrong_versions=wrong_versions(site, model),
+            wrong_versions=wrong_versions(site, model, known),
             inside=_inside(site, model),
             profiles=_newest(found.get(model, ())),
             about_profile=ABOUT,
@@ -113,7 +114,7 @@ def write(site: Site, base: dict[str, Any], found: Sections) -> None:
             stats=[f"accuracy.Logit.track_{name}" for name in STATS],
             mean=MEAN,
             fate=partial(fate, site),
-            causes=partial(_causes, known=known),
+            causes=partial(causes_of, known=known),
             rows_of=lambda section, model=model, known=known: _rows(site, model, section, known, found.get(model, ())),
         )
         passes, word = badge(own)
@@ -191,14 +192,16 @@ def by_wrapper(lines: Sequence[Line]) -> list[OfWrapper]:
     return sorted(found, key=lambda one: -one.commit.index)
 
 
-def fate(site: Site, one: CellHistory, last: int) -> str:
-    """What became of a cell after the commit ``last``, in words."""
+def fate(site: Site, one: CellHistory, last: int, causes: Sequence[Finding] = ()) -> str:
+    """What became of a cell after the commit ``last``, in words. ``causes`` are the findings that explain it there."""
     after = next((run for run in one.runs if run.first > last and run.state.verdict is not Verdict.NOT_MEASURED), None)
     if after is None:
         return "still so" if last == len(site.commits) - 1 else "not measured since"
     name, verdict = site.commits[after.first].name, after.state.verdict
     if verdict.passes:
         return f"mended in {name}"
+    if causes and all(cause.fixed_in for cause in causes):
+        return f"mended in {max((cause.fixed_in for cause in causes), key=Version)}, which was not measured"
     if verdict is Verdict.NOT_APPLICABLE:
         gone = site.removed_in(one.cell.wrapper)
         return f"never mended: {f'{one.cell.wrapper} was removed in {gone.name}' if gone else f'not applicable in {name}'}"
@@ -252,7 +255,9 @@ def embedded(model: str, lines: list[Line]) -> dict[str, Any]:
     }
 
 
-def wrong_versions(site: Site, model: str) -> list[tuple[Verdict, Wrapper, tuple[MeasuredCommit, ...], str, list[Cell]]]:
+def wrong_versions(
+    site: Site, model: str, known: Sequence[Finding]
+) -> list[tuple[Verdict, Wrapper, tuple[MeasuredCommit, ...], str, list[Cell]]]:
     """Which measured commits are wrong for a model: verdict, wrapper, commits, what became of it, and configurations."""
     found: dict[tuple[Verdict, Wrapper, tuple[int, ...], str], list[Cell]] = {}
     for one in site.history.by_model[model]:
@@ -261,7 +266,8 @@ def wrong_versions(site: Site, model: str) -> list[tuple[Verdict, Wrapper, tuple
             if run.state.verdict in (Verdict.BROKEN, Verdict.WORSE, Verdict.FAILED):
                 by_verdict.setdefault(run.state.verdict, []).extend(range(run.first, run.last + 1))
         for verdict, commits in by_verdict.items():
-            found.setdefault((verdict, one.cell.wrapper, tuple(commits), fate(site, one, commits[-1])), []).append(one.cell)
+            then = fate(site, one, commits[-1], causes_of(one.cell, verdict, site.commits[commits[-1]], known))
+            found.setdefault((verdict, one.cell.wrapper, tuple(commits), then), []).append(one.cell)
     return [
         (verdict, wrapper, tuple(site.commits[i] for i in at), then, cells)
         for (verdict, wrapper, at, then), cells in found.items()
@@ -298,6 +304,16 @@ class HistoryLine:
     def newest(self) -> Row:
         """The last row that ran."""
         return next(row for row in reversed(self.rows) if row.state.has_run)
+
+    @property
+    def before(self) -> Row | None:
+        """The row that ran before it."""
+        return next((row for row in reversed(self.rows) if row.state.has_run and row.run.last < self.newest.run.first), None)
+
+    @property
+    def wrong_before(self) -> list[Row]:
+        """The earlier rows that are wrong or failed."""
+        return [row for row in self.rows if row.state.verdict.is_alarm and row.run.last < self.newest.run.first]
 
 
 @dataclass(frozen=True)
@@ -345,30 +361,31 @@ def _rows(site: Site, model: str, section: Section, known: Sequence[Finding], pr
                 f'<th scope="row">{name}{until}<span class="sub">{short_wrapper(wrapper)}</span></th>'
                 f"<td>{render.word(state.verdict)}</td>"
                 f'{figures}<td class="num">{reference}</td>'
-                f'<td class="reason">{_said(row, section, wrapper, known)}</td></tr>\n'
+                f'<td class="reason">{_said(row, line.history.cell, known)}</td></tr>\n'
             )
     return Markup("".join(parts))
 
 
-def _said(row: Row, section: Section, wrapper: Wrapper, known: Sequence[Finding]) -> str:
+def _said(row: Row, cell: Cell, known: Sequence[Finding]) -> str:
     """What a row's last column says: how it differs from the row before, why it has no figures, and which findings hold."""
     state = row.state
     change = f"{row.change}: mean {_times(row.bits)}" if row.change and row.bits else row.change or ""
     moved = f"also {render.joined(row.moved, 9)}" if row.moved else ""
     said = [str(escape(text)) for text in ("; ".join(filter(None, (change, moved))), state.reason) if text]
     said += [
-        f'<a href="../finding/{one.slug}.html">{escape(one.title)}</a>' for one in _causes(row, section, wrapper, known)
+        f'<a href="../finding/{one.slug}.html">{escape(one.title)}</a>'
+        for one in causes_of(cell, state.verdict, row.first, known)
     ]
     return "<br>".join(said)
 
 
-def _causes(row: Row, section: Section, wrapper: Wrapper, known: Sequence[Finding]) -> list[Finding]:
-    """The findings that explain why a row is wrong or fails."""
-    version = row.first.version
-    if version is None or not row.state.verdict.is_alarm:
+def causes_of(cell: Cell, verdict: Verdict, commit: MeasuredCommit, known: Sequence[Finding]) -> list[Finding]:
+    """The findings that explain why a cell is wrong or fails at a commit."""
+    version = commit.version
+    if version is None or not verdict.is_alarm:
         return []
-    part = "failures" if row.state.verdict is Verdict.FAILED else Part.LOGITS
-    of = (short_wrapper(wrapper), section.dtype, section.option)
+    part = "failures" if verdict is Verdict.FAILED else Part.LOGITS
+    of = (short_wrapper(cell.wrapper), cell.dtype, cell.option)
     return [one for one in known if one.part == part and one.holds_at(version) and one.concerns(*of)]
 
 

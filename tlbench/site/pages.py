@@ -230,7 +230,6 @@ class Site:
             **base,
             newest=newest,
             previous=previous,
-            between=self.unmeasured(previous, newest) if previous else [],
             headline=headline(newest, previous, compared, self),
             counts_of=counted(compared),
             glances=[of for wrapper in reversed(Wrapper) if (of := self.at_a_glance(wrapper, glance)).commits],
@@ -487,10 +486,14 @@ def headline(newest: MeasuredCommit, previous: MeasuredCommit | None, compared: 
         parts.append("the first commit measured")
     else:
         models = {kind: _models_of(compared, kind) for kind in (Change.GREW, Change.FAILS)}
+        before = previous.name
+        if between := [*map(str, site.unmeasured(previous, newest))]:
+            named = render.listed(between) if len(between) <= 3 else f"{len(between)} releases between"
+            before += f" ({named} {'was' if len(between) == 1 else 'were'} not measured)"
         if models[Change.GREW]:
-            parts.append(f"logits worse than in {previous.name} in {render.joined(models[Change.GREW], 3)}")
+            parts.append(f"logits worse in {render.joined(models[Change.GREW], 3)} than in {before}")
         else:
-            parts.append(f"no model's logits are worse than in {previous.name}")
+            parts.append(f"no model's logits are worse than in {before}")
         if models[Change.FAILS]:
             parts.append(f"newly failing in {render.joined(models[Change.FAILS], 3)}")
     parts.append(f"{render.plural(failing, 'cell')} {'fails' if failing == 1 else 'fail'}" if failing else "no cell fails")

@@ -57,7 +57,7 @@ JobAcctGatherType=jobacct_gather/none
 JobRequeue=1
 ReturnToService=2
 SlurmdTimeout={timeout}
-MinJobAge=30
+MinJobAge=300
 SchedulerParameters=batch_sched_delay=1,sched_interval=2
 {nodes}
 PartitionName=cpu Nodes=ALL Default=YES State=UP MaxTime=INFINITE

@@ -455,7 +455,7 @@ def test_a_check_shows_its_failures_beside_the_figure_of_the_others(page, addres
         ("zoo-gemma.html#float32.unprocessed", ", in the code of 1.15.0 to 1.17.0 and 3.0.0 to 3.9.0."),
         (
             "zoo-mixtral.html#float32.unprocessed",
-            "Mended in 3.7.2, which was not measured. Cause: Mixtral does not load with",
+            "Ended in 3.7.2, which was not measured. Cause: Mixtral does not load with",
         ),
         ("zoo-mixtral.html#float32.unprocessed", "Before that ✕ broken in 1.19.0 to 2.0.0, ✕ broken in 3.0.0."),
     ],
@@ -465,6 +465,16 @@ def test_a_history_s_first_sentence_has_what_was_right_before_and_everything_wro
 ):
     page.goto(f"{address}history/{cell}")
     assert said in page.locator("section:visible p:has(strong)").first.inner_text()
+
+
+def test_the_list_of_models_and_each_model_s_page_say_first_which_versions_are_wrong(page, address):
+    wrong = "▲ worse in 3.0.0 to 3.5.1"
+    page.goto(f"{address}models.html")
+    assert f"Hooked: {wrong}" in page.locator("tr", has_text="zoo-gemma").first.inner_text()
+    page.goto(f"{address}model/zoo-gemma.html")
+    assert page.locator(".wrong-at").inner_text().startswith(f"HookedTransformer: {wrong}. ")
+    page.goto(f"{address}model/zoo-phi.html")
+    assert page.locator(".wrong-at").inner_text().startswith("Nothing that was measured of it is wrong.")
 
 
 def test_a_history_says_the_marked_release_s_verdict_first(page, address):
@@ -585,7 +595,7 @@ def test_a_page_fits_the_screen_and_satisfies_axe(page, address, kind):
 A_FIGURE = ':is(td:has(data), td:has(.word), td:has(.use), td[class*="w-"], td:has([class*="w-"]))'
 SEEN_WITHOUT_SCROLLING = {
     "index.html": ".glance .cell",
-    "models.html": "tbody td",
+    "models.html": "tbody td.num",
     "compare.html?from=2.18.0&to=3.0.0": "td:has(.word)",
     "steps.html": "",
     "hooks.html": "[aria-label$='by model'] td[class*='w-']:nth-child(-n+3)",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -83,7 +85,8 @@ def write(site: Site, base: dict[str, Any], found: Sections) -> None:
     """Write the list of models, and each model's pages."""
     lines = {model: newest_lines(site, model) for model in site.history.models}
     hooked = {model: newest_lines(site, model, Wrapper.HOOKED_TRANSFORMER) for model in site.history.models}
-    render.write(site.html, "models.html", "models.html", **base, lines=lines, summary=summary)
+    wrong = {model: wrong_at(site, model) for model in site.history.models}
+    render.write(site.html, "models.html", "models.html", **base, lines=lines, summary=summary, wrong_at=wrong)
     for model, own in lines.items():
         known = [one for one in site.findings if model in one.models.replace(",", " ").split()]
         render.write(
@@ -99,6 +102,7 @@ def write(site: Site, base: dict[str, Any], found: Sections) -> None:
             known=known,
             p99=P99,
             wrong_versions=wrong_versions(site, model, known),
+            wrong_at=wrong[model],
             inside=_inside(site, model),
             profiles=_newest(found.get(model, ())),
             about_profile=ABOUT,
@@ -201,7 +205,7 @@ def fate(site: Site, one: CellHistory, last: int, causes: Sequence[Finding] = ()
     if verdict.passes:
         return f"mended in {name}"
     if causes and all(cause.fixed_in for cause in causes):
-        return f"mended in {max((cause.fixed_in for cause in causes), key=Version)}, which was not measured"
+        return f"ended in {max((cause.fixed_in for cause in causes), key=Version)}, which was not measured"
     if verdict is Verdict.NOT_APPLICABLE:
         gone = site.removed_in(one.cell.wrapper)
         return f"never mended: {f'{one.cell.wrapper} was removed in {gone.name}' if gone else f'not applicable in {name}'}"
@@ -253,6 +257,38 @@ def embedded(model: str, lines: list[Line]) -> dict[str, Any]:
             for line in lines
         ],
     }
+
+
+@dataclass(frozen=True)
+class WrongAt:
+    """Neighbouring measured commits at which the worst configuration of a wrapper has the same verdict."""
+
+    verdict: Verdict
+    first: MeasuredCommit
+    last: MeasuredCommit
+
+    def __str__(self) -> str:
+        return f"{self.first.name} to {self.last.name}" if self.first != self.last else self.first.name
+
+
+def wrong_at(site: Site, model: str) -> dict[Wrapper, list[WrongAt]]:
+    """At which measured commits a model is wrong or fails, by wrapper. One that never is has no entry."""
+    ran: dict[Wrapper, set[int]] = defaultdict(set)
+    worst: dict[Wrapper, dict[int, Verdict]] = defaultdict(dict)
+    for one in site.history.by_model[model]:
+        for run in one.runs:
+            at, verdict, of = range(run.first, run.last + 1), run.state.verdict, worst[one.cell.wrapper]
+            if run.state.has_run:
+                ran[one.cell.wrapper].update(at)
+            if verdict.is_alarm:
+                of.update((i, min(verdict, of.get(i, verdict), key=words.WORST_FIRST.index)) for i in at)
+    found: dict[Wrapper, list[WrongAt]] = {}
+    for wrapper, of in worst.items():
+        for alarm, commits in itertools.groupby(sorted(ran[wrapper]), key=of.get):
+            if alarm:
+                at_alarm = [site.commits[i] for i in commits]
+                found.setdefault(wrapper, []).append(WrongAt(alarm, at_alarm[0], at_alarm[-1]))
+    return found
 
 
 def wrong_versions(

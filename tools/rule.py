@@ -9,6 +9,7 @@ anything is called more than other rounding.
 ``python -m tools.rule again``: one release measured ten times in fresh processes, over the zoo. Exit status 1 if it moves.
 """
 
+import itertools
 import sys
 import tempfile
 from collections import Counter
@@ -103,7 +104,7 @@ def again(history):
 def told(names, states, cells):
     """Print each commit's changes against the one before. Returns 1 if any is more than rounding."""
     status = 0
-    for name, before, after in zip(names, states, states[1:], strict=True):
+    for name, (before, after) in zip(names, itertools.pairwise(states), strict=True):
         words = {cell: change(before[cell], after[cell])[0] for cell in cells}
         counts = Counter(words.values())
         print(f"{name}: {', '.join(f'{count} {word}' for word, count in counts.items())}")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlbench.steps.search import Graph, Search, Unmeasurable
+from tlbench.steps.search import Effort, Graph, Search, Unmeasurable
 
 CELLS = frozenset({"a", "b", "c"})
 
@@ -70,12 +70,13 @@ def test_in_any_graph_exactly_the_planted_commits_are_named(history):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("effort", [Effort.THOROUGH, Effort.EXHAUSTIVE])
 @settings(max_examples=100, deadline=None)
-@given(histories())
-def test_measuring_every_commit_names_the_same(history):
+@given(history=histories())
+def test_measuring_more_names_the_same(effort, history):
     graph, planted, good, bad = history
     search = searched(graph, planted, good, bad, cells=cells_of(planted))
-    assert named(search.every_step()) == truth(graph, planted, good, bad)
+    assert named(search.steps(effort)) == truth(graph, planted, good, bad)
 
 
 @pytest.mark.slow
@@ -133,8 +134,27 @@ def test_what_heals_is_seen_by_measuring_every_commit_alone():
     graph = linear(9)
     wrong = {"3", "4"}
     measure = lambda commit, cells: {cell: str(commit in wrong) for cell in cells}  # noqa: E731
-    found = Search(graph, measure, "0", "8", CELLS).every_step()
+    found = Search(graph, measure, "0", "8", CELLS).steps(Effort.EXHAUSTIVE)
     assert [step.commits for step in found] == [("3",), ("5",)]
+
+
+def test_a_thorough_search_sees_what_healed_if_it_was_there_at_the_step_of_another_cell():
+    graph = linear(40)
+    wrong = {"a": range(7, 22), "b": range(12, 40), "c": range(3, 5)}
+    measured = []
+
+    def measure(commit, cells):
+        measured.append(commit)
+        return {cell: str(int(commit) in wrong[cell]) for cell in cells}
+
+    def found(effort):
+        search = Search(graph, measure, "0", "39", CELLS)
+        return [(*step.commits, *step.cells) for step in search.steps(effort)]
+
+    assert found(Effort.SEARCH) == [("12", "b")]
+    assert found(Effort.THOROUGH) == [("7", "a"), ("12", "b"), ("22", "a")]
+    assert len({*measured}) < 25
+    assert ("3", "c") in found(Effort.EXHAUSTIVE)
 
 
 def test_commits_with_equal_content_are_measured_once():

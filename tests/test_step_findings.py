@@ -29,6 +29,7 @@ from tlbench.report.steps import Searched
 from tlbench.steps import measuring
 from tlbench.steps.findings import Finder, differing_packages
 from tlbench.steps.measuring import Laboratory
+from tlbench.steps.search import Effort
 from tlbench.steps.states import state_of
 
 CELLS = [Cell("zoo-gpt2", dtype, "unprocessed", "HookedTransformer") for dtype in ("float32", "bfloat16")]
@@ -58,8 +59,8 @@ def planted(clone, own_cache, monkeypatch):  # noqa: F811
             for era, other in crossed.items():
                 self.states[self.commits[number], era] = other
 
-        def steps(self, exhaustive=False):
-            return self.finder.steps(self.commits[0], self.commits[-1], CELLS, exhaustive)
+        def steps(self, effort=Effort.SEARCH):
+            return self.finder.steps(self.commits[0], self.commits[-1], CELLS, effort)
 
     made = Planted()
     made.environments, made.states, made.anew = {}, {}, {}
@@ -170,7 +171,7 @@ def test_what_healed_is_seen_only_by_measuring_every_commit(planted):
     for number, bits in enumerate("abaa"):
         planted.plant(number, right(bits))
     assert planted.steps().findings == ()
-    assert [one.commits for one in planted.steps(exhaustive=True).findings] == [(c,) for c in planted.commits[1:3]]
+    assert [one.commits for one in planted.steps(Effort.EXHAUSTIVE).findings] == [(c,) for c in planted.commits[1:3]]
 
 
 def test_an_end_that_does_not_import_is_refused_and_one_in_the_middle_makes_a_set(planted):

@@ -28,6 +28,7 @@ from tlbench.report import steps as report
 from tlbench.report.check import CheckFormat
 from tlbench.report.steps import StepFormat
 from tlbench.steps.findings import Finder, alone
+from tlbench.steps.search import Effort
 
 Range = Annotated[str, typer.Argument(help="GOOD..BAD: two commits, tags or releases, of which GOOD is the older.")]
 Models = Annotated[list[str] | None, typer.Option("--model", help="A catalogue name; default: the whole zoo.")]
@@ -50,7 +51,12 @@ def steps(
     dtype: Dtypes = None,
     option: Options = None,
     wrapper: Wrappers = None,
-    exhaustive: Annotated[bool, typer.Option(help="Measure every commit that changes code: sees what healed, too.")] = False,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Measure all cells at each step too: sees most of what healed.")
+    ] = False,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="Measure every commit that changes code: sees all that healed.")
+    ] = False,
     repository: Repository = None,
     format: Style = "rich",
 ) -> None:
@@ -60,8 +66,9 @@ def steps(
     """
     style = parse(StepFormat, format)
     cells = grid(model, dtype, option, wrapper)
+    effort = Effort.EXHAUSTIVE if exhaustive else Effort.THOROUGH if thorough else Effort.SEARCH
     with finder(repository, range) as (one, good, bad):
-        report.show(output(), style, one.clone, one.steps(good, bad, cells, exhaustive))
+        report.show(output(), style, one.clone, one.steps(good, bad, cells, effort))
 
 
 @app.command()

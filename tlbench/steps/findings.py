@@ -24,7 +24,7 @@ from tlbench.metrics.verdict import Verdict
 from tlbench.paths import cache_dir
 from tlbench.records.serial import plain, restored
 from tlbench.steps.measuring import Laboratory
-from tlbench.steps.search import Graph, Search, Step, Unmeasurable
+from tlbench.steps.search import Effort, Graph, Search, Step, Unmeasurable
 from tlbench.steps.states import States
 
 PATIENCE_S = 1.0
@@ -186,8 +186,8 @@ class Finder:
         ]
         return min(best, key=lambda commit: sum(math.log2(errors[commit][cell]) for cell in right))
 
-    def steps(self, good: str, bad: str, cells: Sequence[Cell], exhaustive: bool = False) -> Found:
-        """Every step of ``good..bad``. With ``exhaustive`` every commit is measured, so that what healed is seen too.
+    def steps(self, good: str, bad: str, cells: Sequence[Cell], effort: Effort = Effort.SEARCH) -> Found:
+        """Every step of ``good..bad`` that an effort finds.
 
         Raises BadInput if an end cannot be measured.
         """
@@ -197,7 +197,7 @@ class Finder:
         wanted = frozenset(cell for cell in cells if str(cell) not in unknown)
         self._search = search = Search(graph, self._measure, good, bad, wanted)
         try:
-            steps = search.every_step() if exhaustive else search.steps()
+            steps = search.steps(effort)
         except Unmeasurable as error:
             raise BadInput(f"{error.args[0][:8]} cannot be measured: choose another end of the range") from error
         findings = tuple(self.finding(step) for step in steps)

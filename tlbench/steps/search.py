@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from typing import Generic, TypeVar
 
@@ -91,6 +92,17 @@ class Step(Generic[C]):
     cells: frozenset[C]
 
 
+class Effort(StrEnum):
+    """How much of a range is measured."""
+
+    SEARCH = "search"
+    """What lies between two commits with the same bits is not."""
+    THOROUGH = "thorough"
+    """Also all cells at both sides of each step: a fault that was undone is seen if it is there at one of them."""
+    EXHAUSTIVE = "exhaustive"
+    """Every commit."""
+
+
 class Unmeasurable(Exception):
     """An end of the range cannot be measured. Its argument is the commit."""
 
@@ -118,20 +130,37 @@ class Search(Generic[C]):
     _done: dict[tuple[str, str], set[C]] = field(default_factory=lambda: defaultdict(set))
     """The cells whose step between a commit and a parent was named."""
 
-    def steps(self) -> list[Step[C]]:
+    def steps(self, effort: Effort = Effort.SEARCH) -> list[Step[C]]:
         """Every step that shows between two measured commits, parents first.
 
-        One that was undone between two commits that are measured is not seen: see :meth:`every_step`.
+        One that was undone between two commits that are measured is not seen.
 
         Raises Unmeasurable if an end of the range cannot be measured.
         """
         self._measure_ends()
+        if effort is Effort.EXHAUSTIVE:
+            return self._every_step()
         self._split(self.graph.path(self.good, self.bad), self.cells)
-        return self._sorted()
+        found = self._sorted()
+        while effort is Effort.THOROUGH:
+            for before, after in self._stretches(found):
+                self._split(self.graph.path(before, after), self.cells)
+            known, found = found, self._sorted()
+            if found == known:
+                break
+        return found
 
-    def every_step(self) -> list[Step[C]]:
-        """The same from a measurement of every commit: also the steps that were undone later."""
-        self._measure_ends()
+    def _stretches(self, steps: Sequence[Step[C]]) -> Iterator[tuple[str, str]]:
+        """Neighbouring sides of the steps on the range's path, and both sides of each step that came with a merge."""
+        sides = {side for step in steps for side in (step.before, step.after)}
+        path = self.graph.path(self.good, self.bad)
+        yield from itertools.pairwise([path[0], *(commit for commit in path[1:-1] if commit in sides), path[-1]])
+        for step in steps:
+            if not {step.before, step.after} <= {*path} and step.before in self.graph.parents[step.after]:
+                yield step.before, step.after
+
+    def _every_step(self) -> list[Step[C]]:
+        """The steps from a measurement of every commit."""
         inside = self.graph.between(self.good, self.bad)
         for commit in inside:
             self.states(commit)

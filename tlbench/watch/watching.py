@@ -26,6 +26,7 @@ from tlbench.records.news import News, OpenFinding, utc_now
 from tlbench.records.serial import plain
 from tlbench.report import check as checking
 from tlbench.steps.findings import DISTANCE, Finder, Finding, alone
+from tlbench.steps.search import Effort
 from tlbench.watch import wording
 from tlbench.watch.channels import channels, chosen, deliver
 from tlbench.watch.configuration import Configuration
@@ -283,7 +284,8 @@ class _Branch:
 
     def _findings(self, base: str, head: str) -> list[Finding]:
         """The steps that are more than rounding, each set of commits once."""
-        found = self.finder.steps(base, head, self.watch.cells, self.watch.configuration.exhaustive)
+        effort = Effort.EXHAUSTIVE if self.watch.configuration.exhaustive else Effort.SEARCH
+        found = self.finder.steps(base, head, self.watch.cells, effort)
         reasons = dict.fromkeys(found.not_measured.values())
         if reasons:
             count = f"{len(found.not_measured)} of {len(found.cells)} cells were not measured"

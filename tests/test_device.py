@@ -1,5 +1,7 @@
 """A GPU is touched in no process that forks, one that is there and fails is a failure, and token ids go to it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
@@ -166,7 +168,7 @@ def test_a_model_is_split_over_gpus_only_if_one_is_too_small_and_none_was_chosen
     monkeypatch.setenv(LANE_VARIABLE, Lane.NATIVE)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 1000))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert device.placement(50, "float16") == place
+    assert device.placement(SimpleNamespace(parameters=50), "float16") == place
 
 
 @pytest.mark.parametrize("place", [{"device_map": "auto"}, {"device": "cpu"}])

@@ -95,14 +95,14 @@ def test_with_skipped_commits_each_planted_one_is_in_a_named_set_and_no_healthy_
     assert not {commit for commits, _ in alone for commit in commits} & skipped
 
 
-@pytest.mark.parametrize("way", [Search.steps, Search.every_step])
+@pytest.mark.parametrize("effort", Effort)
 @settings(max_examples=50, deadline=None)
 @given(st.integers(3, 40), st.data())
-def test_on_a_line_a_set_has_only_the_skipped_commits_and_the_first_after_them(way, n, data):
+def test_on_a_line_a_set_has_only_the_skipped_commits_and_the_first_after_them(effort, n, data):
     skipped = data.draw(st.sets(st.sampled_from([str(i) for i in range(1, n - 1)])))
     culprit = data.draw(st.integers(1, n - 1))
     search = searched(linear(n), {str(culprit): {"a"}}, "0", str(n - 1), skipped)
-    (step,) = way(search)
+    (step,) = search.steps(effort)
     first = max(i for i in range(culprit) if str(i) not in skipped) + 1
     last = min(i for i in range(culprit, n) if str(i) not in skipped)
     assert step.commits == tuple(str(i) for i in range(first, last + 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from tlbench import arithmetic
 from tlbench.exceptions import BadInput, CellFailed, NotApplicable
@@ -45,8 +45,16 @@ def require(name: str) -> None:
         raise NotApplicable(f"cannot use the device {name!r} ({reason}): use cpu, or a machine that has it") from None
 
 
-def placement(parameters: int, dtype: str) -> dict[str, str]:
-    """Where a loader puts a model of so many parameters: on the current device, ``{"device": NAME}``, or if that has too
+class Counted(Protocol):
+    """A checkpoint, as far as its size matters."""
+
+    @property
+    def parameters(self) -> int:
+        """How many there are."""
+
+
+def placement(checkpoint: Counted, dtype: str) -> dict[str, str]:
+    """Where a loader puts a model: on the current device, ``{"device": NAME}``, or if that has too
     little free, over all GPUs, ``{"device_map": "auto"}``.
 
     A numbered GPU, such as ``cuda:1``, is never left. This initialises the device.
@@ -56,7 +64,7 @@ def placement(parameters: int, dtype: str) -> dict[str, str]:
         import torch
 
         free, _ = torch.cuda.mem_get_info()
-        if torch.cuda.device_count() > 1 and ROOM * parameters * getattr(torch, dtype).itemsize > free:
+        if torch.cuda.device_count() > 1 and ROOM * checkpoint.parameters * getattr(torch, dtype).itemsize > free:
             return {"device_map": "auto"}
     return {"device": name}
 

@@ -52,7 +52,7 @@ def load_bridge(checkpoint: Checkpoint, dtype: Dtype, option: Option, readback: 
         return _logits_of(given.eval(), checkpoint.inputs)
 
     with _loading_errors(), redirect_stdout(StringIO()), span(Category.LOAD):
-        place = device.placement(checkpoint.parameters, dtype)
+        place = device.placement(checkpoint, dtype)
         bridge: Any = wrapper.boot_transformers(str(checkpoint.folder), **place, dtype=torch_dtype)
     if option is not Option.UNPROCESSED:
         with weights_read.watching(bridge) if readback else nullcontext(), span(Category.PROCESS):

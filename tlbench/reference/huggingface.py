@@ -43,7 +43,7 @@ def load_model(folder: Path, dtype: Dtype, attention: Attention = Attention.EAGE
 
 def placed_model(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> Any:
     """A checkpoint's model on the current device, or over several GPUs if one is too small. Raises as :func:`load_model`."""
-    place = device.placement(checkpoint.parameters, dtype)
+    place = device.placement(checkpoint, dtype)
     if "device_map" in place:
         return checkpoint.inputs.attached(load_model(checkpoint.folder, dtype, attention, **place))
     return checkpoint.inputs.attached(load_model(checkpoint.folder, dtype, attention)).to(place["device"])

@@ -477,6 +477,13 @@ def test_the_list_of_models_and_each_model_s_page_say_first_which_versions_are_w
     assert page.locator(".wrong-at").inner_text().startswith("Nothing that was measured of it is wrong.")
 
 
+def test_the_list_of_releases_names_the_models_that_each_made_worse(page, address):
+    page.goto(f"{address}releases.html")
+    worse = page.locator("tr", has=page.get_by_role("link", name="3.0.0", exact=True)).locator("td.reason")
+    assert "zoo-gemma" in worse.locator("a").all_inner_texts()
+    assert page.locator("tr", has=page.get_by_role("link", name="4.3.0", exact=True)).locator("td.reason").inner_text() == ""
+
+
 def test_a_history_says_the_marked_release_s_verdict_first(page, address):
     page.goto(f"{address}history/zoo-gemma.html?commit=3.0.0#float32.fold_ln")
     assert (

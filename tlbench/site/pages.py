@@ -320,9 +320,15 @@ class Site:
         render.write(self.html, "releases.html", "releases.html", **base, **self._changes_of())
 
     def _changes_of(self) -> dict[str, Any]:
-        """How the cells of each commit changed, and every way that any did."""
+        """How the cells of each commit changed, every way that any did, and which models got worse or began to fail."""
         found = {commit.index: Counter(map(kind_of, self.compared(commit))) for commit in self.shown}
-        return {"changes_of": found, "any_of": {kind for counts in found.values() for kind in counts}}
+        worse = {
+            commit.index: [
+                (kind, models) for kind in (Change.GREW, Change.FAILS) if (models := _models_of(self.compared(commit), kind))
+            ]
+            for commit in self.shown
+        }
+        return {"changes_of": found, "any_of": {kind for counts in found.values() for kind in counts}, "worse_in": worse}
 
     def _tools(self, base: dict[str, Any]) -> None:
         newest, previous = self.newest, self.previous(self.newest)

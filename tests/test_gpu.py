@@ -25,15 +25,22 @@ def test_each_shape_is_made_once_and_verified_with_each_release_before_it_is_tim
     ]
 
 
-def test_a_release_is_imported_from_its_folder_before_all_else(monkeypatch):
+def test_a_release_is_imported_from_its_folder(monkeypatch):
     ran = []
-    monkeypatch.setenv("PYTHONPATH", "here")
     monkeypatch.setattr(
         gpu.subprocess, "run", lambda words, env, **_: ran.append(env) or argparse.Namespace(returncode=0, stdout="")
     )
     gpu.steps(wanted(), {"4.2.0": "there"}, 0.0)["gpt2-4.2.0-cuda.json"]()
-    assert ran[0]["PYTHONPATH"] == "there:here"
+    assert ran[0]["TLBENCH_PACKAGE"] == "there"
     assert ran[0]["TLBENCH_ARITHMETIC"] == "native"
+
+
+@pytest.mark.parametrize("lens", ["4.3.0", "4.3.0=/nowhere/at/all"])
+def test_a_release_without_a_folder_is_refused(monkeypatch, capsys, tmp_path, lens):
+    monkeypatch.setattr("sys.argv", ["gpu", "--lens", lens, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        gpu.main()
+    assert f"--lens {lens}: expected NAME=FOLDER" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode", gpu.MODES)

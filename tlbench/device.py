@@ -54,8 +54,8 @@ class Counted(Protocol):
 
 
 def placement(checkpoint: Counted, dtype: str) -> dict[str, str]:
-    """Where a loader puts a model: on the current device, ``{"device": NAME}``, or if that has too
-    little free, over all GPUs, ``{"device_map": "auto"}``.
+    """Where a loader puts a model: on the current device, as ``{"device": NAME}``, or if too little of its memory is free,
+    over all GPUs, as ``{"device_map": "auto"}``.
 
     A numbered GPU, such as ``cuda:1``, is never left. This initialises the device.
     """

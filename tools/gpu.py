@@ -1,10 +1,9 @@
 """True shapes on a GPU: verdicts in three dtypes beside the CPU's, the slowdown against HuggingFace, and what TF32 costs.
 
 ``python -m tools.gpu [--shape gpt2] [--shape mistral] [--lens 4.3.0=FOLDER] [--lens 4.2.0=FOLDER] [--out FOLDER] [--seconds
-480]`` needs a GPU that torch can use and TransformerLens: in the running interpreter, or in the folder of each ``--lens``,
-which goes before everything else on the path. Weights are random, the same on every machine with the same torch; nothing is
-downloaded. Goldens are float64 on the CPU. Figures are written to the folder as they come, so a run that is cut short leaves
-what it had. For each shape:
+480]`` needs a GPU that torch can use and TransformerLens: in the running interpreter, or in the folder of each ``--lens``.
+Weights are random, the same on every machine with the same torch; nothing is downloaded. Goldens are float64 on the CPU.
+Figures are written to the folder as they come, so a run that is cut short leaves what it had. For each shape:
 
 - ``SHAPE-LENS-cuda.json``, and for GPT-2 ``SHAPE-LENS-cpu.json``: the JSON of ``tlbench verify``;
 - ``SHAPE-modes.json``: how far HuggingFace's own logits move under each of :data:`MODES`;
@@ -22,6 +21,8 @@ import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
+from tlbench.environments.provenance import PACKAGE_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = ("float32", "float16", "bfloat16")
@@ -56,7 +57,9 @@ def main():
         return CHILDREN[wanted.child[0]](*wanted.child[1:])
     deadline = time.monotonic() + wanted.seconds
     wanted.out.mkdir(parents=True, exist_ok=True)
-    lenses = dict(one.split("=", 1) for one in wanted.lens) or {"lens": ""}
+    if odd := [one for one in wanted.lens if not Path(one.partition("=")[2]).is_dir() or "=" not in one]:
+        parser.error(f"--lens {odd[0]}: expected NAME=FOLDER, of a folder that exists")
+    lenses = {one.partition("=")[0]: str(Path(one.partition("=")[2]).resolve()) for one in wanted.lens} or {"lens": ""}
     for name, step in steps(wanted, lenses, deadline).items():
         if time.monotonic() > deadline:
             print(f"{name}: left out, the time is over", flush=True)
@@ -103,8 +106,7 @@ def child(*words, package=""):
 
 def run(words, package):
     """Exit status and standard output of a command; its last lines of standard error are printed if it failed."""
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
-    environment = {**os.environ, **NATIVE, "PYTHONPATH": path}
+    environment = {**os.environ, **NATIVE, **({PACKAGE_VARIABLE: package} if package else {})}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         print("\n".join(done.stderr.strip().splitlines()[-3:]), flush=True)

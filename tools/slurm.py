@@ -7,7 +7,7 @@ jobs run:
 
 1. requeues one (``scontrol requeue``);
 2. drains the second node (``scontrol update state=drain``), which must get no further job, and resumes it;
-3. kills the slurmd of a node that runs a job, which Slurm notices in a minute or two, and starts it again.
+3. kills the slurmd of a node that runs a job, which Slurm notices in some minutes, and starts it again.
 
 It prints a line for each, and exit status 1 says what is wrong: the sweep failed, or its figures are not those stored in
 ``releases/results/shared-x86-64``, bit for bit. It is no part of the tests.
@@ -34,7 +34,7 @@ SYSTEM = Path("/etc/slurm/slurm.conf")
 """Where Slurm looks. The variable SLURM_CONF does not reach srun within a job, since Snakemake's plugin clears all such."""
 NODE = "CPUs=2 CoresPerSocket=2 RealMemory=12000"
 NOTICED_AFTER_S = 15
-"""After this Slurm asks a silent node once more; on a busy machine it took up to two minutes to call it down."""
+"""After this Slurm asks a silent node once more; on a busy machine it took one to seven minutes to call it down."""
 WAIT_S = 600.0
 CONFIGURATION = """ClusterName=tlbench
 SlurmctldHost={host}(127.0.0.1)
@@ -121,7 +121,7 @@ class Cluster:
         self._run(node, "slurmd", "-D", "-N", node)
 
     def stop(self):
-        if SYSTEM.is_symlink():
+        if SYSTEM.is_symlink() and SYSTEM.readlink() == self.folder / "slurm.conf":
             SYSTEM.unlink()
         for process in self.running.values():
             process.terminate()

@@ -94,10 +94,10 @@ def _prove_library(name: str, installed: list[str]) -> None:
 
 
 def installed_dependencies() -> str:
-    """The :func:`dependencies_digest` of this interpreter's environment; "" if the installer left no record there."""
+    """The :func:`dependencies_digest` of this interpreter's environment; "" if there is no record that can be read."""
     try:
         return dependencies_digest(json.loads((Path(sys.prefix) / RECORD_NAME).read_text()))
-    except FileNotFoundError:
+    except (OSError, ValueError, KeyError):
         return ""
 
 

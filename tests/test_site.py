@@ -474,7 +474,7 @@ def test_the_list_of_models_and_each_model_s_page_say_first_which_versions_are_w
     page.goto(f"{address}model/zoo-gemma.html")
     assert page.locator(".wrong-at").inner_text().startswith(f"HookedTransformer: {wrong}. ")
     page.goto(f"{address}model/zoo-phi.html")
-    assert page.locator(".wrong-at").inner_text().startswith("Nothing that was measured of it is wrong.")
+    assert page.locator(".wrong-at").inner_text().startswith("No measured release is wrong for it.")
 
 
 def test_the_list_of_releases_names_the_models_that_each_made_worse(page, address):

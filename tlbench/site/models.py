@@ -261,7 +261,7 @@ def embedded(model: str, lines: list[Line]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class WrongAt:
-    """Neighbouring measured commits at which the worst configuration of a wrapper has the same verdict."""
+    """Neighbouring measured releases at which the worst configuration of a wrapper has the same verdict."""
 
     verdict: Verdict
     first: MeasuredCommit
@@ -272,7 +272,11 @@ class WrongAt:
 
 
 def wrong_at(site: Site, model: str) -> dict[Wrapper, list[WrongAt]]:
-    """At which measured commits a model is wrong or fails, by wrapper. One that never is has no entry."""
+    """At which measured releases a model is wrong or fails, by wrapper; of results without releases, at which commits.
+
+    A wrapper in which it never is has no entry.
+    """
+    releases = {commit.index for commit in site.commits if commit.is_release} or set(range(len(site.commits)))
     ran: dict[Wrapper, set[int]] = defaultdict(set)
     worst: dict[Wrapper, dict[int, Verdict]] = defaultdict(dict)
     for one in site.history.by_model[model]:
@@ -284,7 +288,7 @@ def wrong_at(site: Site, model: str) -> dict[Wrapper, list[WrongAt]]:
                 of.update((i, min(verdict, of.get(i, verdict), key=words.WORST_FIRST.index)) for i in at)
     found: dict[Wrapper, list[WrongAt]] = {}
     for wrapper, of in worst.items():
-        for alarm, commits in itertools.groupby(sorted(ran[wrapper]), key=of.get):
+        for alarm, commits in itertools.groupby(sorted(ran[wrapper] & releases), key=of.get):
             if alarm:
                 at_alarm = [site.commits[i] for i in commits]
                 found.setdefault(wrapper, []).append(WrongAt(alarm, at_alarm[0], at_alarm[-1]))

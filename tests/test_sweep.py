@@ -4,6 +4,7 @@ import fcntl
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ import yaml
 from tests.command import run
 from tests.stored import Stored
 from tlbench.arithmetic import SHARED_PROBES
-from tlbench.exceptions import BadInput
+from tlbench.exceptions import BadInput, CheckpointUnavailable
 from tlbench.files import sha256_of, write_json
 from tlbench.grid import Device, Dtype, Option, Wrapper
 from tlbench.records.serial import plain
@@ -21,6 +22,7 @@ from tlbench.sweep.engine import Engine, profile_folder, require_plugin
 from tlbench.sweep.merging import merge_cache
 from tlbench.sweep.planning import LARGE_BYTES, estimate, grouped, make_plan
 from tlbench.sweep.tasks import Cost, Grid, Keys, Receipt, Task, cell_path, read_receipt, receipt_path
+from tlbench.sweep.working import work
 
 GRID = Grid((Dtype.FLOAT32,), (Option.UNPROCESSED, Option.ALL_OPTIONS), (Wrapper.TRANSFORMER_BRIDGE,))
 MODELS = ("zoo-gpt2", "zoo-llama", "zoo-opt")
@@ -73,7 +75,7 @@ def test_every_model_is_prepared_once_and_measured_at_each_commit(own_cache):
 def test_a_measurement_waits_for_the_models_that_it_needs_and_for_no_other(own_cache):
     keep(Task("zoo-opt"), {})
     jobs = planned().jobs
-    names = {job.tasks[0].model: job.name for job in jobs if not job.tasks[0].commit}
+    names = {task.model: job.name for job in jobs for task in job.tasks if not task.commit}
     assert names.keys() == {"zoo-gpt2", "zoo-llama"}
     for job in jobs:
         assert set(job.needs) == {names[task.model] for task in job.tasks if task.commit and task.model in names}
@@ -116,6 +118,31 @@ def test_a_large_model_has_a_job_for_itself(own_cache):
     costs = UnitCosts.of([prepared("zoo-llama", weights_bytes=LARGE_BYTES)])
     groups = grouped([Task(model, COMMIT) for model in MODELS], GRID, costs, 900.0)
     assert [[task.model for task in group] for group in groups] == [["zoo-gpt2"], ["zoo-llama"], ["zoo-opt"]]
+
+
+def test_models_that_tlbench_draws_are_prepared_in_one_job_and_one_of_unknown_size_in_its_own(own_cache):
+    jobs = make_plan(
+        Path("clone"), [COMMIT], [*MODELS, "smollm2-135m"], GRID, THREADS | {"smollm2-135m": 1}, UnitCosts()
+    ).jobs
+    assert [[task.model for task in job.tasks] for job in jobs if not job.tasks[0].commit] == [[*MODELS], ["smollm2-135m"]]
+
+
+def test_preparations_are_spread_over_all_who_work(own_cache):
+    assert len([job for job in planned(at_once=3).jobs if not job.tasks[0].commit]) == 3
+
+
+def test_a_model_that_is_not_to_be_had_does_not_keep_the_next_ones_from_being_prepared(own_cache, monkeypatch):
+    def ensure(model, *_):
+        if model.name == "zoo-llama":
+            raise CheckpointUnavailable("it is gone")
+        return SimpleNamespace(folder=own_cache)
+
+    monkeypatch.setattr("tlbench.sweep.working.checkpoints.ensure", ensure)
+    monkeypatch.setattr("tlbench.sweep.working.reference_server", lambda _: SimpleNamespace(call=lambda *_, **__: None))
+    plan = planned()
+    work(plan, plan.jobs[0].name, lambda _: None)
+    receipts = [read_receipt(receipt_path(Keys(GRID).of(Task(model)))) for model in MODELS]
+    assert [one.reason for one in receipts] == ["", "it is gone", ""]
 
 
 def test_a_gpu_s_jobs_have_their_own_kind_and_keys(own_cache):

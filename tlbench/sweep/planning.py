@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tlbench import catalogue
 from tlbench.grid import Device
 from tlbench.paths import cache_dir
 from tlbench.sweep.costs import UnitCosts
@@ -31,7 +32,7 @@ which is 7 of a file in 16 bits."""
 
 @dataclass(frozen=True)
 class Job:
-    """Tasks of one commit, or the preparation of one model.
+    """Tasks of one commit, or the preparation of models.
 
     Attributes:
         name: its kind of machine, and a hash of the keys of its tasks.
@@ -126,28 +127,31 @@ def make_plan(
             sum(known) if len(known) == len(seconds) + 1 else None,
         )
 
-    preparing = {task.model: job([task]) for task in missing if not task.commit}
-    measuring = [task for task in missing if task.commit]
+    preparing, measuring = [task for task in missing if not task.commit], [task for task in missing if task.commit]
+    jobs = [job(group) for group in grouped(preparing, grid, costs, _target_s(preparing, grid, costs, at_once))]
+    prepared_by = {task.model: one.name for one in jobs for task in one.tasks}
     target = _target_s(measuring, grid, costs, at_once)
-    jobs = [
-        job(group, [preparing[task.model].name for task in group if task.model in preparing])
-        for commit in commits
-        for group in grouped([task for task in measuring if task.commit == commit], grid, costs, target)
-    ]
+    for commit in commits:
+        for group in grouped([task for task in measuring if task.commit == commit], grid, costs, target):
+            needs = dict.fromkeys(prepared_by[task.model] for task in group if task.model in prepared_by)
+            jobs.append(job(group, needs))
     results = _hash([*key_of.values()])
     folder = cache_dir() / "sweeps" / results
-    all_jobs = (*preparing.values(), *jobs)
-    return Plan(str(folder), str(repository), grid, all_jobs, len(commits), len(every) - len(missing), results)
+    return Plan(str(folder), str(repository), grid, tuple(jobs), len(commits), len(every) - len(missing), results)
 
 
 def grouped(tasks: Sequence[Task], grid: Grid, costs: UnitCosts, target_s: float) -> list[list[Task]]:
-    """Split tasks into jobs of about ``target_s``, in order. A large model is alone."""
+    """Split tasks into jobs of about ``target_s``, in order.
+
+    A large model is alone, and so is one of unknown size, unless tlbench draws it: those are small.
+    """
+    drawn = {model.name for model in catalogue.load().models if model.source.is_zoo}
     groups: list[list[Task]] = []
     left = 0.0
     for task in tasks:
         seconds = costs.seconds_of(task, grid)
         needed = UNKNOWN_S if seconds is None else seconds
-        is_large = costs.weights_bytes.get(task.model, 0) >= LARGE_BYTES
+        is_large = costs.weights_bytes.get(task.model, 0 if task.model in drawn else LARGE_BYTES) >= LARGE_BYTES
         if not groups or is_large or needed > left:
             groups.append([])
             left = target_s
@@ -172,9 +176,9 @@ def estimate(plan: Plan, costs: UnitCosts, at_once: int) -> Estimate:
 
 
 def _target_s(tasks: Sequence[Task], grid: Grid, costs: UnitCosts, at_once: int) -> float:
-    """The length of a job: short enough that the last ones end at about the same time."""
+    """The length of a job: short enough that all who work have one, and that the last ones end at about the same time."""
     total = sum(UNKNOWN_S if (one := costs.seconds_of(task, grid)) is None else one for task in tasks)
-    return min(LONGEST_S, max(SHORTEST_S, total / (4 * at_once)))
+    return min(LONGEST_S, max(min(SHORTEST_S, total / at_once), total / (4 * at_once)))
 
 
 def _memory_mb(sizes: Sequence[int | None]) -> int | None:

@@ -73,17 +73,19 @@ def _is_done(key: str) -> bool:
 
 
 def _prepare(tasks: Sequence[Task], plan: Plan, keys: Keys, say: Say) -> None:
-    """Make a model's checkpoint and its goldens. If the model is not to be had, the receipt says so.
+    """Make models' checkpoints and their goldens. If a model is not to be had, its receipt says so."""
+    models = catalogue.load()
+    for task in tasks:
+        _write(_prepared(task, models, plan, say), keys)
 
-    A golden that cannot be computed is tried again by the cells that need it, which report why.
-    """
-    (task,) = tasks
-    started, models = time.monotonic(), catalogue.load()
+
+def _prepared(task: Task, models: catalogue.Catalogue, plan: Plan, say: Say) -> Receipt:
+    """Prepare a model. A golden that cannot be computed is tried again by the cells that need it, which report why."""
+    started = time.monotonic()
     try:
         checkpoint = checkpoints.ensure(models.get(task.model), models, lambda what: say(f"{task.model}: {what}"))
     except CheckpointUnavailable as reason:
-        _write(_receipt(task, plan, reason=str(reason)), keys)
-        return
+        return _receipt(task, plan, reason=str(reason))
     weights = sum(path.stat().st_size for path in checkpoint.folder.iterdir() if path.is_file())
     before = _golden_bytes(task.model)
     say(f"{task.model}: goldens")
@@ -92,7 +94,7 @@ def _prepare(tasks: Sequence[Task], plan: Plan, keys: Keys, say: Say) -> None:
         server.call(ACCURACY.golden, [*plan.grid.dtypes], task.model, before=before_computing)
     added, seconds = _golden_bytes(task.model) - before, time.monotonic() - started
     made = {"seconds": seconds, "kept_bytes": weights + added} if added else {}
-    _write(_receipt(task, plan, weights_bytes=weights, **made), keys)
+    return _receipt(task, plan, weights_bytes=weights, **made)
 
 
 def _measure(tasks: Sequence[Task], plan: Plan, keys: Keys, say: Say) -> None:

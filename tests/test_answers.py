@@ -190,6 +190,12 @@ def test_not_applicable_not_measured_and_failed_are_three_things(measured, error
         outcome.require()
 
 
+@pytest.mark.parametrize("kind", [CellFailed, OSError])
+def test_a_failure_does_not_say_where_this_machine_s_cache_is(measured, own_cache, kind):
+    measured(kind(f"no weights in {own_cache}/checkpoints/zoo-gpt2."))
+    assert attempted(CELL).reason.endswith("no weights in checkpoints/zoo-gpt2.")
+
+
 def test_the_name_of_a_kept_figure_follows_everything_that_decides_it(own_cache, monkeypatch):
     monkeypatch.setattr(answers, "setting", lambda: {"transformer_lens": "a"})
     first = answers.kept_path(ACCURACY, CELL)

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 from datetime import UTC, datetime
 
@@ -12,8 +13,9 @@ import pytest
 from rich.console import Console
 
 from tests import command as command_line
-from tlbench import BadInput, Space, Statistic
+from tlbench import BadInput, Space, Statistic, catalogue
 from tlbench.arithmetic import SHARED_MACHINE
+from tlbench.cli import read
 from tlbench.history import SourceCommit, SourceFile, build_from_trees
 from tlbench.metrics.verdict import SEVERITIES, Verdict, word_of
 from tlbench.report import table as tables
@@ -510,3 +512,15 @@ def test_a_wrapper_that_cannot_load_a_model_is_not_applicable(project):
     refused = run("--model", "zoo-stablelm", "--wrapper", "HookedTransformer")
     assert refused.returncode == 2
     assert "zoo-stablelm is n/a in HookedTransformer, which has no such architecture: leave --wrapper out" in refused.stderr
+
+
+def test_a_table_says_what_its_models_are_and_of_many_how_to_ask(capsys):
+    read._say_about(["zoo-gpt2", "zoo-olmo", "zoo-mpt", "zoo-mpt"])
+    assert capsys.readouterr().out.splitlines() == [
+        "zoo-olmo is OLMo: LayerNorm without gains, queries, keys and values clipped.",
+        "zoo-mpt is MPT: ALiBi, no biases.",
+    ]
+    read._say_about([model.name for model in catalogue.load().every])
+    assert re.fullmatch(
+        r"What a model is, of \d{3} whose names do not say it: add --model and its name.\n", capsys.readouterr().out
+    )

@@ -39,6 +39,8 @@ OnlyWrapper = Annotated[str, typer.Option(help="Only this wrapper.")]
 Machine = Annotated[str, typer.Option(help="Whose results; default: the shared arithmetic's, or the last to measure.")]
 MachineAndTag = Annotated[str, typer.Argument(help="A release or hash with results, or MACHINE:RELEASE.")]
 ABSENT = (State.UNJUDGED, State.NOT_APPLICABLE, State.NOT_MEASURED)
+MOST_ABOUT = 8
+"""Of how many models a table says what they are, below itself."""
 R = TypeVar("R", Row, TruthRow)
 
 
@@ -447,11 +449,15 @@ def _filter(stored: StoredResults, model: str, dtype: str, option: str, wrapper:
 
 def _about(model: str) -> str:
     """What a model is, where its name does not say it."""
-    return next((one.about for one in catalogues.load().models if one.name == model), "")
+    catalogue = catalogues.load()
+    return next((one.about for one in (*catalogue.every, *catalogue.by_name) if one.name == model), "")
 
 
 def _say_about(models: Iterable[str], style: Format = Format.RICH) -> None:
-    """Say what the models are whose names do not; beside Markdown or CSV on standard error."""
-    for model in dict.fromkeys(models):
-        if about := _about(model):
-            print(f"{model} is {about}.", file=sys.stdout if style is Format.RICH else sys.stderr)
+    """Say what the models are whose names do not; beside Markdown or CSV on standard error. Of many, say how to ask."""
+    about = {model: text for model in dict.fromkeys(models) if (text := _about(model))}
+    lines = [f"{model} is {text}." for model, text in about.items()]
+    if len(lines) > MOST_ABOUT:
+        lines = [f"What a model is, of {len(lines)} whose names do not say it: add --model and its name."]
+    for line in lines:
+        print(line, file=sys.stdout if style is Format.RICH else sys.stderr)

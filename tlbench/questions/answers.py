@@ -316,9 +316,14 @@ def attempt(question: Question[S, R], cell: S, measure: Callable[[Question[S, R]
     except NotMeasured as error:
         return Outcome(Kind.NOT_MEASURED, reason=str(error))
     except TlbenchError as error:
-        return Outcome(Kind.FAILED, reason=str(error))
+        return Outcome(Kind.FAILED, reason=_of_any_machine(str(error)))
     except Exception as error:
-        return Outcome(Kind.FAILED, reason=f"{type(error).__name__}: {error}")
+        return Outcome(Kind.FAILED, reason=_of_any_machine(f"{type(error).__name__}: {error}"))
+
+
+def _of_any_machine(reason: str) -> str:
+    """A reason without the place of this machine's cache: results are committed and merged."""
+    return reason.replace(f"{cache_dir()}{os.sep}", "")
 
 
 def _kept(question: Question[S, R], path: Path | None) -> R | None:

@@ -16,22 +16,22 @@ from enum import StrEnum
 from tlbench.grid import Cell
 from tlbench.metrics import change as rule
 from tlbench.metrics.verdict import Verdict
-from tlbench.site.history import MEAN, CellHistory, History, Run, State
+from tlbench.site.history import MEAN, RATIO, TOTAL, CellHistory, History, Run, State
 
 
 class Change(StrEnum):
     """How a cell changed. The order is that of the pages."""
 
     GREW = "error grew"
-    """It became wrong, or its mean error rose by half a bit or more."""
+    """It became wrong, or its mean error rose by half a bit or more, to above HuggingFace's own."""
     FAILS = "newly failing"
     FELL = "error fell"
-    """It is less wrong, or its mean error fell by half a bit or more."""
+    """It is less wrong, or its mean error fell by half a bit or more, from above HuggingFace's own."""
     MENDED = "mended"
     """It was wrong or failed, and is right."""
     STILL_FAILS = "still failing"
     OTHER_ROUNDING = "other rounding"
-    """Other bits, and the mean moved by less than half a bit."""
+    """Other bits, and the mean moved by less than half a bit, or stayed below HuggingFace's own error."""
     SAME_BITS = "same bits"
     """Every stored figure of the logits has the same bits."""
     FIRST = "first measured"
@@ -40,13 +40,15 @@ class Change(StrEnum):
     GONE = "no longer measured"
 
 
+_MOVED = "by a factor of 1.41 (half a bit) or more"
+_OWN = "HuggingFace's own error"
 EXPLAINED: Mapping[Change, str] = {
-    Change.GREW: "the verdict got worse, or the mean error grew by a factor of 1.41 (half a bit) or more",
+    Change.GREW: f"the verdict got worse, or the mean error grew {_MOVED}, to above {_OWN}",
     Change.FAILS: "raises now, and did not before",
-    Change.FELL: "less wrong, or the mean error fell by a factor of 1.41 (half a bit) or more",
+    Change.FELL: f"less wrong, or the mean error fell {_MOVED}, from above {_OWN}",
     Change.MENDED: "was wrong or failed, and is right now",
     Change.STILL_FAILS: "raised before, and raises now",
-    Change.OTHER_ROUNDING: "other bits, and the mean error moved by less than a factor of 1.41 (half a bit)",
+    Change.OTHER_ROUNDING: f"other bits, and the mean error moved by less than that, or stayed below {_OWN}",
     Change.SAME_BITS: "every stored figure of the logits has the same bits",
     Change.FIRST: "not measured, or not applicable, before",
     Change.ENDED: "this TransformerLens has no such wrapper, option or architecture any more; nothing of it was mended",
@@ -78,8 +80,13 @@ def change(before: Run, after: Run, same_cell: bool = True) -> tuple[Change | No
 
 
 def _state(state: State) -> rule.State:
-    """A stored state as the rule takes it. Equal figures stand for equal logits."""
-    return rule.State(state.verdict, f"{state.verdict} {sorted(state.figures.items())}", state.figures.get(MEAN))
+    """A stored state as the rule takes it. Equal figures stand for equal logits.
+
+    HuggingFace's own error is not stored: it is TransformerLens's, over how many times HuggingFace's that is.
+    """
+    total, ratio = state.figures.get(TOTAL) or 0.0, state.figures.get(RATIO) or math.inf
+    floor = total / ratio if math.isfinite(total) else 0.0
+    return rule.State(state.verdict, f"{state.verdict} {sorted(state.figures.items())}", state.figures.get(MEAN), floor)
 
 
 @dataclass(frozen=True)

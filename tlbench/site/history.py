@@ -55,11 +55,12 @@ TRACKS = (
     CHANGED_WEIGHTS,
 )
 """What a history holds of each cell."""
-MEAN, MAX, BITS, RATIO = (
+MEAN, MAX, BITS, RATIO, TOTAL = (
     f"{MEANS}{Statistic.MEAN}",
     f"{MEANS}{Statistic.MAX}",
     f"{TRUTH}.track_{Figure.BITS_LOST}",
     f"{TRUTH}.track_{Figure.RATIO}",
+    f"{TRUTH}.track_{Figure.TOTAL_RMS}",
 )
 REFERENCE_BITS = "truth.HuggingFace.track_bits_lost"
 FLOORS = tuple(f"{NOISE_FLOOR}.track_{name}" for name in ("repeat", "threads", "batch"))

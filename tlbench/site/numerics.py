@@ -28,7 +28,7 @@ def write(site: Site) -> None:
 def entries(site: Site) -> dict[str, Any]:
     """Every cell that was measured at the newest shown commit, by architecture and model."""
     commit = site.newest
-    known = {model.name: model for model in catalogue.load().models}
+    known = {model.name: model for model in catalogue.load().every}
     found = []
     for one in site.history.cells:
         run = one.at(commit.index)
@@ -62,14 +62,9 @@ def entries(site: Site) -> dict[str, Any]:
 
 def _ids(model: Model) -> dict[str, str | None]:
     """The Hub's model id, if these are its weights, and HuggingFace's name of the architecture."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from tlbench.checkpoints.architectures import architecture_of
 
-    from tlbench.checkpoints.zoo import families
-
-    architecture = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model.model_type)
-    if model.family in families():
-        architecture = families()[model.family]().config["architectures"][0]
-    return {"model_id": model.repo or None, "architecture_id": architecture}
+    return {"model_id": model.repo or None, "architecture_id": architecture_of(model)}
 
 
 def _number(value: float | None) -> float | None:

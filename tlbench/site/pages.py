@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from packaging.version import Version
 
@@ -33,10 +33,14 @@ OLD_DAYS = 30
 GLANCE = 24
 """The most releases that the first page shows."""
 
+R = TypeVar("R")
+
+_STAND_IN = "A small model of this architecture with random weights, shaped like a trained model's; no real checkpoint."
 NOT_THE_ORIGINAL: Mapping[str, str] = defaultdict(
     str,
     {
-        "zoo": "A small model of this architecture with random weights, shaped like a trained model's; no real checkpoint.",
+        "zoo": _STAND_IN,
+        "config": f". {_STAND_IN}",
         "pypi": ". The figures are of these weights: whether they hold for the original checkpoint was not measured.",
     },
 )
@@ -167,7 +171,7 @@ class Site:
     @cached_property
     def about(self) -> dict[str, str]:
         """What models are, where their names do not say it."""
-        return {model.name: f"{model.about}{NOT_THE_ORIGINAL[model.source]}" for model in catalogue.load().models}
+        return {model.name: f"{model.about}{NOT_THE_ORIGINAL[model.source]}" for model in catalogue.load().every}
 
     def write(self) -> None:
         """Write every page."""
@@ -237,7 +241,7 @@ class Site:
             faults=finding_pages.by_weight(self),
             unexplained=inside.unexplained(self, newest),
             only_now=inside.only_later(self, previous, newest) if previous else [],
-            in_full=self.matrices(newest)[-1:],
+            in_full=[self.of_first_page(one) for one in self.matrices(newest)[-1:]],
             n_shown=len(self.shown),
             worst_cell=self.worst_cell(newest),
             verdict_counts=self.verdict_counts(newest),
@@ -247,17 +251,30 @@ class Site:
     @cached_property
     def measured_architectures(self) -> list[str]:
         """The architectures of the zoo's measured models, by HuggingFace's name."""
-        from tlbench.checkpoints.zoo import families
+        from tlbench.checkpoints.architectures import architecture_of
 
-        known, builders = {model.name: model.family for model in catalogue.load().models}, families()
-        names = [known[model] for model in self.history.models if known.get(model) in builders]
-        return sorted({name for family in names for name in builders[family]().config["architectures"]})
+        measured = [model for model in catalogue.load().every if model.name in self.history.models]
+        return sorted({architecture for model in measured if (architecture := architecture_of(model))})
 
     def at_a_glance(self, wrapper: Wrapper, commits: Sequence[MeasuredCommit]) -> Glance:
         """One wrapper at those commits that have run it."""
         own = [commit for commit in commits if self.has_run(wrapper, commit)]
         rows = {model: [self.worst(model, wrapper, commit) for commit in own] for model in self.history.models}
-        return Glance(wrapper, own, rows)
+        right = {model for model, row in rows.items() if all(worst.verdict.passes or not worst.n_run for worst in row)}
+        return Glance(wrapper, own, *self._folded(rows, right))
+
+    def of_first_page(self, matrix: Matrix) -> Matrix:
+        """A matrix without the models that the first page counts only."""
+        states = {model: [run.state for _, run in row.values()] for model, row in matrix.rows.items()}
+        right = {model for model, own in states.items() if all(one.verdict.passes or not one.has_run for one in own)}
+        return Matrix(matrix.wrapper, *self._folded(matrix.rows, right))
+
+    @staticmethod
+    def _folded(rows: Mapping[str, R], right: Set[str]) -> tuple[dict[str, R], int]:
+        """The rows that the first page shows, and how many others there are: right, and of a further architecture."""
+        further = {model.name for model in catalogue.load().every if model.source is catalogue.Source.CONFIG}
+        shown = {model: row for model, row in rows.items() if model not in right & further}
+        return shown, len(rows) - len(shown)
 
     def worst(self, model: str, wrapper: Wrapper, commit: MeasuredCommit) -> Worst:
         """The worst verdict of a model's configurations in a wrapper at a commit."""
@@ -431,19 +448,21 @@ class Worst:
 
 @dataclass(frozen=True)
 class Glance:
-    """The worst verdicts of one wrapper: by model, one at each commit."""
+    """The worst verdicts of one wrapper: by model, one at each commit. ``n_folded`` models are right and have no row."""
 
     wrapper: Wrapper
     commits: Sequence[MeasuredCommit]
     rows: Mapping[str, Sequence[Worst]]
+    n_folded: int = 0
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """One wrapper's cells at a commit: by model, then by dtype and option."""
+    """One wrapper's cells at a commit: by model, then by dtype and option. ``n_folded`` models are right and have no row."""
 
     wrapper: Wrapper
     rows: Mapping[str, Mapping[tuple[str, str], tuple[CellHistory, Run]]]
+    n_folded: int = 0
 
 
 def counted(compared: Iterable[Changed]) -> dict[Kind, int]:

@@ -34,7 +34,7 @@ from tlbench.reference.golden import Weights
 from tlbench.reference.sites import feeding, watching
 
 ZOO = [model.name for model in catalogue.load().models if model.source is Source.ZOO]
-IN_ORDER = ("resid_pre", "ln1", "pattern", "attn_out", "cross_attn_out", "ln2", "mlp_out", "resid_post")
+IN_ORDER = ("resid_pre", "ln1", "mixer_out", "pattern", "attn_out", "cross_attn_out", "ln2", "mlp_out", "resid_post")
 N_BLOCKS = 3
 COMPUTED = (
     "blocks.0.resid_pre",
@@ -453,11 +453,46 @@ def test_an_unknown_architecture_is_not_looked_into_and_told_what_to_do():
         NotApplicable, match=r"no blocks found in Linear \(looked for model.layers, .* add the name of their list to"
     ):
         places.sites(nn.Linear(2, 2))
+
+
+def layers(**parts):
+    """A model of one block with these parts."""
     model = nn.Module()
     model.model = nn.Module()
-    model.model.layers = nn.ModuleList([nn.Linear(2, 2)])
-    with pytest.raises(NotApplicable, match=r"Linear has none of self_attention, .* tlbench cannot read its activations"):
-        places.sites(model)
+    block = nn.Module()
+    for name, part in parts.items():
+        block.add_module(name, part)
+    model.model.layers = nn.ModuleList([block])
+    return model, block
+
+
+@pytest.mark.parametrize("name", ["mixer", "mamba", "linear_attn", "conv", "temporal_block"])
+def test_a_block_without_attention_has_a_mixer_and_is_not_whole(name):
+    model, block = layers(**{name: nn.Linear(2, 2), "norm": nn.LayerNorm(2)})
+    found = places.sites(model)
+    assert found.blocks[0].mixer is getattr(block, name)
+    assert found.blocks[0].ln1 is block.norm
+    assert (found.blocks[0].attention, found.blocks[0].mlp_out, found.is_whole) == (None, None, False)
+
+
+def test_what_a_block_adds_is_the_output_of_the_norm_after_attention_or_mlp_if_it_has_one():
+    parts = {
+        "gemma": ("self_attn", "post_attention_layernorm", "pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
+        "trinity": ("self_attn", "post_attention_layernorm", "pre_mlp_layernorm", "mlp", "post_mlp_layernorm"),
+        "glm": ("self_attn", "post_self_attn_layernorm", "post_attention_layernorm", "mlp", "post_mlp_layernorm"),
+    }
+    for names in parts.values():
+        model, block = layers(**{name: nn.LayerNorm(2) for name in names})
+        found = places.sites(model).blocks[0]
+        assert [found.attention, found.attn_out, found.ln2, found.mlp_out] == [
+            getattr(block, name) for name in (names[0], names[1], names[2], names[4])
+        ]
+
+
+def test_a_norm_that_does_nothing_is_none():
+    model, _ = layers(attn=nn.Linear(2, 2), mlp=nn.Linear(2, 2), attn_norm=nn.Identity())
+    assert places.sites(model).blocks[0].ln1 is None
+    assert places.sites(model).is_whole
 
 
 # The exact quantities, kept ------------------------------------------------------------------------------------------
@@ -557,6 +592,16 @@ def test_of_a_fed_block_a_token_that_goes_to_the_wrong_expert_counts_nowhere_aft
     # All six: errors of 1, 994 and 992, and 150 is the sum of squares.
     every = pytest.approx(math.sqrt((1 + 994**2 + 992**2) / 150), rel=1e-12)
     assert errors.found["blocks.0.resid_pre"] == errors.found["blocks.0.attn_out"] == every
+
+
+def test_without_a_token_that_goes_to_the_right_experts_the_block_is_wrong(mixture):
+    """Nothing is left to compare, which must not pass for right."""
+    errors = Errors(mixture, fed=True)
+    errors.see("blocks.0.resid_pre", TOKENS)
+    errors.see("blocks.0.routing", 1 - EXPERTS)
+    errors.see("blocks.0.mlp_out", TOKENS)
+    assert errors.found == {"blocks.0.resid_pre": 0, "blocks.0.routing": 0, "blocks.0.mlp_out": math.inf}
+    assert where(changed(profile(), "blocks.0.mlp_out", local=math.inf)) == (0, "mlp_out")
 
 
 def test_in_the_next_block_every_token_counts_again_whether_it_has_experts_or_not(mixture):

@@ -812,7 +812,7 @@ def generation_of(monkeypatch):
     logits[..., 0] = 1.5
     reference = SimpleNamespace(steps=[0.25, 0.5, 0.125], greedy=greedy, greedy_logits=logits)
     monkeypatch.setattr(huggingface, "tokens", lambda checkpoint, name: ids)
-    monkeypatch.setattr(generation, "huggingface_inside", lambda checkpoint, dtype: reference)
+    monkeypatch.setattr(generation, "huggingface_inside", lambda checkpoint, dtype: SimpleNamespace(generated=reference))
 
     def measure(off=lambda i: 0.0, other=(), answer=lambda tokens: tokens):
         """``off``: what a step adds to the logits; ``other``: (prompt, step, how far below the top) of each other token."""
@@ -1028,7 +1028,7 @@ def load(name):
 def exactly(name):
     """Everything that is kept of a checkpoint's exact function; several tests look at it, and none changes it."""
     with true_float64():
-        return inside._exactly(*load(name))
+        return inside._exactly(*load(name), is_whole=True)
 
 
 def gpt2_heads(weights, i):
@@ -1179,7 +1179,7 @@ def test_query_heads_of_one_group_share_the_bias_of_their_value_head():
         layer.self_attn.v_proj.bias = nn.Parameter(bias)
         added[f"model.layers.{i}.self_attn.v_proj.bias"] = bias.numpy()
     with true_float64():
-        exact = inside._exactly(model, huggingface.tokens(point, "natural"))
+        exact = inside._exactly(model, huggingface.tokens(point, "natural"), is_whole=True)
     by = Decomposition("zoo-llama-gqa", exact, **added)
     for i in range(N_BLOCKS):
         biases, folded = constants(by, i)

@@ -17,6 +17,8 @@ class Component(StrEnum):
     """The block's input. ``[batch, pos, d_model]``"""
     LN1 = "ln1"
     """The output of the norm before attention, without its gain and bias."""
+    MIXER_OUT = "mixer_out"
+    """What a state space, a convolution, linear attention or a recurrence returns, in place of attention or beside it."""
     PATTERN = "pattern"
     """The attention probabilities. ``[batch, head, query_pos, key_pos]``"""
     ATTN_OUT = "attn_out"
@@ -38,7 +40,7 @@ class Component(StrEnum):
     @property
     def part(self) -> str:
         """The part of the network that computes it."""
-        parts = ("embedding", "norm", "attention", "attention", "cross-attention", "norm", "mlp", "residual")
+        parts = ("embedding", "norm", "mixer", "attention", "attention", "cross-attention", "norm", "mlp", "residual")
         return dict(zip(Component, parts, strict=True))[self]
 
 

@@ -1,7 +1,8 @@
 """A source tree of TransformerLens 4.3.0 that can be made wrong: one fault at a time, chosen by a file.
 
 The faults are those of the modules ``planted_*.py``, which go into the bridge's own package. Each defines ``_FAULTS``: by
-name, a function that makes a loaded bridge wrong. The HuggingFace reference does not see it.
+name, a function that makes a loaded bridge wrong; or ``_loading``, within which a model is loaded wrong. The HuggingFace
+reference does not see it.
 """
 
 from dataclasses import dataclass
@@ -22,17 +23,20 @@ _boot = TransformerBridge.boot_transformers
 
 
 def _boot_with_fault(*args, **kwargs):
+    import contextlib
     import importlib
     import os
     import torch
 
-    bridge = _boot(*args, **kwargs)
-    bridge.__dict__["_is_given"] = kwargs.get("hf_model") is not None
     with open(os.environ["TLBENCH_PLANTED"]) as file:
         module, _, fault = file.read().partition("/")
-    if fault:
+    faults = importlib.import_module("." + module, __name__) if fault else None
+    with faults._loading(fault) if hasattr(faults, "_loading") else contextlib.nullcontext():
+        bridge = _boot(*args, **kwargs)
+    bridge.__dict__["_is_given"] = kwargs.get("hf_model") is not None
+    if hasattr(faults, "_FAULTS"):
         with torch.no_grad():
-            importlib.import_module("." + module, __name__)._FAULTS[fault](bridge)
+            faults._FAULTS[fault](bridge)
     return bridge
 
 
@@ -73,7 +77,7 @@ class Planted:
         return {"TLBENCH_PLANTED": str(self.chosen), "TLBENCH_REMEASURE": "1"}
 
     def plant(self, fault):
-        """From now on every model is loaded with this fault; with none for ""."""
+        """From now on every model is loaded with this fault; with none for "". A module with ``_loading`` takes any text."""
         self.chosen.write_text(f"{self.module}/{fault}" if fault else "")
 
     def ask(self, questions, cases):

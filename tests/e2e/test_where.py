@@ -9,6 +9,7 @@ from tests.e2e.planting import RELEASE
 from tlbench import Cell
 from tlbench.metrics.figures import RATIO_GATE, UNIT_ROUNDOFF
 from tlbench.questions.registry import ACCURACY, DEPTH
+from tools.flags import FLAGS
 
 PLANTED_BLOCK = 2
 DTYPES = ("float32", "bfloat16")
@@ -103,6 +104,31 @@ def test_a_scaled_cross_attention_is_wrong_and_named_in_its_decoder_s_block(tree
         case: (wrong := one.first_wrong()) and (one.name_of(wrong.block), wrong.component) for case, one in profiles.items()
     }
     assert named == {(fault, model): ("decoder 1", "cross_attn_out") if fault else None for fault, model in cases}
+
+
+FLAGS_OF = ("zoo-mamba2", "zoo-qwen3_next", "zoo-cohere", "zoo-granite")
+
+
+def test_a_flag_that_is_ignored_is_named_in_blocks_of_every_kind_and_nothing_is_without(plants):
+    """A state space, linear attention, norms that centre, multipliers. `python -m tools.flags` plants every other flag."""
+    flags = [flag for flag in FLAGS if flag.model in FLAGS_OF]
+    cells = [
+        (fault, Cell(model, "float32", "unprocessed", "TransformerBridge"))
+        for fault, model in [*((json.dumps(flag.ignored), flag.model) for flag in flags), *(("", name) for name in FLAGS_OF)]
+    ]
+    answers = plants("planted_flags").ask((ACCURACY, DEPTH), cells)
+    wrong = [one[DEPTH.name].first_wrong() for one in answers]
+    assert [one and one.component for one in wrong] == [*(flag.named for flag in flags), *[None] * len(FLAGS_OF)]
+    alarms = [one[ACCURACY.name].verdict.is_alarm for one in answers]
+    assert alarms == [True] * len(flags) + [False] * len(FLAGS_OF)
+
+
+def test_experts_that_no_token_should_go_to_are_named(plants):
+    """Of a block whose tokens all go to other experts, no token is left to compare."""
+    (flag,) = [flag for flag in FLAGS if flag.what == "number of experts"]
+    cell = Cell(flag.model, "float32", "unprocessed", "TransformerBridge")
+    (answer,) = plants("planted_flags").ask((DEPTH,), [(json.dumps(flag.ignored), cell)])
+    assert answer[DEPTH.name].first_wrong().component == flag.named
 
 
 # Why local errors are needed -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -16,12 +17,13 @@ from tlbench.lens.interface import Hook, Lens, failures
 from tlbench.questions.loading import Loaded, load_cell
 from tlbench.records.depth_profile import DepthProfile, RoutingAgreement, SiteError
 from tlbench.reference import huggingface
-from tlbench.reference.activations import Errors, Exact, exact, huggingface_inside
+from tlbench.reference.activations import Errors, Exact, exact, huggingface_errors
 
 NORMALISED = "hook_normalized"
 HOOKS: dict[Component | str, tuple[str, ...]] = {
     Component.RESID_PRE: ("hook_resid_pre",),
-    Component.LN1: (f"ln1.{NORMALISED}",),
+    Component.LN1: (f"ln1.{NORMALISED}", f"norm.{NORMALISED}"),
+    Component.MIXER_OUT: ("mixer.hook_out", "mamba.hook_out", "linear_attn.hook_out", "conv.hook_out"),
     Component.PATTERN: ("attn.hook_pattern", "self_attn.hook_pattern"),
     Component.ATTN_OUT: ("hook_attn_out", "ln1_post.hook_out"),
     Component.CROSS_ATTN_OUT: ("ln2_post.hook_out", "cross_attn.hook_out"),
@@ -31,18 +33,18 @@ HOOKS: dict[Component | str, tuple[str, ...]] = {
     Component.RESID_POST: ("hook_resid_post",),
 }
 """Hook points of both wrappers. The first name has not changed since TransformerLens 1.0; the others are those of decoders
-that attend to an encoder."""
+that attend to an encoder, and of blocks that are not attention and an MLP."""
 
 
 def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
     """Measure the errors inside a cell's model, by block and component, as activations pass by. No activation is kept.
 
-    Raises what :func:`load_cell` and :func:`huggingface_inside` raise, and CellFailed if running the model raised or an
+    Raises what :func:`load_cell` and :func:`huggingface_errors` raise, and CellFailed if running the model raised or an
     activation's shape differs from HuggingFace's.
     """
     checkpoint, lens = loaded or load_cell(cell)
-    g = exact(checkpoint, cell.dtype)
-    reference = huggingface_inside(checkpoint, cell.dtype)
+    g = exact(checkpoint, cell.dtype, whole=False)
+    reference = huggingface_errors(checkpoint, cell.dtype)
     if lens.n_blocks != g.n_blocks:
         raise CellFailed(f"TransformerLens has {lens.n_blocks} blocks, the checkpoint has {g.n_blocks}")
     names = hook_names(lens)
@@ -52,7 +54,9 @@ def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
     propagated = _errors(lens, ids, g, present, fed=False)
     local = _errors(lens, ids, g, present, fed=True)
     fired = propagated.seen & local.seen
-    comparable = propagated.found.keys() & local.found.keys() & reference.local.keys()
+    # Where HuggingFace itself sends no token to the right experts, there is nothing to compare with.
+    own = {name for name, error in reference.local.items() if error < math.inf}
+    comparable = propagated.found.keys() & local.found.keys() & own
     return DepthProfile(
         cell=cell,
         n_blocks=g.n_blocks,
@@ -68,7 +72,10 @@ def measure_depth(cell: Cell, loaded: Loaded | None = None) -> DepthProfile:
             if name in comparable
         ),
         silent=tuple(hook for name, hook in present.items() if name not in fired),
-        missing=tuple(names[name] for name in names if name in computed and name not in present),
+        missing=(
+            *(names[name] for name in names if name in computed and name not in present),
+            *(name for name in g.tensors if name.endswith(Component.MIXER_OUT) and name not in names),
+        ),
     )
 
 
@@ -81,8 +88,9 @@ def hook_names(lens: Lens) -> dict[str, str]:
             if component is Component.CROSS_ATTN_OUT and not has_encoder:
                 continue
             candidates = [f"{block}.{hook}" for hook in hooks]
-            own = filter(lens.has_hook, candidates) if has_encoder else ()  # other decoders have the first name
-            names[site(i, component)] = next(iter(own), candidates[0])
+            found = next(filter(lens.has_hook, candidates), None)
+            if found or component is not Component.MIXER_OUT:  # most blocks have no mixer
+                names[site(i, component)] = found or candidates[0]
     last = "decoder_ln_final" if has_encoder else "ln_final"
     return {**names, LN_FINAL: f"{last}.{NORMALISED}"}
 

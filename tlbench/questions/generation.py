@@ -14,7 +14,7 @@ from tlbench.questions.attempts import Attempts
 from tlbench.questions.loading import Loaded, forward, load_cell
 from tlbench.records.inside import Generation
 from tlbench.reference import huggingface
-from tlbench.reference.activations import GREEDY_START, GREEDY_TOKENS, HuggingFaceInside, huggingface_inside
+from tlbench.reference.activations import GREEDY_START, GREEDY_TOKENS, Generated, huggingface_inside
 
 
 def measure_generation(cell: Cell, loaded: Loaded | None = None) -> Generation:
@@ -23,7 +23,9 @@ def measure_generation(cell: Cell, loaded: Loaded | None = None) -> Generation:
     Raises what :func:`load_cell` and :func:`huggingface_inside` raise, and CellFailed if running the model raised.
     """
     checkpoint, lens = loaded or load_cell(cell)
-    reference = huggingface_inside(checkpoint, cell.dtype)
+    reference = huggingface_inside(checkpoint, cell.dtype).generated
+    if reference is None:
+        raise NotApplicable(f"{cell.model} has no key-value cache in HuggingFace")
     ids = huggingface.tokens(checkpoint, "natural")
     full = forward(lens, ids)
     attempts = Attempts(lens.inputs.task)
@@ -43,7 +45,7 @@ def _steps(lens: Lens, ids: Tensor, full: Tensor) -> list[float]:
     return steps
 
 
-def _greedy(lens: Lens, ids: Tensor, reference: HuggingFaceInside, dtype: Dtype) -> tuple[int | None, bool | None]:
+def _greedy(lens: Lens, ids: Tensor, reference: Generated, dtype: Dtype) -> tuple[int | None, bool | None]:
     """The first token in any prompt that differs from HuggingFace's, and whether it is a tie. Real differences go first."""
     tokens = lens.greedy(ids[:, :GREEDY_START], GREEDY_TOKENS)
     expected = list(reference.greedy.shape)

@@ -6,6 +6,7 @@ in the environment under test, in a subprocess that never imports TransformerLen
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -146,11 +147,11 @@ class Errors:
 
     Args:
         fed: whether each block reads its golden input. If so, activations after the experts leave out the tokens that went
-            to the wrong ones. That error is not one of arithmetic, and ``routing`` reports it.
+            to the wrong ones. That error is not one of arithmetic, and ``routing`` reports it. With no token left the error
+            is infinite: of a block that has its golden input, no arithmetic sends every token to others.
 
     Attributes:
-        found: relative errors by name; for ``routing``, the share of tokens with the right experts. An activation with no
-            token left to compare has no entry.
+        found: relative errors by name; for ``routing``, the share of tokens with the right experts.
         seen: the names of all activations passed to :meth:`see`.
     """
 
@@ -171,16 +172,20 @@ class Errors:
             self._tokens = has_right_experts if self._fed else None
             return
         tokens = self._tokens if name.endswith((Component.MLP_OUT, Component.RESID_POST)) else None
-        if tokens is None or tokens.any():
-            self.found[name] = self._exact.error(name, value, tokens)
+        has_tokens = tokens is None or bool(tokens.any())
+        self.found[name] = self._exact.error(name, value, tokens) if has_tokens else math.inf
 
 
-def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
+def exact(checkpoint: Checkpoint, dtype: Dtype, *, whole: bool = True) -> Exact:
     """Read the golden activations from the store. Compute them first if they are missing or damaged.
+
+    Args:
+        whole: whether the caller needs every block to be attention and an MLP. Others have activations alone: no results
+            of interventions, gradients or generation.
 
     Raises:
         NoGolden: if they do not fit in memory, or the model cannot be evaluated in true float64.
-        NotApplicable: if tlbench cannot read this architecture's activations.
+        NotApplicable: if tlbench cannot read this architecture's activations, or not those of whole blocks.
     """
     path = huggingface.result_path("inside", checkpoint, dtype, __name__)
     request = (reference_python(Path(sys.executable)), compute_missing, "exact", dtype.value, checkpoint.model.name)
@@ -190,52 +195,84 @@ def exact(checkpoint: Checkpoint, dtype: Dtype) -> Exact:
     if reason := stored.provenance.get("reason"):
         raise (NotApplicable if stored.provenance.get("unknown") else NoGolden)(reason)
     n_blocks, n_encoder_blocks = (int(stored.provenance[name]) for name in ("n_blocks", "n_encoder_blocks"))
+    if whole and stored.provenance["whole"] != "True":
+        raise NotApplicable(f"{checkpoint.model.name} has blocks that are not attention and an MLP, or of other names")
     return Exact(stored.tensors, n_blocks, stored.provenance["centres"] == "True", n_encoder_blocks)
 
 
 @dataclass(frozen=True)
-class HuggingFaceInside:
-    """HuggingFace's errors and values inside the model at a dtype, with eager attention.
+class HuggingFaceErrors:
+    """The relative errors of HuggingFace's own activations at a dtype, with eager attention, by name.
 
     Attributes:
-        propagated: relative errors by name, for the model run from the tokens.
-        local: relative errors by name, for blocks that are fed their golden input.
-        edited: logits at the last position under each intervention, ``[batch, d_vocab]``.
-        gradients: gradient of the logit difference with respect to each block's input, ``[batch, pos, d_model]``.
-        steps: by position, the largest difference between centred logits with and without the key-value cache, in nats.
-        greedy: the start of the prompts, continued greedily, ``[batch, pos]``.
-        greedy_logits: the logits that each added token was chosen from, ``[batch, n, d_vocab]``.
+        propagated: of the model run from the tokens.
+        local: of blocks that are fed their golden input.
     """
 
     propagated: Mapping[str, float]
     local: Mapping[str, float]
-    edited: Mapping[Edit, Tensor]
-    gradients: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """HuggingFace's results with its key-value cache.
+
+    Attributes:
+        steps: by position, the largest difference between centred logits with and without the cache, in nats.
+        greedy: the start of the prompts, continued greedily, ``[batch, pos]``.
+        greedy_logits: the logits that each added token was chosen from, ``[batch, n, d_vocab]``.
+    """
+
     steps: Sequence[float]
     greedy: Tensor
     greedy_logits: Tensor
 
 
+@dataclass(frozen=True)
+class HuggingFaceInside:
+    """HuggingFace's values inside the model at a dtype, with eager attention.
+
+    Attributes:
+        edited: logits at the last position under each intervention, ``[batch, d_vocab]``.
+        gradients: gradient of the logit difference with respect to each block's input, ``[batch, pos, d_model]``.
+        generated: what the key-value cache makes; None if the model has none.
+    """
+
+    edited: Mapping[Edit, Tensor]
+    gradients: Sequence[Tensor]
+    generated: Generated | None
+
+
 def huggingface_inside(checkpoint: Checkpoint, dtype: Dtype) -> HuggingFaceInside:
-    """Read HuggingFace's own errors and values at ``dtype`` from the store. Compute them first if they are missing.
+    """Read HuggingFace's own values at ``dtype`` from the store. Compute them first if they are missing.
 
     Raises what :func:`exact` raises, and CellFailed if HuggingFace itself cannot run this checkpoint.
     """
     exact(checkpoint, dtype)
+    tensors = _of_huggingface(checkpoint, dtype)
+    gradients = huggingface.under(GRADIENT, tensors)
+    has_cache = STEPS in tensors
+    return HuggingFaceInside(
+        edited={edit: tensors[f"{EDITED}/{edit}"] for edit in Edit},
+        gradients=[gradients[str(i)] for i in range(len(gradients))],
+        generated=Generated(tensors[STEPS].tolist(), tensors[GREEDY], tensors[GREEDY_LOGITS]) if has_cache else None,
+    )
+
+
+def huggingface_errors(checkpoint: Checkpoint, dtype: Dtype) -> HuggingFaceErrors:
+    """Read HuggingFace's own errors, of blocks of any kind. Raises what :func:`huggingface_inside` raises."""
+    exact(checkpoint, dtype, whole=False)
+    tensors = _of_huggingface(checkpoint, dtype)
+    return HuggingFaceErrors(
+        *({name: error.item() for name, error in huggingface.under(kind, tensors).items()} for kind in (PROPAGATED, LOCAL))
+    )
+
+
+def _of_huggingface(checkpoint: Checkpoint, dtype: Dtype) -> Mapping[str, Tensor]:
     path = huggingface.result_path("inside-errors", checkpoint, dtype, __name__, **huggingface.setting(checkpoint))
     request = (Path(sys.executable), compute_missing, "errors", dtype.value, checkpoint.model.name)
     what = f"errors of HuggingFace's activations of {checkpoint.model.name} in {dtype}"
-    stored = read_or_compute(path, "inside-errors.lock", *request, what=what)
-    gradients = huggingface.under(GRADIENT, stored.tensors)
-    return HuggingFaceInside(
-        propagated={name: error.item() for name, error in huggingface.under(PROPAGATED, stored.tensors).items()},
-        local={name: error.item() for name, error in huggingface.under(LOCAL, stored.tensors).items()},
-        edited={edit: stored.tensors[f"{EDITED}/{edit}"] for edit in Edit},
-        gradients=[gradients[str(i)] for i in range(len(gradients))],
-        steps=stored.tensors[STEPS].tolist(),
-        greedy=stored.tensors[GREEDY],
-        greedy_logits=stored.tensors[GREEDY_LOGITS],
-    )
+    return read_or_compute(path, "inside-errors.lock", *request, what=what).tensors
 
 
 def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
@@ -253,7 +290,7 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
         model_sites = sites(model)
         assert_true_float64(model, ids)
         with true_float64():
-            tensors = _exactly(model, ids)
+            tensors = _exactly(model, ids, model_sites.is_whole)
     except (NotApplicable, NotGolden) as error:
         unknown = "yes" if isinstance(error, NotApplicable) else ""
         store.write(path, {"nothing": torch.zeros(0)}, {**provenance, "reason": str(error), "unknown": unknown})
@@ -262,16 +299,19 @@ def compute_exact(checkpoint: Checkpoint, dtype: Dtype) -> None:
     for i in set(range(n_blocks)) - {*ends_of(n_blocks, n_encoder_blocks)}:
         del tensors[site(i, Component.RESID_POST)]
     counts = {"n_blocks": str(n_blocks), "n_encoder_blocks": str(n_encoder_blocks)}
-    store.write(path, tensors, {**provenance, **counts, "centres": str(model_sites.centres)})
+    kinds = {"centres": str(model_sites.centres), "whole": str(model_sites.is_whole)}
+    store.write(path, tensors, {**provenance, **counts, **kinds})
 
 
-def _exactly(model: Any, ids: Tensor) -> dict[str, Tensor]:
+def _exactly(model: Any, ids: Tensor, is_whole: bool) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
 
     def seen(name: str, value: Tensor) -> None:
         tensors[name] = value.detach().double().contiguous().clone()
 
     _run(model, ids, seen)
+    if not is_whole:
+        return tensors
     tokens = tensors[LOGITS][:, -1].topk(2, dim=-1).indices
     computed = {**head_attribution(model, ids, tokens), **_edited(model, ids), **_gradients(model, ids, tokens)}
     return {**tensors, TOKENS: tokens, **computed}
@@ -284,7 +324,7 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
         return
     arithmetic.establish()
     torch.set_num_threads(checkpoint.model.threads)
-    g = exact(checkpoint, dtype)
+    g = exact(checkpoint, dtype, whole=False)
     ids = huggingface.tokens(checkpoint, golden.NATURAL)
     model = checkpoint.inputs.attached(huggingface.load_model(checkpoint.folder, dtype, Attention.EAGER))
     tensors: dict[str, Tensor] = {}
@@ -292,7 +332,8 @@ def compute_errors(checkpoint: Checkpoint, dtype: Dtype) -> None:
         errors = Errors(g, fed=inputs is not None)
         _run(model, ids, errors.see, inputs)
         tensors |= {f"{kind}/{name}": torch.tensor(error, dtype=torch.float64) for name, error in errors.found.items()}
-    tensors |= {**_edited(model, ids), **_gradients(model, ids, g.tokens), **_generated(model, ids)}
+    if sites(model).is_whole:
+        tensors |= {**_edited(model, ids), **_gradients(model, ids, g.tokens), **_generated(model, ids)}
     store.write(path, tensors, huggingface.setting(checkpoint))
 
 
@@ -307,14 +348,18 @@ def _edited(model: Any, ids: Tensor) -> dict[str, Tensor]:
 
 
 def _generated(model: Any, ids: Tensor) -> dict[str, Tensor]:
-    """Results with the key-value cache: over the prompts, and over a greedy continuation of their start."""
+    """Results with the key-value cache: over the prompts, and over a greedy continuation of their start.
+
+    Empty if the model, such as the first GPT, has no such cache.
+    """
     differences, greedy_logits = [], []
     with torch.no_grad():
         full = centred(model(ids, use_cache=False).logits)
         cache = None
         for i in range(ids.shape[1]):
             output = model(ids[:, i : i + 1], past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
+            if (cache := getattr(output, "past_key_values", None)) is None:
+                return {}
             differences.append((centred(output.logits[:, -1]) - full[:, i]).abs().max())
         cache = None
         tokens = step = ids[:, :GREEDY_START]

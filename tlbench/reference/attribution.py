@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tlbench.reference.sites import Block, Sites, find, normalised, sites
 
 OUTPUT_PROJECTION = ("o_proj", "out_proj", "c_proj", "dense")
+PLUS_ONE = ("Gemma", "VaultGemma", "NemotronLayerNorm1P")
 HEADS, VALUE_BIASES, FOLDED_VALUE_BIASES = "heads", "value_biases", "folded_value_biases"
 VALUE_PROJECTION = ("v_proj", "c_attn", "query_key_value")
 
@@ -35,19 +36,19 @@ def head_attribution(model: Any, ids: Tensor, tokens: Tensor) -> Mapping[str, Te
     """
     model_sites = sites(model)
     blocks = model_sites.blocks
-    projections = [module for block in blocks if (module := find(block.attention, OUTPUT_PROJECTION)) is not None]
+    projections = [module for block in blocks if (module := _output_projection(block)) is not None]
     ln_final = model_sites.ln_final
     if ln_final is None or model_sites.n_encoder_blocks:
         return {}
     if any(block.has_post_norm for block in blocks) or len(projections) < len(blocks):
         return {}
-    last_inputs: list[Tensor] = []
+    last_inputs: dict[nn.Module, Tensor] = {}  # nanochat's final norm runs behind the embedding too
     with ExitStack() as stack, torch.no_grad():
         for module in (*projections, ln_final):
-            hook = module.register_forward_pre_hook(lambda _, args: last_inputs.append(args[0][:, -1].double()))
+            hook = module.register_forward_pre_hook(lambda own, args: last_inputs.update({own: args[0][:, -1].double()}))
             stack.enter_context(hook)
         model(ids, use_cache=False)
-    *head_values, residual = last_inputs
+    *head_values, residual = (last_inputs[module] for module in (*projections, ln_final))
     directions = _directions(model, model_sites, residual, tokens)
 
     def contributions(values: Sequence[Tensor]) -> Tensor:
@@ -61,6 +62,10 @@ def head_attribution(model: Any, ids: Tensor, tokens: Tensor) -> Mapping[str, Te
         VALUE_BIASES: contributions(constants(of_norm=False)),
         FOLDED_VALUE_BIASES: contributions(constants(of_norm=True)),
     }
+
+
+def _output_projection(block: Block) -> nn.Module | None:
+    return find(block.attention, OUTPUT_PROJECTION) if block.attention else None
 
 
 def _directions(model: Any, model_sites: Sites, residual: Tensor, tokens: Tensor) -> Tensor:
@@ -78,9 +83,11 @@ def _directions(model: Any, model_sites: Sites, residual: Tensor, tokens: Tensor
 
 
 def gain(norm: Any) -> Tensor:
-    """The factor that a norm multiplies by. Gemma's norms store it minus one."""
+    """The factor that a norm multiplies by. Gemma's and Nemotron's norms store it minus one; some have none."""
+    if getattr(norm, "weight", None) is None:
+        return torch.ones((), dtype=torch.float64)
     weight: Tensor = norm.weight.double()
-    return weight + 1 if type(norm).__name__.startswith("Gemma") else weight
+    return weight + 1 if type(norm).__name__.startswith(PLUS_ONE) else weight
 
 
 def _through(z: Tensor, projection: Any, directions: Tensor, model: Any) -> Tensor:
@@ -98,18 +105,21 @@ def _constant_values(block: Block, model: Any, *, of_norm: bool) -> Tensor:
     ``of_norm`` adds what the value projection makes of the norm's bias.
     """
     n_heads, d_model = model.config.num_attention_heads, model.config.hidden_size
+    assert block.attention is not None
     module = find(block.attention, VALUE_PROJECTION)
     if module is None:
-        projection: Any = find(block.attention, OUTPUT_PROJECTION)
+        projection: Any = _output_projection(block)
         return torch.zeros(projection.weight.numel() // d_model, dtype=torch.float64)
     bias = getattr(block.ln1, "bias", None) if of_norm else None
     norm_output = torch.zeros(d_model, dtype=next(module.parameters()).dtype) if bias is None else bias
     with torch.no_grad():
         values: Tensor = module(norm_output[None])[0].double()
-    if hasattr(block.attention, "c_attn"):
-        values = values.chunk(3)[2]
-    elif hasattr(block.attention, "query_key_value"):
-        # GPT-NeoX and BLOOM interleave query, key and value by head.
-        values = values.view(n_heads, 3, -1)[:, 2].reshape(-1)
-    n_kv = getattr(model.config, "num_key_value_heads", None) or n_heads
+    d_head = getattr(model.config, "head_dim", None) or d_model // n_heads
+    if module is not find(block.attention, VALUE_PROJECTION[:1]):  # fused with queries and keys
+        n_kv = (len(values) // d_head - n_heads) // 2
+        if hasattr(block.attention, "c_attn"):
+            values = values[-n_kv * d_head :]
+        else:  # GPT-NeoX, BLOOM and Falcon have the queries, the key and the value of each group together
+            values = values.view(n_kv, -1, d_head)[:, -1].reshape(-1)
+    n_kv = len(values) // d_head
     return values.view(n_kv, -1).repeat_interleave(n_heads // n_kv, 0).reshape(-1)

@@ -19,16 +19,22 @@ from torch.utils.hooks import RemovableHandle
 from tlbench.components import LN_FINAL, ROUTING, Component, site
 from tlbench.exceptions import NotApplicable
 
-BLOCKS = ("model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.layers")
+BLOCKS = ("model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.layers", "transformer.blocks",
+          "backbone.layers", "model.language_model.layers")  # fmt: skip
+OPAQUE_BLOCKS = ("rwkv.blocks", "bert.encoder.layer", "roberta.encoder.layer")
+"""Blocks of which only the input and the output are read."""
 FINAL_NORM = ("model.norm", "transformer.ln_f", "gpt_neox.final_layer_norm", "model.decoder.final_layer_norm",
-              "model.final_layernorm")  # fmt: skip
+              "model.final_layernorm", "model.final_norm", "model.norm_f", "backbone.norm_f", "transformer.norm_f",
+              "model.embedding_norm", "model.layer_norm", "model.language_model.norm", "rwkv.ln_out")  # fmt: skip
 ATTENTION = ("self_attention", "self_attn", "attn.attention", "attn", "attention")
-# BLOOM's attention and MLP add the residual themselves, so what they add is the output of their last matrix.
+MIXER = ("mixer", "mamba", "linear_attn", "conv", "temporal_block")
+"""What stands in place of attention, or beside it."""
+# BLOOM's attention and MLP and MPT's MLP add the residual themselves, so what they add is the output of their last matrix.
 ATTN_OUT = ("self_attention.dense", *ATTENTION)
-MLP_OUT = ("mlp.dense_4h_to_h", "fc2", "mlp", "block_sparse_moe", "feed_forward")
+MLP_OUT = ("mlp.dense_4h_to_h", "ffn.down_proj", "fc2", "mlp", "block_sparse_moe", "feed_forward")
 ROUTER = ("mlp.gate", "block_sparse_moe.gate", "mlp.router")
-LN1 = ("input_layernorm", "ln_1", "self_attn_layer_norm")
-LN2 = ("post_attention_layernorm", "ln_2", "final_layer_norm")
+LN1 = ("input_layernorm", "ln_1", "self_attn_layer_norm", "norm_1", "attn_norm", "operator_norm", "norm")
+LN2 = ("pre_ff_layernorm", "post_attention_layernorm", "ln_2", "final_layer_norm", "norm_2", "mlp_norm", "ffn_norm")
 # Encoder-decoders. T5Gemma adds what a norm returns, as Gemma does.
 ENCODER_BLOCKS = ("encoder.block", "model.encoder.layers", "led.encoder.layers", "model.encoder.text_model.layers")
 DECODER_BLOCKS = ("decoder.block", "model.decoder.layers", "led.decoder.layers")
@@ -39,8 +45,13 @@ SELF_ATTN_OUT = ("post_self_attn_layernorm", *(f"layer.0.{kind}SelfAttention" fo
 CROSS_ATTN_OUT = ("post_cross_attn_layernorm", "layer.1.EncDecAttention", "encoder_attn")
 FEED_FORWARD_OUT = ("post_feedforward_layernorm", "fc2", *(f"layer.{i}.{name}" for i in (2, 1) for name in ("DenseReluDense",
                     "mlp")))  # fmt: skip
-# Gemma 2, Gemma 3 and OLMo 2 have a norm after attention and MLP, and add its output.
-POST_ATTENTION, POST_MLP, PRE_MLP = "post_attention_layernorm", "post_feedforward_layernorm", "pre_feedforward_layernorm"
+OTHER_LAYER_NORMS, OLMO_EPS = ("CohereLayerNorm", "Cohere2LayerNorm", "OlmoLayerNorm"), 1e-5
+"""Norms that subtract the mean and are no nn.LayerNorm; and the epsilon of OLMo's, which stands in its code."""
+# Gemma 2, Gemma 3, OLMo 2, GLM-4-0414 and Trinity have a norm after attention and MLP, and add its output. GLM's
+# post_attention_layernorm is the norm before the MLP.
+POST_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
+POST_ATTENTION = ("post_self_attn_layernorm", "post_attention_layernorm")
+PRE_MLP = ("pre_feedforward_layernorm", "pre_mlp_layernorm")
 Seen = Callable[[str, Tensor], None]
 Read = Callable[[Any, Any, Any], Tensor | None]
 """Extracts an activation from a module, its inputs and its output, as a forward hook gets them."""
@@ -51,14 +62,20 @@ class Block:
     """One block's modules. What the block lacks, or tlbench does not read in it, is None."""
 
     block: nn.Module
-    attention: nn.Module
-    attn_out: nn.Module
-    mlp_out: nn.Module
+    attention: nn.Module | None = None
+    attn_out: nn.Module | None = None
+    mlp_out: nn.Module | None = None
+    mixer: nn.Module | None = None
     ln1: nn.Module | None = None
     ln2: nn.Module | None = None
     router: nn.Module | None = None
     cross_attn_out: nn.Module | None = None
     has_post_norm: bool = False
+
+    @property
+    def scale(self) -> float:
+        """What the outputs of attention and MLP are multiplied by before they are added, as Granite's are."""
+        return float(getattr(self.block, "residual_multiplier", 1.0))
 
 
 @dataclass(frozen=True)
@@ -88,20 +105,27 @@ class Sites:
     @property
     def centres(self) -> bool:
         """Whether the norms subtract the mean, judged by the final norm. Only then are the writing weights centred."""
-        return isinstance(self.ln_final, nn.LayerNorm)
+        return isinstance(self.ln_final, nn.LayerNorm) or type(self.ln_final).__name__ in OTHER_LAYER_NORMS
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every block is attention and an MLP, which :func:`editing` takes for granted."""
+        return all(block.attn_out and block.mlp_out for block in self.blocks)
 
 
 def sites(model: Any) -> Sites:
     """The modules of a HuggingFace language model.
 
     Raises:
-        NotApplicable: if it has no blocks, attention or MLP under any of the names above.
+        NotApplicable: if it has no blocks under any of the names above.
     """
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         encoder, decoder = _block_list(model, ENCODER_BLOCKS), _block_list(model, DECODER_BLOCKS)
         blocks = [_block_of_two(module) for module in (*encoder, *decoder)]
         return Sites(blocks, find(model, DECODER_NORM), len(encoder), find(model, ENCODER_NORM))
-    return Sites([_block(module) for module in _block_list(model, BLOCKS)], _required(model, FINAL_NORM))
+    if isinstance(opaque := find(model, OPAQUE_BLOCKS), nn.ModuleList):
+        return Sites([Block(module) for module in opaque], find(model, FINAL_NORM))
+    return Sites([_block(module) for module in _block_list(model, BLOCKS)], find(model, FINAL_NORM))
 
 
 def _block_list(model: Any, paths: Sequence[str]) -> nn.ModuleList:
@@ -128,15 +152,21 @@ def _block_of_two(block: nn.Module) -> Block:
 
 
 def _block(block: nn.Module) -> Block:
-    """Find the modules of one block. Raises what :func:`sites` raises."""
-    has_post_norm = find(block, (POST_MLP,)) is not None
+    """Find the modules of one block."""
+    post_mlp = find(block, POST_MLP)
+    has_post_norm = post_mlp is not None
+    attention = find(block, ATTENTION)
+    ln2: Sequence[str] = LN2
+    if has_post_norm:
+        ln2 = PRE_MLP if find(block, POST_ATTENTION[:1]) is None else POST_ATTENTION[1:]
     return Block(
         block=block,
-        attention=_required(block, ATTENTION),
-        attn_out=_required(block, (POST_ATTENTION,) if has_post_norm else ATTN_OUT),
-        mlp_out=_required(block, (POST_MLP,) if has_post_norm else MLP_OUT),
-        ln1=find(block, LN1),
-        ln2=find(block, (PRE_MLP,) if has_post_norm else LN2),
+        attention=attention,
+        attn_out=attention and find(block, POST_ATTENTION if has_post_norm else ATTN_OUT),
+        mlp_out=post_mlp or find(block, MLP_OUT),
+        mixer=find(block, MIXER),
+        ln1=_norm(block, LN1),
+        ln2=_norm(block, ln2),
         router=find(block, ROUTER),
         has_post_norm=has_post_norm,
     )
@@ -148,6 +178,12 @@ def find(parent: nn.Module, paths: Sequence[str]) -> nn.Module | None:
         with suppress(AttributeError):
             return parent.get_submodule(path)
     return None
+
+
+def _norm(block: nn.Module, paths: Sequence[str]) -> nn.Module | None:
+    """The norm under one of the paths; None where a block has none, or one that does nothing."""
+    module = find(block, paths)
+    return None if isinstance(module, nn.Identity) else module
 
 
 def _required(parent: nn.Module, paths: Sequence[str]) -> nn.Module:
@@ -165,6 +201,10 @@ def watching(model: Any, seen: Seen) -> Iterator[None]:
 
     def see_input(name: str, hidden: Tensor) -> Tensor:
         nonlocal shape
+        if hidden.ndim != 3:
+            raise NotApplicable(
+                f"{name} has shape {list(hidden.shape)}: tlbench reads one residual stream, [batch, pos, d_model]"
+            )
         shape = tuple(hidden.shape[:-1])
         seen(name, hidden)
         return hidden
@@ -181,12 +221,13 @@ def watching(model: Any, seen: Seen) -> Iterator[None]:
             readings += [
                 (block.router, site(i, ROUTING), experts),
                 (block.ln1, site(i, Component.LN1), _before_gain),
+                (block.mixer, site(i, Component.MIXER_OUT), _first),
                 (block.ln2, site(i, Component.LN2), _before_gain),
                 # T5's attention returns its relative positions too, which look like a pattern.
                 (None if model_sites.n_encoder_blocks else block.attention, site(i, Component.PATTERN), _pattern),
-                (block.attn_out, site(i, Component.ATTN_OUT), _first),
+                (block.attn_out, site(i, Component.ATTN_OUT), partial(_scaled, block.scale)),
                 (block.cross_attn_out, site(i, Component.CROSS_ATTN_OUT), _first),
-                (block.mlp_out, site(i, Component.MLP_OUT), _first),
+                (block.mlp_out, site(i, Component.MLP_OUT), partial(_scaled, block.scale)),
                 (block.block, site(i, Component.RESID_POST), _first),
             ]
         for module, name, read in readings:
@@ -216,6 +257,8 @@ def editing(model: Any, block: int, component: Component, edit: Callable[[Tensor
         handle = _edit_input(target.block, edit)
     else:
         module = {Component.ATTN_OUT: target.attn_out, Component.MLP_OUT: target.mlp_out}[component]
+        if module is None:
+            raise NotApplicable(f"{type(target.block).__name__} has no {component}")
         handle = _edit_output(module, edit)
     with handle:
         yield
@@ -223,9 +266,13 @@ def editing(model: Any, block: int, component: Component, edit: Callable[[Tensor
 
 def _edit_output(module: nn.Module, edit: Callable[[Tensor], Tensor]) -> RemovableHandle:
     """Register a hook that applies ``edit`` to a module's output, or to the first of its outputs."""
-    return module.register_forward_hook(
-        lambda _, inputs, output: edit(output) if isinstance(output, Tensor) else (edit(output[0]), *output[1:])
-    )
+
+    def after(_: Any, inputs: Any, output: Any) -> Any:
+        if isinstance(output, Tensor):
+            return edit(output)
+        return type(output)([edit(output[0]), *output[1:]])
+
+    return module.register_forward_hook(after)
 
 
 def _edit_input(module: nn.Module, edit: Callable[[Tensor], Tensor]) -> RemovableHandle:
@@ -244,9 +291,9 @@ def normalised(x: Tensor, norm: Any) -> Tensor:
 
     Source: Ba et al. 2016, equation 3; Zhang and Sennrich 2019, equation 4.
     """
-    eps = next(getattr(norm, name) for name in ("variance_epsilon", "eps") if hasattr(norm, name))
+    eps = next((getattr(norm, name) for name in ("variance_epsilon", "eps") if hasattr(norm, name)), OLMO_EPS)
     z = x.double()
-    if isinstance(norm, nn.LayerNorm):
+    if isinstance(norm, nn.LayerNorm) or type(norm).__name__ in OTHER_LAYER_NORMS:
         z = z - z.mean(-1, keepdim=True)
     return z / torch.sqrt(z.square().mean(-1, keepdim=True) + eps)
 
@@ -257,6 +304,10 @@ def _before_gain(norm: Any, inputs: Any, _: Any) -> Tensor:
 
 def _first(_: Any, inputs: Any, output: Tensor | Sequence[Tensor]) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
+
+
+def _scaled(scale: float, module: Any, inputs: Any, output: Any) -> Tensor:
+    return _first(module, inputs, output) * scale
 
 
 def _pattern(_: Any, inputs: Any, output: Any) -> Tensor | None:

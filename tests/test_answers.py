@@ -20,6 +20,7 @@ from tlbench.exceptions import (
     NonFiniteLogits,
     NotApplicable,
     NotMeasured,
+    WrongLibrary,
     WrongTransformerLens,
 )
 from tlbench.grid import Option
@@ -442,3 +443,16 @@ def test_cells_that_are_measured_together_are_answered_in_order(measured, tmp_pa
     ]
     assert found == cells
     assert sorted(started) == sorted(cells)
+
+
+@pytest.mark.parametrize("wrong", [WrongTransformerLens("another commit"), WrongLibrary("another torch")])
+def test_another_transformer_lens_or_library_than_the_one_asked_for_says_nothing_of_it(measured, monkeypatch, wrong):
+    """It is not TransformerLens that is at fault: a cell that failed would be."""
+
+    def kept_path(*_):
+        raise wrong
+
+    measured(FIGURES)
+    monkeypatch.setattr(answers, "kept_path", kept_path)
+    outcome = attempted(CELL)
+    assert (outcome.kind, outcome.reason) == (Kind.NOT_MEASURED, str(wrong))

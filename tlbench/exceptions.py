@@ -36,11 +36,11 @@ class NonFiniteLogits(CellFailed):
     """A model returned NaN or infinity, which no error statistic may hide."""
 
 
-class WrongTransformerLens(CellFailed):
-    """The imported TransformerLens is not the requested commit."""
+class WrongTransformerLens(NotMeasured):
+    """The imported TransformerLens is not the requested commit, so nothing is known of that."""
 
 
-class WrongLibrary(CellFailed):
+class WrongLibrary(NotMeasured):
     """The imported torch or transformers is not the one that was installed for the TransformerLens under test."""
 
 

@@ -80,13 +80,15 @@ def change(before: Run, after: Run, same_cell: bool = True) -> tuple[Change | No
 
 
 def _state(state: State) -> rule.State:
-    """A stored state as the rule takes it. Equal figures stand for equal logits.
+    """A stored state as the rule takes it. Equal figures stand for equal logits."""
+    fingerprint = f"{state.verdict} {sorted(state.figures.items())}"
+    return rule.State(state.verdict, fingerprint, state.figures.get(MEAN), floor_of(state))
 
-    HuggingFace's own error is not stored: it is TransformerLens's, over how many times HuggingFace's that is.
-    """
+
+def floor_of(state: State) -> float:
+    """HuggingFace's own error, in nats: TransformerLens's over how many times that it is; 0 if not known."""
     total, ratio = state.figures.get(TOTAL) or 0.0, state.figures.get(RATIO) or math.inf
-    floor = total / ratio if math.isfinite(total) else 0.0
-    return rule.State(state.verdict, f"{state.verdict} {sorted(state.figures.items())}", state.figures.get(MEAN), floor)
+    return total / ratio if math.isfinite(total) else 0.0
 
 
 @dataclass(frozen=True)

@@ -260,7 +260,7 @@ class Site:
         """One wrapper at those commits that have run it."""
         own = [commit for commit in commits if self.has_run(wrapper, commit)]
         rows = {model: [self.worst(model, wrapper, commit) for commit in own] for model in self.history.models}
-        right = {model for model, row in rows.items() if all(worst.verdict.passes or not worst.n_run for worst in row)}
+        right = {model for model, row in rows.items() if row and (row[-1].verdict.passes or not row[-1].n_run)}
         return Glance(wrapper, own, *self._folded(rows, right))
 
     def of_first_page(self, matrix: Matrix) -> Matrix:
@@ -271,7 +271,7 @@ class Site:
 
     @staticmethod
     def _folded(rows: Mapping[str, R], right: Set[str]) -> tuple[dict[str, R], int]:
-        """The rows that the first page shows, and how many others there are: right, and of a further architecture."""
+        """The rows that the first page shows, and how many others there are: right now, and of a further architecture."""
         further = {model.name for model in catalogue.load().every if model.source is catalogue.Source.CONFIG}
         shown = {model: row for model, row in rows.items() if model not in right & further}
         return shown, len(rows) - len(shown)
@@ -393,6 +393,7 @@ class Site:
                 states[run.number] = [
                     verdicts.index(run.state.verdict),
                     *(_finite(figures.get(t)) for t in (MEAN, MAX, BITS, RATIO)),
+                    changes.floor_of(run.state),
                 ]
             runs = [number for run in one.runs for number in (run.first, run.number)]
             cells.append([one.cell.model, one.cell.dtype, one.cell.option, one.cell.wrapper, list(states.values()), runs])

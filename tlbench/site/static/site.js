@@ -206,7 +206,8 @@
     if (now === "failed") return [was === "failed" ? "still failing" : "newly failing", null];
     if (same) return ["same bits", 0];
     if (was === "failed") return [WRONG[now] ? "error grew" : "mended", null];
-    const [old, fresh] = [before[1], after[1]].map((value) => (value === "∞" ? Infinity : value));
+    const floor = Math.max(before[5], after[5]); // HuggingFace's own error: below it every error counts as that
+    const [old, fresh] = [before[1], after[1]].map((value) => (value === "∞" ? Infinity : value === null ? null : Math.max(value, floor)));
     const bits = old === null || fresh === null ? null : old === fresh ? 0 : !old || !fresh ? (fresh ? Infinity : -Infinity) : Math.log2(fresh / old);
     const wrong = [WRONG[was] ?? 0, WRONG[now] ?? 0];
     if (wrong[1] > wrong[0]) return ["error grew", bits];

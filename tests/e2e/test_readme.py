@@ -29,7 +29,8 @@ GEMMA = r"accuracy.Logit.track_max\('zoo-gemma HookedTransformer', 'float32', 'u
 FIND = f'asv find --machine shared-x86-64-local "v2.18.0^..v3.5.1" "{GEMMA}"'
 ENDS = {
     "make bench": (0, r"Site: html/index.html"),
-    "tlbench status 4.3.0": (1, r"wrong in hooks .*logit_attrs of heads"),
+    "tlbench status 4.3.0": (1, r"wrong in logits, hooks and reading; failed in logits"),
+    "tlbench coverage": (0, r"103 have a model: 15,131 of 15,135 models"),
     "tlbench status 4.3.0 --since 3.5.1": (3, r"nowhere worse than v3\.5\.1 where both were measured"),
     "tlbench verify path/to/model --tl 4.3.0": (1, r"^WRONG .*: logits right in all 18 configurations"),
     "tlbench where path/to/model --tl 4.3.0": (0, r"no component is wrong"),

@@ -5,7 +5,6 @@ Everything comes from stored results: each part from one machine, which is named
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -443,7 +442,7 @@ def notes(parts: Sequence[PartStatus]) -> Iterable[str]:
     models = {one.cell.model for status in parts for one in status.checked}
     run = {cell.model for cells in measured.values() for cell in cells}
     if absent := sorted(models - run):
-        yield f"{Word.NOT_MEASURED.capitalize()} at all: {', '.join(absent)}."
+        yield f"{Word.NOT_MEASURED.capitalize()} at all: {few(absent)}."
     for words, of_part in _partly(measured).items():
         yield f"{Word.NOT_MEASURED.capitalize()} in {joined(of_part)}: {words}."
     if unknown := [name for status in parts for name in status.unknown]:
@@ -467,7 +466,8 @@ def _partly(measured: Mapping[Part, set[Cell]]) -> dict[str, list[Part]]:
     for part, cells in measured.items():
         missing = [sorted(models - {cell.model for cell in cells}), sorted(options - {cell.option for cell in cells})]
         if cells and any(missing):
-            found[", ".join(itertools.chain(*missing))].append(part)
+            models_missing = [few(missing[0])] if missing[0] else []
+            found[", ".join(models_missing + missing[1])].append(part)
     return found
 
 

@@ -458,9 +458,9 @@ def test_a_grid_is_one_tab_stop_and_a_table_that_does_not_scroll_is_none(page, a
     )
     assert stops == [1, 1, 1]
     page.goto(f"{address}releases.html")
-    assert page.evaluate("document.querySelectorAll('.scroll[tabindex]').length") == 0
+    page.wait_for_function("document.querySelectorAll('.scroll[tabindex]').length === 0")
     page.set_viewport_size({"width": 400, "height": 900})
-    assert page.evaluate("document.querySelectorAll('.scroll[tabindex]').length") == 1
+    page.wait_for_function("document.querySelectorAll('.scroll[tabindex]').length === 1")
 
 
 def test_under_the_pointer_a_figure_says_all_its_digits(page, address):

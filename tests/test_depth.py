@@ -489,6 +489,11 @@ def test_what_a_block_adds_is_the_output_of_the_norm_after_attention_or_mlp_if_i
         ]
 
 
+def test_a_norm_whose_epsilon_is_not_known_is_not_guessed_at():
+    with pytest.raises(NotApplicable, match="Linear has no epsilon that tlbench knows"):
+        places.normalised(torch.ones(1, 1, 2), nn.Linear(2, 2))
+
+
 def test_a_norm_that_does_nothing_is_none():
     model, _ = layers(attn=nn.Linear(2, 2), mlp=nn.Linear(2, 2), attn_norm=nn.Identity())
     assert places.sites(model).blocks[0].ln1 is None

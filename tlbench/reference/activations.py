@@ -196,7 +196,7 @@ def exact(checkpoint: Checkpoint, dtype: Dtype, *, whole: bool = True) -> Exact:
         raise (NotApplicable if stored.provenance.get("unknown") else NoGolden)(reason)
     n_blocks, n_encoder_blocks = (int(stored.provenance[name]) for name in ("n_blocks", "n_encoder_blocks"))
     if whole and stored.provenance["whole"] != "True":
-        raise NotApplicable(f"{checkpoint.model.name} has blocks that are not attention and an MLP, or of other names")
+        raise NotApplicable(f"tlbench finds no attention or no MLP in some of the blocks of {checkpoint.model.name}")
     return Exact(stored.tensors, n_blocks, stored.provenance["centres"] == "True", n_encoder_blocks)
 
 

@@ -45,8 +45,10 @@ SELF_ATTN_OUT = ("post_self_attn_layernorm", *(f"layer.0.{kind}SelfAttention" fo
 CROSS_ATTN_OUT = ("post_cross_attn_layernorm", "layer.1.EncDecAttention", "encoder_attn")
 FEED_FORWARD_OUT = ("post_feedforward_layernorm", "fc2", *(f"layer.{i}.{name}" for i in (2, 1) for name in ("DenseReluDense",
                     "mlp")))  # fmt: skip
-OTHER_LAYER_NORMS, OLMO_EPS = ("CohereLayerNorm", "Cohere2LayerNorm", "OlmoLayerNorm"), 1e-5
-"""Norms that subtract the mean and are no nn.LayerNorm; and the epsilon of OLMo's, which stands in its code."""
+OTHER_LAYER_NORMS = ("CohereLayerNorm", "Cohere2LayerNorm", "OlmoLayerNorm")
+"""Norms that subtract the mean and are no nn.LayerNorm."""
+EPS_IN_CODE = {"OlmoLayerNorm": 1e-5}
+"""The epsilon of norms that have it in their code."""
 # Gemma 2, Gemma 3, OLMo 2, GLM-4-0414 and Trinity have a norm after attention and MLP, and add its output. GLM's
 # post_attention_layernorm is the norm before the MLP.
 POST_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
@@ -289,11 +291,14 @@ def _edit_input(module: nn.Module, edit: Callable[[Tensor], Tensor]) -> Removabl
 def normalised(x: Tensor, norm: Any) -> Tensor:
     """The output of a LayerNorm or RMSNorm for ``x`` before its gain and bias, in float64.
 
-    Source: Ba et al. 2016, equation 3; Zhang and Sennrich 2019, equation 4.
+    Source: Ba et al. 2016, equation 3; Zhang and Sennrich 2019, equation 4. Raises NotApplicable if eps is not known.
     """
-    eps = next((getattr(norm, name) for name in ("variance_epsilon", "eps") if hasattr(norm, name)), OLMO_EPS)
+    kind = type(norm).__name__
+    eps = next((getattr(norm, name) for name in ("variance_epsilon", "eps") if hasattr(norm, name)), EPS_IN_CODE.get(kind))
+    if eps is None:
+        raise NotApplicable(f"{kind} has no epsilon that tlbench knows: add it to tlbench/reference/sites.py")
     z = x.double()
-    if isinstance(norm, nn.LayerNorm) or type(norm).__name__ in OTHER_LAYER_NORMS:
+    if isinstance(norm, nn.LayerNorm) or kind in OTHER_LAYER_NORMS:
         z = z - z.mean(-1, keepdim=True)
     return z / torch.sqrt(z.square().mean(-1, keepdim=True) + eps)
 

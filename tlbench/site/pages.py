@@ -173,6 +173,12 @@ class Site:
         """What models are, where their names do not say it."""
         return {model.name: f"{model.about}{NOT_THE_ORIGINAL[model.source]}" for model in catalogue.load().every}
 
+    @cached_property
+    def origins(self) -> dict[str, str]:
+        """Why figures of models may not be those of the original, where that is so."""
+        said = {model.name: NOT_THE_ORIGINAL[model.source].removeprefix(". ") for model in catalogue.load().every}
+        return {model: text for model, text in said.items() if text}
+
     def write(self) -> None:
         """Write every page."""
         for name in ("site.css", "site.js", "uPlot.iife.min.js", "uPlot.min.css"):
